@@ -1,0 +1,116 @@
+"""The only home of sizes: frames of the form 4k+1, sides divisible by the patch, buckets and token counts.
+
+A clip of ``frames`` x ``height`` x ``width`` pixels becomes ``(frames - 1) // 4 + 1`` latent frames of
+``height // 8`` x ``width // 8``, and the transformer cuts each latent frame into patches of 2 x 2. Everything that
+converts between the three worlds (pixels, latents, tokens) asks this module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+TEMPORAL_FACTOR = 4
+SPATIAL_FACTOR = 8
+PATCH_SIZE = (1, 2, 2)
+SEMANTIC_GRID = 8
+NUM_SEMANTIC_TOKENS = SEMANTIC_GRID * SEMANTIC_GRID + 1
+
+
+class Bucket(NamedTuple):
+    """A size the model was trained on, in pixels. Both sides are divisible by 16."""
+
+    width: int
+    height: int
+
+
+class LatentShape(NamedTuple):
+    """Latent frames and sides, without batch and channels."""
+
+    frames: int
+    height: int
+    width: int
+
+
+class TokenCounts(NamedTuple):
+    """Tokens of one sequence, in the order in which the transformer sees them."""
+
+    source: int
+    semantic: int
+    target: int
+
+    @property
+    def total(self) -> int:
+        return self.source + self.semantic + self.target
+
+
+OFFICIAL_BUCKETS: tuple[Bucket, ...] = tuple(
+    Bucket(*size)
+    for size in (
+        (896, 448), (832, 480), (768, 512), (736, 544), (704, 576), (672, 608), (640, 640), (608, 672),
+        (576, 704), (544, 736), (512, 768), (512, 800), (480, 832), (448, 864), (448, 896),
+    )
+)  # fmt: skip
+"""The 15 buckets of the released 14B model (480p pixel budget)."""
+
+TINY_BUCKETS: tuple[Bucket, ...] = tuple(
+    Bucket(*size) for size in ((256, 144), (224, 160), (192, 192), (160, 224), (144, 256))
+)
+"""The buckets of the embedded model: about 140 tokens per latent frame each."""
+
+
+def is_valid_frame_count(frames: int) -> bool:
+    """Whether ``frames`` has the form 4k+1 that the causal VAE encodes without dropping any."""
+    return frames >= 1 and (frames - 1) % TEMPORAL_FACTOR == 0
+
+
+def padded_frame_count(frames: int) -> int:
+    """The smallest 4k+1 that is not below ``frames``. Raises ValueError below one frame."""
+    if frames < 1:
+        raise ValueError(f"a clip needs at least one frame, not {frames}")
+    return math.ceil((frames - 1) / TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1
+
+
+def latent_frame_count(frames: int) -> int:
+    """Latent frames of a clip of ``frames`` = 4k+1 frames. Raises ValueError for any other count."""
+    if not is_valid_frame_count(frames):
+        raise ValueError(f"{frames} frames cannot be encoded whole: pad the clip to {padded_frame_count(frames)} frames")
+    return (frames - 1) // TEMPORAL_FACTOR + 1
+
+
+def latent_shape(frames: int, height: int, width: int, spatial_factor: int = SPATIAL_FACTOR) -> LatentShape:
+    """Latents of a clip in pixels. Raises ValueError for sides that the VAE and the patches cannot divide."""
+    step = spatial_factor * PATCH_SIZE[1]
+    if height % step or width % step:
+        raise ValueError(f"{width}x{height} is not divisible by {step}: resize the clip to a bucket first")
+    return LatentShape(latent_frame_count(frames), height // spatial_factor, width // spatial_factor)
+
+
+def token_counts(
+    latents: LatentShape, with_source: bool = True, semantic_tokens: int = NUM_SEMANTIC_TOKENS
+) -> TokenCounts:
+    """Tokens of one sequence: f * (h / 2) * (w / 2) each for source and target, 65 between them (paper, section 3.1)."""
+    p_t, p_h, p_w = PATCH_SIZE
+    video = (latents.frames // p_t) * (latents.height // p_h) * (latents.width // p_w)
+    return TokenCounts(video if with_source else 0, semantic_tokens, video)
+
+
+def nearest_bucket(width: int, height: int, buckets: Sequence[Bucket]) -> Bucket:
+    """The bucket whose aspect ratio is nearest to ``width`` / ``height`` (compared as logarithms)."""
+    if width < 1 or height < 1:
+        raise ValueError(f"a picture of {width}x{height} has no aspect ratio")
+    aspect = math.log(width / height)
+    return min(buckets, key=lambda bucket: abs(math.log(bucket.width / bucket.height) - aspect))
+
+
+def windows(frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
+    """Consecutive ``[start, stop)`` ranges of at most ``window`` frames that cover ``frames``, neighbours sharing at
+    least ``overlap``. The last range is moved back so that it is full whenever the clip is long enough."""
+    if not 0 <= overlap < window:
+        raise ValueError(f"an overlap of {overlap} does not fit a window of {window} frames")
+    if frames <= window:
+        return [(0, frames)]
+    stride = window - overlap
+    starts = list(range(0, frames - window, stride)) + [frames - window]
+    return [(start, start + window) for start in starts]
