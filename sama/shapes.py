@@ -75,7 +75,7 @@ def padded_frame_count(frames: int) -> int:
 def latent_frame_count(frames: int) -> int:
     """Latent frames of a clip of ``frames`` = 4k+1 frames. Raises ValueError for any other count."""
     if not is_valid_frame_count(frames):
-        raise ValueError(f"{frames} frames cannot be encoded whole: pad the clip to {padded_frame_count(frames)} frames")
+        raise ValueError(f"{frames} frames cannot be encoded whole: pad them to {padded_frame_count(frames)}")
     return (frames - 1) // TEMPORAL_FACTOR + 1
 
 
@@ -90,7 +90,7 @@ def latent_shape(frames: int, height: int, width: int, spatial_factor: int = SPA
 def token_counts(
     latents: LatentShape, with_source: bool = True, semantic_tokens: int = NUM_SEMANTIC_TOKENS
 ) -> TokenCounts:
-    """Tokens of one sequence: f * (h / 2) * (w / 2) each for source and target, 65 between them (paper, section 3.1)."""
+    """Tokens of one sequence: f * (h / 2) * (w / 2) each for source and target, and 65 between them."""
     p_t, p_h, p_w = PATCH_SIZE
     video = (latents.frames // p_t) * (latents.height // p_h) * (latents.width // p_w)
     return TokenCounts(video if with_source else 0, semantic_tokens, video)
@@ -112,5 +112,5 @@ def windows(frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
     if frames <= window:
         return [(0, frames)]
     stride = window - overlap
-    starts = list(range(0, frames - window, stride)) + [frames - window]
+    starts = [*range(0, frames - window, stride), frames - window]
     return [(start, start + window) for start in starts]
