@@ -151,7 +151,8 @@ def _starry(width: int, height: int) -> Canvas:
         _disc(canvas, x, y, r, (250, 248, 224))
     _glow(canvas, 0.8, 0.2, 0.14, (190, 200, 240), 0.5)
     _disc(canvas, 0.8, 0.2, 0.085, (248, 244, 212))
-    _disc(canvas, 0.765, 0.18, 0.07, (22, 28, 72))
+    for x, y, r in ((0.78, 0.18, 0.02), (0.82, 0.23, 0.014), (0.81, 0.16, 0.01)):
+        _disc(canvas, x, y, r, (222, 216, 184))
     _hill(canvas, 0.86, 0.03, 1.0, 1.0, (12, 16, 34))
     return canvas
 
