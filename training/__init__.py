@@ -1,0 +1,1 @@
+"""Training of SAMA: data, stages and the loop."""

@@ -1,0 +1,1 @@
+"""The paired-edit generator behind the tiny model."""
