@@ -1,0 +1,180 @@
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from training.procedural.backgrounds import BACKGROUNDS
+from training.procedural.edits import COLOURS, POSITIONS, SIZES, TASKS, Edit
+from training.procedural.language import PARAPHRASE_HOLDOUT, SPLITS, caption, instruction, templates
+from training.procedural.nouns import article, indefinite, is_mass, is_plural, plural
+from training.procedural.styles import STYLES, WEATHERS
+
+WHICH = ("", "left", "right", "top", "bottom", "small", "large")
+
+
+def every_kind_of_edit():
+    for position, size, name in itertools.product(("", *POSITIONS), SIZES, ("owl", "grapes", "cheese", "scissors")):
+        yield Edit("add", new_object=name, position=position, size=size)
+    for which, colour in itertools.product(WHICH, ("", "red", "gray")):
+        yield Edit("remove", object="apple", which=which, old_colour=colour)
+        yield Edit("remove", object="grapes", which=which, old_colour=colour)
+        yield Edit("replace", object="cat", new_object="grapes", which=which, old_colour=colour)
+        yield Edit("replace", object="glasses", new_object="orange", which=which, old_colour=colour, colour="blue")
+        for new in COLOURS:
+            yield Edit("recolour", object="boat", which=which, old_colour=colour, colour=new)
+    yield Edit("remove", object="bowl", position="center")
+    yield from (Edit("style", style=style) for style in (*STYLES, "stained glass"))
+    yield from (Edit("weather", weather=weather) for weather in (*WEATHERS, "hail"))
+    yield from (Edit("background", background=background) for background in (*BACKGROUNDS, "igloo", "mountains"))
+    for position, old in itertools.product(("", "top", "bottom"), ("", "OLD WORDS")):
+        yield Edit("subtitle_add", text="GOOD DAY", position=position)
+        yield Edit("subtitle_remove", old_text=old, position=position)
+        yield Edit("subtitle_change", text="GOOD DAY", old_text=old, position=position)
+
+
+def sentences(edit, split="train", count=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return [instruction(edit, rng, split) for _ in range(count)]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_edit_can_be_said_and_reads_cleanly(split):
+    for edit in every_kind_of_edit():
+        for text in sentences(edit, split, count=12):
+            assert not re.search(r"[{}|=!_~]|\(|\)|  | ,| \.|\.\.", text.replace("=>", "")), (edit, text)
+            assert text == text.strip()
+            assert not re.search(r"\ba [aeio]|\ban [^aeioux8 ]|\bthe the\b|\ba some\b", text.lower()), (edit, text)
+
+
+def test_what_decides_the_answer_is_always_said():
+    for edit in every_kind_of_edit():
+        for text in sentences(edit, count=12):
+            lower = text.lower()
+            for needed in (edit.colour, edit.new_object, edit.object):
+                assert needed.lower() in lower, (edit, text)
+            if edit.text:
+                assert f'"{edit.text}"' in text
+            if edit.which == "left":
+                assert "left" in lower
+            if edit.which == "large":
+                assert re.search(r"\b(large|big)", lower)
+            if edit.task == "add" and edit.position:
+                for word in edit.position.split():
+                    near = {"top": "top|upper", "bottom": "bottom|lower", "center": "cent|middle"}.get(word, word)
+                    assert re.search(near, lower), (edit, text)
+            if edit.size == "small":
+                assert re.search("small|little|tiny", lower)
+
+
+def test_an_unsaid_place_or_size_is_not_invented():
+    for text in sentences(Edit("add", new_object="owl"), count=400):
+        assert not re.search(r"\b(left|right|top|bottom|middle|small|large|big)\b", text)
+
+
+def test_subtitles_keep_their_text_and_their_quotes():
+    for text in sentences(Edit("subtitle_change", text="It's 9 pm", old_text="McX"), count=300):
+        assert '"It\'s 9 pm"' in text
+        assert text.count('"') in (2, 4)
+        assert "McX" not in text or '"McX"' in text
+    quoted = [text for text in sentences(Edit("subtitle_remove", old_text="BYE"), count=300) if '"BYE"' in text]
+    assert 20 < len(quoted) < 280
+
+
+def test_the_same_generator_state_gives_the_same_sentence():
+    edit = Edit("replace", object="swan", new_object="cat", which="left")
+    assert sentences(edit, seed=4) == sentences(edit, seed=4)
+    assert sentences(edit, seed=4) != sentences(edit, seed=5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_is_worded_in_many_ways_and_the_holdout_is_disjoint(task):
+    train, test = set(templates(task, "train")), set(templates(task, "test"))
+    assert len(train) >= 50
+    assert len(test) >= 20
+    assert not train & test
+    assert len(test) / (len(train) + len(test)) >= 0.8 * PARAPHRASE_HOLDOUT
+
+
+def test_held_out_wordings_never_turn_up_in_training():
+    edit = Edit("remove", object="dog")
+
+    def bare(text):
+        return re.sub(r"^(please|now|just) |( please|, please|, thanks| for me)?[.?]?$", "", text.lower())
+
+    train = {bare(text) for text in sentences(edit, "train", 4000)}
+    test = {bare(text) for text in sentences(edit, "test", 1000)}
+    assert not train & test
+    assert len(test) > 20
+    assert "remove the dog" in train
+
+
+def test_plain_wordings_are_common_and_style_is_varied():
+    said = [re.sub(r"\.$", "", text.lower()) for text in sentences(Edit("weather", weather="snow"), count=400)]
+    assert said.count("make it snowy") > 10
+    texts = sentences(Edit("recolour", object="boat", colour="yellow"), count=800)
+    assert "Change the color of the boat to yellow." in texts
+    assert 0.2 < np.mean([text.endswith((".", "?")) for text in texts]) < 0.8
+    assert 0.2 < np.mean([text[0].islower() for text in texts]) < 0.8
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Edit("fly"),
+        Edit("remove"),
+        Edit("add"),
+        Edit("replace", object="cat"),
+        Edit("recolour", object="cat"),
+        Edit("style"),
+        Edit("background"),
+        Edit("subtitle_add"),
+    ],
+)
+def test_an_edit_that_says_too_little_is_refused(edit):
+    with pytest.raises(ValueError, match=r"too little|Unknown task"):
+        instruction(edit, np.random.default_rng(0))
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="split"):
+        instruction(Edit("remove", object="cat"), np.random.default_rng(0), split="dev")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "expected"),
+    [("owl", "an"), ("unicorn", "a"), ("umbrella", "an"), ("hourglass", "an"), ("house", "a"), ("x-ray", "an"),
+     ("UFO", "a"), ("one-piece swimsuit", "a"), ("old car", "an"), ("ukulele", "a"), ("euro", "a"), ("S-curve", "an")],
+)  # fmt: skip
+def test_the_article_follows_the_sound(phrase, expected):
+    assert article(phrase) == expected
+
+
+def test_number_is_known_by_the_head_noun():
+    for name in ("grapes", "french fries", "glasses", "bunches of grapes", "people", "chopsticks"):
+        assert is_plural(name), name
+    for name in ("bus", "cactus", "octopus", "glass of milk", "compass", "tennis", "lens", "bunch of grapes"):
+        assert not is_plural(name), name
+    assert is_mass("bread") and not is_mass("loaf of bread")
+    rng = np.random.default_rng(0)
+    assert {indefinite("scissors", rng) for _ in range(40)} == {"a pair of scissors", "some scissors", "scissors"}
+    assert {indefinite("owl", rng, ("small", "")) for _ in range(9)} == {"a small owl"}
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [("fox", "foxes"), ("slice of pizza", "slices of pizza"), ("cherry", "cherries"), ("mouse", "mice"),
+     ("toy", "toys"), ("sheep", "sheep"), ("grapes", "grapes"), ("fire truck", "fire trucks")],
+)  # fmt: skip
+def test_plurals(one, many):
+    assert plural(one) == many
+
+
+def test_captions_name_everything_and_count_twins():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        text = caption("beach", ["cat", "owl", "cat"], rng).lower()
+        assert "two cats" in text and "an owl" in text and "beach" in text
+        assert "{" not in text
+        assert "beach" in caption("beach", [], rng).lower()
+        assert "cat" in caption("", ["cat"], rng).lower()
