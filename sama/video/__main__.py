@@ -1,0 +1,8 @@
+"""The child process of :func:`sama.video.normalise_upload`; reads its order from standard input."""
+
+import sys
+
+from sama.video.uploads import run_child
+
+if __name__ == "__main__":
+    sys.exit(run_child(sys.stdin.read()))

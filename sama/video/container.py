@@ -1,0 +1,98 @@
+"""Opening a video file safely: what it is, whether it is whole, and which of its streams is the picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from sama.video.limits import VideoError, VideoLimits
+
+# Playlists (HLS, DASH, concat) are left out on purpose: they make the reader open other files and addresses.
+_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,gif,ivf,h264,hevc,m4v,mpegvideo,obu"
+_MANY_PIXELS = 2560 * 1440
+
+
+def checked_path(path: str | os.PathLike[str], limits: VideoLimits) -> Path:
+    """``path`` as a readable, non-empty file within ``limits.max_bytes``; raises :class:`VideoError` otherwise."""
+    file = Path(path)
+    if file.is_dir():
+        raise VideoError(f"{file.name or file} is a folder; choose a video file.")
+    if not file.exists():
+        raise VideoError(f"There is no file {file.name or file}; check the path.")
+    if not file.is_file():
+        raise VideoError(f"{file.name} is not a regular file; choose a video file.")
+    if not os.access(file, os.R_OK):
+        raise VideoError(f"{file.name} cannot be read; check its permissions.")
+    limits.check_file(file)
+    return file
+
+
+@contextmanager
+def av_errors(name: str, action: str = "read") -> Iterator[None]:
+    """Turn the media library's exceptions about the file ``name`` into one sentence."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except av.error.InvalidDataError as error:
+        raise VideoError(
+            f"{name} is damaged, cut off or not a video; check that it plays, or export it again."
+        ) from error
+    except MemoryError as error:
+        raise VideoError(f"{name} needs too much memory to {action}; use a smaller or shorter video.") from error
+    except (av.error.FFmpegError, OSError) as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "unknown reason"
+        raise VideoError(f"{name} could not be {'read' if action == 'read' else 'written'}: {reason}.") from error
+
+
+@contextmanager
+def open_input(path: str | os.PathLike[str], limits: VideoLimits) -> Iterator[InputContainer]:
+    """Open a local media file for reading. Raises :class:`VideoError`, also for errors inside the block."""
+    file = checked_path(path, limits)
+    # max_pixels reaches the decoder, which then refuses a frame before it has allocated it.
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    if limits.max_pixels is not None:
+        options["max_pixels"] = str(limits.max_pixels)
+    # "file:" keeps a name such as "http:x.mp4" from being taken for an address.
+    with av_errors(file.name), av.open(f"file:{file}", options=options) as container:
+        _refuse_cut_off(container, file)
+        yield container
+
+
+def video_stream(container: InputContainer, limits: VideoLimits, name: str) -> VideoStream:
+    """The first moving picture of the file (cover art does not count), checked against ``limits`` by its header."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kind = "only sound" if container.streams.audio else "no video"
+        raise VideoError(f"{name} holds {kind}; choose a file with moving pictures.")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError(f"The video codec of {name} is unknown here; convert the video to H.264 (MP4) first.")
+    limits.check_codec(stream.codec_context.name)
+    if stream.width and stream.height:
+        limits.check_size(stream.width, stream.height)
+    stream.thread_type = "AUTO"
+    # Every decoding thread keeps frames of its own, which at 4K and on a many-core machine adds up to gigabytes.
+    threads = 4 if stream.width * stream.height > _MANY_PIXELS else 16
+    stream.thread_count = min(threads, os.cpu_count() or 1)
+    if limits.max_pixels is not None:
+        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+    return stream
+
+
+def _refuse_cut_off(container: InputContainer, file: Path) -> None:
+    """An MP4 index says where each sample lies: samples behind the end of the file mean that the end is missing."""
+    if "mp4" not in container.format.name:
+        return  # other formats are read as far as they go, which is how a broken recording is rescued
+    size = file.stat().st_size
+    for stream in container.streams:
+        entries = stream.index_entries
+        if len(entries) and any(entry.pos + entry.size > size for entry in entries[-8:]):
+            raise VideoError(f"{file.name} is cut off: its end is missing; copy or download it again.")

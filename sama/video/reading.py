@@ -1,0 +1,230 @@
+"""Reading video as a stream of displayed frames: rotation and pixel shape applied, exact times, honest counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from sama.video.container import av_errors, open_input, video_stream
+from sama.video.geometry import Orientation, displayed_size, orientation_of, scaled_coded_size
+from sama.video.limits import VideoError, VideoLimits
+from sama.video.timeline import read_timeline
+
+_UNSPECIFIED_MATRIX = 2
+_HD_HEIGHT = 576
+_HD_WIDTH = 1280
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Facts about a video file, counted rather than believed.
+
+    ``width`` and ``height`` are as displayed (rotation and pixel shape applied); ``duration`` is in seconds, from the
+    first frame's start to the last one's end; ``rotation`` is in degrees counter-clockwise, one of 0, 90, 180, 270.
+    """
+
+    path: str
+    width: int
+    height: int
+    frames: int
+    fps: Fraction
+    duration: float
+    has_audio: bool
+    codec: str
+    rotation: int
+    variable_frame_rate: bool
+    bit_depth: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """``image`` is (H, W, 3) uint8 RGB; ``pts`` is in seconds after the video's first frame; ``index`` counts from 0,
+    the video's first frame."""
+
+    image: np.ndarray
+    pts: Fraction
+    index: int
+
+
+def probe(path: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
+    """Look at a file without decoding more than its first frame, unless its packets do not tell the frames apart.
+
+    Raises :class:`VideoError` when the file is not a readable video or passes one of ``limits``.
+    """
+    limits = limits or VideoLimits()
+    name = Path(path).name
+    timeline = read_timeline(path, limits)
+    with open_input(path, limits) as container:
+        stream = video_stream(container, limits, name)
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise VideoError(f"{name} has no frame that can be decoded; check that it plays, or export it again.")
+        limits.check_size(first.width, first.height)
+        orientation = orientation_of(first)
+        width, height = displayed_size(first, stream.sample_aspect_ratio, orientation)
+        limits.check_size(width, height)
+        limits.check_length(timeline.frames, float(timeline.duration), timeline.frames * width * height)
+        limits.check_fps(float(timeline.fps))
+        return VideoInfo(
+            path=os.fspath(path),
+            width=width,
+            height=height,
+            frames=timeline.frames,
+            fps=timeline.fps,
+            duration=float(timeline.duration),
+            has_audio=any(s.codec_context is not None for s in container.streams.audio),
+            codec=stream.codec_context.name,
+            rotation=orientation.rotation,
+            variable_frame_rate=timeline.variable,
+            bit_depth=max(component.bits for component in first.format.components),
+        )
+
+
+class FrameReader:
+    """Iterate over a video's frames, one in memory at a time.
+
+    ``start`` and ``count`` cut by frame index; ``size`` = (width, height) scales the displayed frames. Use it as a
+    context manager. A :class:`VideoError` is raised when the file is damaged, or when a limit is passed on the way.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        start: int = 0,
+        count: int | None = None,
+        limits: VideoLimits | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        if start < 0 or (count is not None and count < 0):
+            raise ValueError(f"start and count are frame numbers from 0, got {start} and {count}")
+        self._path = path
+        self._name = Path(path).name
+        self._start = start
+        self._count = count
+        self._limits = limits or VideoLimits()
+        self._size = size
+        self._stack = ExitStack()
+        self._frames: Generator[Frame, None, None] | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            container = stack.enter_context(open_input(self._path, self._limits))
+            stream = video_stream(container, self._limits, self._name)
+            self._frames = self._decode(container, stream)
+            stack.callback(self._frames.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The file closes, but errors of the caller's own block are not the file's: they pass unchanged.
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._frames is None:
+            raise RuntimeError("open the reader with a with statement first")
+        return self._frames
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Generator[Frame, None, None]:
+        converter = FrameConverter(stream.sample_aspect_ratio, self._limits, self._size)
+        stop = None if self._count is None else self._start + self._count
+        if stop == self._start:
+            return
+        clock = _Clock(stream)
+        total_pixels = 0
+        with av_errors(self._name):
+            for index, frame in enumerate(container.decode(stream)):
+                pts = clock.seconds(frame.pts)
+                total_pixels += frame.width * frame.height
+                self._limits.check_size(frame.width, frame.height)
+                self._limits.check_length(index + 1, float(pts), total_pixels)
+                if index >= self._start:
+                    yield Frame(converter.displayed(frame), pts, index)
+                if stop is not None and index + 1 >= stop:
+                    return
+            if clock.last is None:
+                raise VideoError(f"{self._name} has no frame that can be decoded; check that it plays.")
+
+
+class _Clock:
+    """Times of frames in seconds after the first one; a missing or repeated time follows the frame before it."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._tick = stream.time_base or Fraction(1, 90_000)
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self._gap = Fraction(1) / rate
+        self._first: int | None = None
+        self.last: Fraction | None = None
+
+    def seconds(self, pts: int | None) -> Fraction:
+        if self._first is None and pts is not None:
+            self._first = pts if self.last is None else pts - round((self.last + self._gap) / self._tick)
+        if pts is None or self._first is None:
+            now = Fraction(0) if self.last is None else self.last + self._gap
+        else:
+            now = (pts - self._first) * self._tick
+            if self.last is not None and now <= self.last:
+                now = self.last + self._tick
+        self.last = now
+        return now
+
+
+class FrameConverter:
+    """Decoded frames to displayed RGB arrays. All frames get the first one's size, or ``size``."""
+
+    def __init__(self, aspect: Fraction | None, limits: VideoLimits, size: tuple[int, int] | None = None) -> None:
+        self._aspect = aspect
+        self._limits = limits
+        self._size = size
+        self._coded: tuple[int, int] | None = None
+        self._orientation = Orientation()
+        self._reformatter = VideoReformatter()
+
+    def displayed(self, frame: VideoFrame) -> np.ndarray:
+        """``frame`` as (H, W, 3) uint8 RGB, turned and stretched as a player shows it."""
+        if self._coded is None:
+            self._orientation = orientation_of(frame)
+            size = self._size or displayed_size(frame, self._aspect, self._orientation)
+            self._limits.check_size(*size)
+            self._coded = scaled_coded_size(size, self._orientation)
+        width, height = self._coded
+        if (width, height) == (frame.width, frame.height):
+            scaling = Interpolation.BILINEAR
+        else:
+            scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+        rgb = self._reformatter.reformat(
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            src_colorspace=_matrix_of(frame),
+            src_color_range=ColorRange.JPEG if _full_range(frame) else ColorRange.MPEG,
+            dst_color_range=ColorRange.JPEG,
+            interpolation=scaling,
+        )
+        return self._orientation.apply(rgb.to_ndarray())
+
+
+def _matrix_of(frame: VideoFrame) -> int:
+    """The YUV matrix of a frame; an untagged one is guessed from its size, as players do."""
+    if frame.colorspace != _UNSPECIFIED_MATRIX:
+        return int(frame.colorspace)
+    high_definition = frame.width >= _HD_WIDTH or frame.height > _HD_HEIGHT
+    return int(Colorspace.ITU709 if high_definition else Colorspace.ITU601)
+
+
+def _full_range(frame: VideoFrame) -> bool:
+    return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj") or frame.format.is_rgb

@@ -1,0 +1,142 @@
+"""Turning a stranger's file into a clean one, in a process of its own that may neither grow nor linger."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import sama
+from sama.video.container import checked_path
+from sama.video.limits import UPLOAD_LIMITS, VideoError, VideoLimits
+from sama.video.reading import FrameReader, VideoInfo, probe
+from sama.video.writing import VideoWriter
+
+MAX_UPLOAD_SIDE = 1280
+_MEMORY_BYTES = 4 * 2**30
+_REFUSED = 3
+
+
+def normalise_upload(
+    path: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    limits: VideoLimits = UPLOAD_LIMITS,
+    timeout: float = 120.0,
+    memory_bytes: int = _MEMORY_BYTES,
+) -> VideoInfo:
+    """Transcode ``path`` to H.264 yuv420p with AAC sound at ``destination`` (.mp4); returns facts about the result.
+
+    Rotation and pixel shape are baked in, and the longer side becomes 1280 pixels at most. The file is opened in a
+    child process with bounds on memory, processor time and ``timeout`` (seconds), so a hostile one harms nobody.
+    Raises :class:`VideoError` with a sentence for the user; nothing is then left behind.
+    """
+    source = checked_path(path, limits)
+    target = Path(destination)
+    if not target.parent.is_dir():
+        raise VideoError(f"The folder {target.parent.name} does not exist; create it first.")
+    with tempfile.TemporaryDirectory(prefix=".upload-", dir=target.parent) as folder:
+        part = Path(folder) / "clean.mp4"
+        _run_child(source, part, limits, timeout, memory_bytes)
+        info = probe(part)
+        part.replace(target)
+    return replace(info, path=os.fspath(destination))
+
+
+def _run_child(source: Path, part: Path, limits: VideoLimits, timeout: float, memory_bytes: int) -> None:
+    order = {
+        "source": str(source.resolve()),
+        "destination": str(part),
+        "limits": _limits_to_json(limits),
+        "memory_bytes": memory_bytes,
+        "cpu_seconds": max(1, round(timeout * 2)),
+    }
+    too_much = VideoError(f"{source.name} takes too long or too much memory to open; use a shorter or smaller video.")
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "sama.video"],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=_child_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise too_much from error
+    if child.returncode == 0 and part.exists():
+        return
+    if child.returncode == _REFUSED:
+        raise VideoError(child.stdout.strip())
+    raise too_much
+
+
+def _child_environment() -> dict[str, str]:
+    """The parent's environment, with the package findable and number libraries that reserve little memory."""
+    root = str(Path(sama.__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # Each memory arena of the C library reserves address space, which the limit counts.
+    return (
+        os.environ
+        | one_thread
+        | {
+            "PYTHONPATH": root if not inherited else os.pathsep.join((root, inherited)),
+            "MALLOC_ARENA_MAX": "2",
+        }
+    )
+
+
+def _limits_to_json(limits: VideoLimits) -> dict[str, object]:
+    values = asdict(limits)
+    if limits.codecs is not None:
+        values["codecs"] = sorted(limits.codecs)
+    return values
+
+
+def run_child(order_text: str) -> int:
+    """The child's work: an order as JSON in, exit status out; a refusal is printed as its sentence."""
+    order = json.loads(order_text)
+    _restrict(order["memory_bytes"], order["cpu_seconds"])
+    values = order["limits"]
+    if values["codecs"] is not None:
+        values["codecs"] = frozenset(values["codecs"])
+    limits = VideoLimits(**values)
+    try:
+        _transcode(Path(order["source"]), Path(order["destination"]), limits)
+    except VideoError as error:
+        sys.stdout.write(str(error))
+        return _REFUSED
+    return 0
+
+
+def _restrict(memory_bytes: int, cpu_seconds: int) -> None:
+    try:
+        import resource
+    except ImportError:
+        return  # not on Windows: there the wall clock is the only bound
+    for what, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 2**30),
+    ):
+        try:
+            resource.setrlimit(what, (value, value))
+        except (ValueError, OSError):
+            continue  # a tighter limit is in force already, or the system does not know this one (macOS: RLIMIT_AS)
+
+
+def _transcode(source: Path, destination: Path, limits: VideoLimits) -> None:
+    info = probe(source, limits)
+    scale = min(1.0, MAX_UPLOAD_SIDE / max(info.width, info.height))
+    width, height = (max(2, round(side * scale / 2) * 2) for side in (info.width, info.height))
+    with (
+        FrameReader(source, limits=limits, size=(width, height)) as reader,
+        VideoWriter(destination, width, height, info.fps, source=source, audio_codec="aac") as writer,
+    ):
+        for frame in reader:
+            writer.write(frame.image, frame.pts)

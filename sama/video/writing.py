@@ -1,0 +1,329 @@
+"""Writing video: exact rates and times, the source's sound, and a file that is whole or not there."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+import weakref
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import av
+import numpy as np
+from av.codec.context import Flags
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from av.video.stream import VideoStream
+
+from sama.video.audio import AudioCopier, clock_origin, has_known_audio
+from sama.video.container import av_errors, open_input
+from sama.video.limits import VideoError, VideoLimits
+from sama.video.timeline import Timeline, read_timeline
+
+_LARGEST_CLOCK = 2**31 - 1
+_LARGE_FRAME = 2560 * 1440
+_MATRIX_BT709 = 1
+_MATRIX_SMPTE170M = 6
+
+
+class _Container(NamedTuple):
+    format: str
+    video_codec: str
+    audio_codec: str  # for sound that the container cannot hold as it is
+
+
+_CONTAINERS = {
+    ".mp4": _Container("mp4", "libx264", "aac"),
+    ".m4v": _Container("mp4", "libx264", "aac"),
+    ".mov": _Container("mov", "libx264", "aac"),
+    ".mkv": _Container("matroska", "libx264", "aac"),
+    ".webm": _Container("webm", "libvpx-vp9", "libopus"),
+}
+
+
+class VideoWriter:
+    """Encode frames to ``path``; the suffix chooses the container (.mp4, .mov, .mkv: H.264; .webm: VP9).
+
+    Use it as a context manager: the file appears, complete, when the block ends without an exception, and otherwise
+    nothing is left behind.
+
+    ``source`` is a file whose sound is carried over without re-encoding. When the frames are a range of that file,
+    ``start`` and ``end`` say which one, in seconds after the source's first frame; ``end=None`` is the end of the file.
+    ``crf`` is the quality (lower is better); the default is visually clean. ``gop_size`` is the largest distance of key
+    frames. ``audio_codec`` re-encodes sound of any other codec to that one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        width: int,
+        height: int,
+        fps: Fraction | int | float,
+        source: str | os.PathLike[str] | None = None,
+        start: Fraction | float = 0,
+        end: Fraction | float | None = None,
+        *,
+        crf: int | None = None,
+        gop_size: int | None = None,
+        audio_codec: str | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._size = (width, height)
+        self._fps = as_rate(fps)
+        self._source = source
+        self._start = Fraction(start)
+        self._end = None if end is None else Fraction(end)
+        self._crf = crf
+        self._gop_size = gop_size
+        self._force_audio = audio_codec
+        self._kind = _container_of(self._path)
+        if width < 1 or height < 1:
+            raise ValueError(f"a video needs a size of at least 1 x 1, got {width} x {height}")
+        self._timeline: Timeline | None = None
+        self._origin: Fraction | None = None
+        self._offset = Fraction(0)
+        self._read_source()
+        self._clock = self._choose_clock()
+        self._reformatter = VideoReformatter()
+        self._part = self._path.parent / f".{self._path.name}.{uuid.uuid4().hex}.part"
+        self._output: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._audio: AudioCopier | None = None
+        self._held: tuple[VideoFrame, int] | None = None
+        self._first_pts: Fraction | None = None
+        self._previous_gap: int | None = None
+        self._finalizer: weakref.finalize | None = None
+        self.frames_written = 0
+
+    def __enter__(self) -> Self:
+        with av_errors(self._path.name, "write"):
+            # Opening the file here, and not at the first frame, tells of a full or forbidden folder before the work.
+            self._part.touch(exist_ok=False)
+            self._finalizer = weakref.finalize(self, _remove, self._part)
+            self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def write(self, image: np.ndarray, pts: Fraction | None = None) -> None:
+        """Append ``image`` (H, W, 3) uint8 RGB.
+
+        ``pts`` (seconds, ascending; only differences to the first one count) keeps the times of a source with a
+        variable frame rate; without it frames follow each other at ``fps``. Raises ``ValueError`` for another shape
+        or a time that does not ascend.
+        """
+        if self._output is None:
+            raise RuntimeError("open the writer with a with statement first")
+        width, height = self._size
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            raise ValueError(f"expected a uint8 image of shape {(height, width, 3)}, got {image.dtype} {image.shape}")
+        if pts is None:
+            time = self.frames_written / self._fps
+        else:
+            self._first_pts = pts if self._first_pts is None else self._first_pts
+            time = Fraction(pts) - self._first_pts
+            if self._timeline is not None:
+                time = self._timeline.regular(time)
+        tick = round(time / self._clock)
+        with av_errors(self._path.name, "write"):
+            if self._held is not None:
+                self._previous_gap = tick - self._held[1]
+                if self._previous_gap <= 0:
+                    raise ValueError(f"frame times must ascend, got {pts} after an equal or later one")
+                self._encode(self._previous_gap)
+            self._held = (self._converted(image), tick)
+        self.frames_written += 1
+
+    def _read_source(self) -> None:
+        """Learn the source's clock and where its sound begins; leaves ``_origin`` None when there is no sound."""
+        if self._source is None:
+            return
+        with open_input(self._source, VideoLimits()) as container:
+            has_video = bool(container.streams.video)
+            has_audio = has_known_audio(container)
+        if has_video:
+            self._timeline = read_timeline(self._source, VideoLimits())
+        video_start = self._timeline.start if self._timeline else None
+        with open_input(self._source, VideoLimits()) as container:
+            origin = clock_origin(container, video_start)
+        if self._start > 0:
+            origin = (video_start or Fraction(0)) + self._start
+        elif video_start is not None and has_audio:
+            self._offset = video_start - origin
+        if has_audio:
+            self._origin = origin
+
+    def _choose_clock(self) -> Fraction:
+        """A time base in which both the frame rate and the source's times are whole numbers, where there is one."""
+        candidates = [self._fps.numerator]
+        candidates.append(self._timeline.time_base.denominator if self._timeline else 90_000)
+        exact = math.lcm(*candidates)
+        return Fraction(1, exact if exact <= _LARGEST_CLOCK else candidates[-1])
+
+    def _open(self) -> None:
+        # Bit-exact: no random identifiers and no dates, so that the same frames give the same file.
+        options = {"fflags": "+bitexact"}
+        if self._kind.format in ("mp4", "mov"):
+            options["movflags"] = "+faststart"
+            # The file's own clock counts the delay of a late picture and the length; milliseconds would round them.
+            options["movie_timescale"] = str(self._clock.denominator)
+        self._output = av.open(f"file:{self._part}", "w", format=self._kind.format, container_options=options)
+        stream = self._output.add_stream(self._kind.video_codec, rate=self._fps, options=self._encoder_options())
+        assert isinstance(stream, VideoStream)
+        self._stream = stream
+        context = stream.codec_context
+        context.width, context.height = self._size
+        odd = any(side % 2 for side in self._size)
+        # H.264 in 4:2:0 stores one colour sample for 2 x 2 pixels and cannot have odd sides; keeping the exact size is
+        # worth a format (4:4:4) that fewer players know. VP9 has no such rule.
+        context.pix_fmt = "yuv444p" if odd and self._kind.video_codec == "libx264" else "yuv420p"
+        context.time_base = self._clock
+        stream.time_base = self._clock
+        # B-frames are stored out of order, which needs an edit list to start at 0 and blurs the last frame's length;
+        # exact times are worth a few per cent of size.
+        context.max_b_frames = 0
+        context.flags |= Flags.frame_duration  # else the last frame of a variable rate lasts 1 / fps
+        if self._gop_size is not None:
+            context.gop_size = self._gop_size
+        self._tag_colours()
+        if self._source is not None and self._origin is not None:
+            cut = self._start > 0
+            self._audio = AudioCopier(
+                self._source,
+                self._output,
+                self._origin,
+                Fraction(0) if cut else None,
+                None if self._end is None else self._end - self._start + self._offset,
+                self._force_audio or self._kind.audio_codec,
+                force_codec=self._force_audio is not None,
+            )
+
+    def _encoder_options(self) -> dict[str, str]:
+        width, height = self._size
+        large = width * height > _LARGE_FRAME
+        # Look-ahead and threads each hold frames; at 4K and above that must stay within a small memory.
+        threads = str(min(os.cpu_count() or 1, 4 if large else 16))
+        if self._kind.video_codec == "libvpx-vp9":
+            crf = 24 if self._crf is None else self._crf
+            return {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1", "threads": threads}
+        crf = 17 if self._crf is None else self._crf
+        return {"crf": str(crf), "preset": "veryfast" if large else "fast", "threads": threads}
+
+    def _tag_colours(self) -> None:
+        assert self._stream is not None
+        context = self._stream.codec_context
+        # Programs that ignore tags take the BT.601 matrix for small pictures and BT.709 for HD; agree with them.
+        width, height = self._size
+        self._is_hd = width >= 1280 or height > 576
+        context.color_range = ColorRange.MPEG
+        context.colorspace = _MATRIX_BT709 if self._is_hd else _MATRIX_SMPTE170M
+        context.color_primaries = ColorPrimaries.BT709
+        context.color_trc = ColorTrc.BT709
+
+    def _converted(self, image: np.ndarray) -> VideoFrame:
+        assert self._stream is not None
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        return self._reformatter.reformat(
+            frame,
+            format=self._stream.codec_context.pix_fmt,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+            dst_colorspace=Colorspace.ITU709 if self._is_hd else Colorspace.ITU601,
+        )
+
+    def _encode(self, duration: int) -> None:
+        """Encode the frame in hand, which stays on the screen for ``duration`` ticks."""
+        assert self._held is not None and self._stream is not None
+        frame, tick = self._held
+        frame.pts = tick + round(self._offset / self._clock)
+        frame.time_base = self._clock
+        frame.duration = duration
+        self._mux(self._stream.encode(frame))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        assert self._output is not None
+        for packet in packets:
+            if self._audio is not None and packet.pts is not None and packet.time_base is not None:
+                self._audio.mux_until(packet.pts * packet.time_base)
+            self._output.mux(packet)
+
+    def _last_duration(self) -> int:
+        """How long the last frame stays: as in the source when it is the source's last one or ends the range."""
+        assert self._held is not None
+        nominal = self._previous_gap or round(1 / self._fps / self._clock)
+        if self._timeline is None:
+            return nominal
+        time = self._start + self._held[1] * self._clock
+        half_frame = 1 / self._fps / 2
+        if abs(time - self._timeline.last_pts) < half_frame:
+            return max(1, round((self._timeline.duration - time) / self._clock))
+        if self._end is not None and 0 < self._end - time <= 2:
+            return max(1, round((self._end - time) / self._clock))
+        return nominal
+
+    def _finish(self) -> None:
+        with av_errors(self._path.name, "write"):
+            if self._held is None:
+                raise VideoError(f"There are no frames to write to {self._path.name}.")
+            assert self._stream is not None and self._output is not None
+            self._encode(self._last_duration())
+            self._mux(self._stream.encode(None))
+            if self._audio is not None:
+                self._audio.finish()
+            self._output.close()
+            self._output = None
+            self._part.replace(self._path)
+
+    def _discard(self) -> None:
+        """Close everything; remove the unfinished file when it is still there."""
+        self._held = None
+        if self._audio is not None:
+            self._audio.close()
+            self._audio = None
+        try:
+            if self._output is not None:
+                self._output.close()
+        except (av.error.FFmpegError, OSError):
+            pass  # the file is thrown away in any case
+        finally:
+            self._output = None
+            if self._finalizer is not None:
+                self._finalizer()
+
+
+def as_rate(fps: Fraction | int | float) -> Fraction:
+    """Frames per second as an exact ratio; 29.97 and its relatives become what they stand for (30000/1001)."""
+    if isinstance(fps, float):
+        ntsc = Fraction(round(fps) * 1000, 1001)
+        rate = ntsc if abs(ntsc - fps) < 0.006 and not fps.is_integer() else Fraction(fps).limit_denominator(1001)
+    else:
+        rate = Fraction(fps)
+    if rate <= 0:
+        raise ValueError(f"fps must be above 0, got {fps}")
+    return rate
+
+
+def _container_of(path: Path) -> _Container:
+    kind = _CONTAINERS.get(path.suffix.lower())
+    if kind is None:
+        raise VideoError(f"{path.name} has no video suffix that can be written; use .mp4, .mov, .mkv or .webm.")
+    if path.is_dir():
+        raise VideoError(f"{path.name} is a folder; give a file name for the video.")
+    if not path.parent.is_dir():
+        raise VideoError(f"The folder {path.parent.name} for {path.name} does not exist; create it first.")
+    return kind
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
