@@ -90,7 +90,9 @@ def _cloud(canvas: Canvas, x: float, y: float, size: float, colour: Colour = (25
         _disc(canvas, x + dx * unit / width, y + dy * unit / height, r * size, colour)
 
 
-def _ridge(canvas: Canvas, base: float, rise: float, peaks: int, seed: int, colour: Colour) -> list[tuple[float, float]]:
+def _ridge(
+    canvas: Canvas, base: float, rise: float, peaks: int, seed: int, colour: Colour
+) -> list[tuple[float, float]]:
     """A jagged range from the left edge to the right one; gives its crest."""
     rng = np.random.default_rng(seed)
     xs = np.linspace(-0.05, 1.05, 2 * peaks + 1)
@@ -185,7 +187,9 @@ def _desert(width: int, height: int) -> Canvas:
 
 
 def _city_night(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (12, 12, 40)), (0.6, (56, 36, 92)), (0.8, (120, 62, 110)), (1, (30, 24, 50))])
+    canvas = _vertical(
+        width, height, [(0, (12, 12, 40)), (0.6, (56, 36, 92)), (0.8, (120, 62, 110)), (1, (30, 24, 50))]
+    )
     rng = np.random.default_rng(11)
     for row, (colour, low, high) in enumerate((((38, 34, 72), 0.22, 0.5), ((20, 20, 44), 0.4, 0.66))):
         x = -0.02
@@ -214,7 +218,9 @@ def _sunset_sea(width: int, height: int) -> Canvas:
     for y in np.linspace(0.59, 0.98, 18):
         reach = 0.05 + 0.12 * (y - 0.57)
         x = 0.5 + float(rng.uniform(-0.03, 0.03))
-        _polygon(canvas, [(x - reach, y), (x + reach, y), (x + reach, y + 0.009), (x - reach, y + 0.009)], (255, 206, 120))
+        _polygon(
+            canvas, [(x - reach, y), (x + reach, y), (x + reach, y + 0.009), (x - reach, y + 0.009)], (255, 206, 120)
+        )
     return canvas
 
 
@@ -281,7 +287,9 @@ def _space(width: int, height: int) -> Canvas:
     _disc(canvas, 0.745, 0.285, 0.125, (240, 168, 104))
     unit, centre = min(width, height), (round(0.76 * width), round(0.3 * height))
     cv2.ellipse(canvas, centre, (round(0.25 * unit), round(0.055 * unit)), -18, 0, 360, (236, 214, 176), 2, cv2.LINE_AA)
-    cv2.ellipse(canvas, centre, (round(0.145 * unit), round(0.11 * unit)), -18, 180, 360, (240, 168, 104), -1, cv2.LINE_AA)
+    cv2.ellipse(
+        canvas, centre, (round(0.145 * unit), round(0.11 * unit)), -18, 180, 360, (240, 168, 104), -1, cv2.LINE_AA
+    )
     return canvas
 
 
@@ -293,8 +301,16 @@ def _forest(width: int, height: int) -> Canvas:
             top, w = base - tall * float(rng.uniform(0.8, 1.1)), 0.45 / count
             for step in (0.0, 0.3, 0.6):
                 y0, reach = top + (base - top) * step * 0.8, w * (0.55 + 0.6 * step)
-                _polygon(canvas, [(x, y0), (x + reach, y0 + 0.4 * (base - top)), (x - reach, y0 + 0.4 * (base - top))], colour)
-            _polygon(canvas, [(x - 0.006, base - 0.06), (x + 0.006, base - 0.06), (x + 0.006, base), (x - 0.006, base)], (82, 58, 40))
+                _polygon(
+                    canvas,
+                    [(x, y0), (x + reach, y0 + 0.4 * (base - top)), (x - reach, y0 + 0.4 * (base - top))],
+                    colour,
+                )
+            _polygon(
+                canvas,
+                [(x - 0.006, base - 0.06), (x + 0.006, base - 0.06), (x + 0.006, base), (x - 0.006, base)],
+                (82, 58, 40),
+            )
     _hill(canvas, 0.8, 0.015, 0.0, 1.0, (92, 138, 62))
     _texture(canvas, 0.82, 9, (48, 30), 18)
     return canvas
@@ -309,7 +325,10 @@ def _underwater(width: int, height: int) -> Canvas:
     rng = np.random.default_rng(19)
     for px in (0.06, 0.12, 0.86, 0.93):
         for k in range(3):
-            sway = [(px + 0.014 * k + 0.012 * np.sin(9 * s + k), 0.9 - 0.3 * s * (1 - 0.2 * k)) for s in np.linspace(0, 1, 12)]
+            sway = [
+                (px + 0.014 * k + 0.012 * np.sin(9 * s + k), 0.9 - 0.3 * s * (1 - 0.2 * k))
+                for s in np.linspace(0, 1, 12)
+            ]
             line = _points(width, height, sway)
             cv2.polylines(canvas, [line], False, (40, 140, 84), max(2, min(width, height) // 50), cv2.LINE_AA)
     for bx, by in zip(rng.uniform(0.1, 0.9, 16), rng.uniform(0.1, 0.75, 16), strict=True):
@@ -340,12 +359,16 @@ def _road(width: int, height: int) -> Canvas:
     _polygon(canvas, [(0.48, 0.52), (0.52, 0.52), (0.92, 1.0), (0.08, 1.0)], (84, 86, 92))
     for near, far in ((0.58, 0.55), (0.68, 0.62), (0.84, 0.74), (1.0, 0.93)):
         wide, slim = 0.03 * (near - 0.5), 0.03 * (far - 0.5)
-        _polygon(canvas, [(0.5 - slim, far), (0.5 + slim, far), (0.5 + wide, near), (0.5 - wide, near)], (246, 230, 120))
+        _polygon(
+            canvas, [(0.5 - slim, far), (0.5 + slim, far), (0.5 + wide, near), (0.5 - wide, near)], (246, 230, 120)
+        )
     return canvas
 
 
 def _volcano(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (52, 26, 36)), (0.5, (176, 66, 42)), (0.75, (240, 140, 60)), (1, (60, 26, 24))])
+    canvas = _vertical(
+        width, height, [(0, (52, 26, 36)), (0.5, (176, 66, 42)), (0.75, (240, 140, 60)), (1, (60, 26, 24))]
+    )
     _cloud(canvas, 0.5, 0.12, 0.12, (84, 66, 70))
     _polygon(canvas, [(0.42, 0.26), (0.58, 0.26), (0.96, 0.84), (0.04, 0.84)], (58, 40, 44))
     _polygon(canvas, [(0.42, 0.26), (0.58, 0.26), (0.54, 0.33), (0.46, 0.33)], (255, 150, 50))
