@@ -10,6 +10,7 @@ import numpy as np
 
 Canvas = np.ndarray
 Colour = tuple[int, int, int]
+Points = list[tuple[float, float]]
 
 PLAIN: dict[str, Colour] = {
     "plain red": (214, 58, 52),
@@ -27,7 +28,7 @@ PLAIN: dict[str, Colour] = {
 
 @lru_cache(maxsize=256)
 def background(name: str, width: int, height: int) -> Canvas:
-    """The named background as (height, width, 3) uint8 RGB, read-only. Raises KeyError for a name not in BACKGROUNDS."""
+    """The named background as (height, width, 3) uint8 RGB, read-only. Raises KeyError for another name."""
     canvas = _plain(PLAIN[name], width, height) if name in PLAIN else _SCENES[name](width, height)
     picture = np.clip(canvas, 0, 255).astype(np.uint8)
     picture.setflags(write=False)
@@ -56,14 +57,18 @@ def _noise(width: int, height: int, cells: tuple[int, int], seed: int) -> np.nda
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def _points(width: int, height: int, points: list[tuple[float, float]]) -> np.ndarray:
+def _points(width: int, height: int, points: Points) -> np.ndarray:
     """Fractions of the sides to integer pixels for the polygon functions."""
     return np.round(np.array(points) * (width, height)).astype(np.int32)
 
 
-def _polygon(canvas: Canvas, points: list[tuple[float, float]], colour: Colour) -> None:
+def _polygon(canvas: Canvas, points: Points, colour: Colour) -> None:
     height, width = canvas.shape[:2]
     cv2.fillPoly(canvas, [_points(width, height, points)], colour, lineType=cv2.LINE_AA)
+
+
+def _bar(canvas: Canvas, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
+    _polygon(canvas, [(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
 
 def _disc(canvas: Canvas, x: float, y: float, radius: float, colour: Colour) -> None:
@@ -90,9 +95,7 @@ def _cloud(canvas: Canvas, x: float, y: float, size: float, colour: Colour = (25
         _disc(canvas, x + dx * unit / width, y + dy * unit / height, r * size, colour)
 
 
-def _ridge(
-    canvas: Canvas, base: float, rise: float, peaks: int, seed: int, colour: Colour
-) -> list[tuple[float, float]]:
+def _ridge(canvas: Canvas, base: float, rise: float, peaks: int, seed: int, colour: Colour) -> Points:
     """A jagged range from the left edge to the right one; gives its crest."""
     rng = np.random.default_rng(seed)
     xs = np.linspace(-0.05, 1.05, 2 * peaks + 1)
@@ -215,7 +218,7 @@ def _sunset_sea(width: int, height: int) -> Canvas:
     _disc(canvas, 0.5, 0.52, 0.11, (255, 244, 190))
     canvas[int(0.57 * height) :] = sea
     rng = np.random.default_rng(12)
-    for y in np.linspace(0.59, 0.98, 18):
+    for y in np.linspace(0.59, 0.98, 18).tolist():
         reach = 0.05 + 0.12 * (y - 0.57)
         x = 0.5 + float(rng.uniform(-0.03, 0.03))
         _polygon(

@@ -28,7 +28,7 @@ _RAMPS: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 def tinted(drawing: np.ndarray, colour: str) -> np.ndarray:
-    """The drawing (h, w, 4) uint8 in the named colour (one of COLOURS): its luminance, centred, on the colour's ramp."""
+    """The drawing (h, w, 4) uint8 in the named colour (one of COLOURS): its luminance, centred, on that ramp."""
     grey = cv2.cvtColor(drawing[..., :3], cv2.COLOR_RGB2GRAY)
     solid = grey[drawing[..., 3] > 127]
     low, middle, high = np.percentile(solid, (2, 50, 98)) if solid.size else (0.0, 128.0, 255.0)
@@ -150,7 +150,7 @@ _FONT_SIZE = 20
 
 
 def subtitle_patch(text: str, font_of: Callable[[int], ImageFont.FreeTypeFont], width: int, height: int) -> Patch:
-    """White letters with a black outline, centred near the bottom. ``font_of(size)`` gives a PIL monospaced bold font."""
+    """White letters with a black outline, centred near the bottom; ``font_of(size)`` gives a monospaced bold font."""
     font = font_of(_FONT_SIZE)
     line_height = 26
     left = (width - GLYPH_ADVANCE * len(text)) // 2 - 4

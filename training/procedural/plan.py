@@ -15,7 +15,16 @@ from training.procedural.backgrounds import BACKGROUNDS
 from training.procedural.edits import COLOURS, POSITIONS, SIZES, TASKS, Edit, subtitle
 from training.procedural.layers import colour_distance, tinted
 from training.procedural.pack import Pack, Split, Sprite
-from training.procedural.scene import Scene, SceneObject, clashes, jitter, overlap, placed, telling_words
+from training.procedural.scene import (
+    CANONICAL_STYLE,
+    Scene,
+    SceneObject,
+    clashes,
+    jitter,
+    overlap,
+    placed,
+    telling_words,
+)
 from training.procedural.styles import STYLES, WEATHERS
 
 DESCRIBED = 30.0
@@ -108,7 +117,11 @@ def which_word(scene: Scene, index: int, rng: np.random.Generator) -> str:
 def _new_names(pack: Pack, scene: Scene) -> list[Sprite]:
     """Drawings that may be added: the one known drawing of each name that is not in the scene yet."""
     taken = [thing.name for thing in scene.objects]
-    return [sprite for sprite in pack.sprites("train", target=True) if not clashes(sprite.name, taken)]
+    return [
+        sprite
+        for sprite in pack.sprites("train", target=True, style=CANONICAL_STYLE)
+        if not clashes(sprite.name, taken)
+    ]
 
 
 def _said_colour(thing: SceneObject, rng: np.random.Generator) -> str:
@@ -124,8 +137,13 @@ def plain_colour(thing: SceneObject) -> str:
     word = thing.sprite.colour
     if word not in COLOURS or any(colour in thing.name.split() for colour in (*COLOURS, "gray", "grey")):
         return ""
-    drawing = thing.sprite.frames[0]
+    drawing = _sample(thing)
     return word if colour_distance(tinted(drawing, word), drawing) < DESCRIBED else ""
+
+
+def _sample(thing: SceneObject) -> np.ndarray:
+    """Every third pixel of the drawing: enough to judge its colours by."""
+    return thing.sprite.frames[0][::3, ::3]
 
 
 def _plan_objects(plan: Plan, base: Variant, targets: list[Sprite], rng: np.random.Generator) -> None:
@@ -183,7 +201,7 @@ def _plan_recolour(plan: Plan, base: Variant, rng: np.random.Generator) -> None:
     scene = plan.scene
     plain = [i for i, thing in enumerate(scene.objects) if plain_colour(thing)]
     index = plain[int(rng.integers(len(plain)))] if plain and rng.random() < 0.8 else scene.focus
-    thing, drawing = plan.objects[index], plan.objects[index].sprite.frames[0]
+    thing, drawing = plan.objects[index], _sample(plan.objects[index])
     own = plain_colour(thing)
     which, said = which_word(scene, index, rng), own if rng.random() < 0.4 else ""
     order = [str(c) for c in rng.permutation(COLOURS) if c != own and c not in thing.name.split()]

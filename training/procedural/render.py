@@ -19,13 +19,15 @@ from sama.shapes import Bucket
 from training.procedural.backgrounds import background
 from training.procedural.edits import TASKS, Edit
 from training.procedural.language import caption
-from training.procedural.layers import Layer, object_layer, subtitle_patch
+from training.procedural.layers import Layer, Patch, object_layer, subtitle_patch
 from training.procedural.pack import Pack, Split
 from training.procedural.plan import Pair, Plan, Variant, make_plan
 from training.procedural.scene import Camera, Scene, canvas_size, sample_scene
 from training.procedural.styles import apply_style, apply_weather
 
 __all__ = ["Group", "Pair", "render_group", "render_pair"]
+
+_WEATHER_ADJECTIVES = {"snow": "snowy", "rain": "rainy", "fog": "foggy"}
 
 
 @dataclass
@@ -97,6 +99,7 @@ class _Artist:
         self.pack, self.scene, self.plan = pack, scene, plan
         self.times = [scene.time(i) for i in range(scene.frames)]
         self.layers: dict[int, Layer] = {}
+        self.subtitles: dict[str, Patch] = {}
         self.backdrops: dict[str, np.ndarray] = {}
         self.composites: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
         # Things in a dark picture are a little darker: they look placed, and stay recognisable.
@@ -111,7 +114,7 @@ class _Artist:
             clip = np.stack([apply_weather(variant.weather, frame, i) for i, frame in enumerate(clip)])
         if variant.text:
             clip = clip.copy()
-            patch = subtitle_patch(variant.text, self.pack.font, self.scene.width, self.scene.height)
+            patch = self._subtitle(variant.text)
             for frame in clip:
                 patch.over(frame)
         return clip
@@ -125,13 +128,13 @@ class _Artist:
             return names.index(name)
 
         place = variant.background or names[0]
-        place = {"snow": "snowy ", "rain": "rainy ", "fog": "foggy "}.get(variant.weather, "") + place
-        labels = np.full((self.scene.height, self.scene.width), index(f"{variant.style} {place}".strip()), np.int16)
+        look = variant.style or _WEATHER_ADJECTIVES.get(variant.weather, "")
+        labels = np.full((self.scene.height, self.scene.width), index(f"{look} {place}".strip()), np.int16)
         for number in variant.objects:
             thing = self.plan.objects[number]
             labels[self._layer(number).mask] = index(f"{thing.tint} {thing.name}".strip())
         if variant.text:
-            patch = subtitle_patch(variant.text, self.pack.font, self.scene.width, self.scene.height)
+            patch = self._subtitle(variant.text)
             h, w = patch.paint.shape[:2]
             labels[patch.y : patch.y + h, patch.x : patch.x + w] = index(f'text "{variant.text}"')
         return labels
@@ -152,6 +155,11 @@ class _Artist:
             scene, thing = self.scene, self.plan.objects[number]
             self.layers[number] = object_layer(thing, scene.camera, self.times, scene.width, scene.height, self.gain)
         return self.layers[number]
+
+    def _subtitle(self, text: str) -> Patch:
+        if text not in self.subtitles:
+            self.subtitles[text] = subtitle_patch(text, self.pack.font, self.scene.width, self.scene.height)
+        return self.subtitles[text]
 
     def _backdrop(self, name: str) -> np.ndarray:
         if name not in self.backdrops:

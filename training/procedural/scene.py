@@ -20,6 +20,9 @@ Item = TypeVar("Item")
 CANVAS_MARGIN = 1.25
 """Sides of a background's canvas relative to the frame: what the camera may pan over."""
 
+CANONICAL_STYLE = "fluent"
+"""The style of the one drawing per name that "add" and "replace" ask for."""
+
 CLIP_UNIT = 16
 """Frames in which a camera path or a motion runs its course; longer clips run it over their own length."""
 
@@ -72,7 +75,7 @@ class SceneObject:
     @property
     def canonical(self) -> bool:
         """Whether "add a <name>" determines every pixel of it: the one drawing of its name, upright, as it is."""
-        return self.sprite.target and not (self.flip or self.animated or self.tint)
+        return is_canonical(self.sprite) and not (self.flip or self.animated or self.tint)
 
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in frame 0, in pixels, from the drawing's aspect ratio."""
@@ -110,18 +113,21 @@ class Scene:
         return index / max(self.frames - 1, CLIP_UNIT)
 
 
+def is_canonical(sprite: Sprite) -> bool:
+    """Whether this is the one drawing of its name that "add" and "replace" ask for."""
+    return sprite.target and sprite.style == CANONICAL_STYLE
+
+
 def canvas_size(width: int, height: int) -> tuple[int, int]:
     """Width and height of a canvas that leaves room for the camera, even numbers of pixels more than the frame."""
     return width + 2 * round((CANVAS_MARGIN - 1) / 2 * width), height + 2 * round((CANVAS_MARGIN - 1) / 2 * height)
 
 
-def placed(
-    sprite: Sprite, position: str, size: str, width: int, height: int, jitter: tuple[float, float]
-) -> SceneObject:
+def placed(sprite: Sprite, position: str, size: str, width: int, height: int, play: tuple[float, float]) -> SceneObject:
     """A new object at a named place ("" = the default one), in the named size, inside the frame."""
     side = object_side(size, width, height)
     fx, fy = POSITIONS[position] if position else DEFAULT_PLACE
-    thing = SceneObject(sprite, (fx * width + jitter[0], fy * height + jitter[1]), side, position=position, size=size)
+    thing = SceneObject(sprite, (fx * width + play[0], fy * height + play[1]), side, position=position, size=size)
     return _inside(thing, width, height)
 
 
@@ -174,7 +180,7 @@ def _camera(rng: np.random.Generator, width: int, height: int, still: float) -> 
 
 
 def _crop(rng: np.random.Generator, pictures: np.ndarray, width: int, height: int, zoom: float) -> np.ndarray:
-    """A random window of the pictures (n, h, w, 3) with the aspect of ``width`` x ``height``, at least ``zoom`` of all."""
+    """A random window of the pictures in the aspect of ``width`` x ``height``, at least ``zoom`` of their size."""
     h, w = pictures.shape[1:3]
     scale = min(w / width, h / height) * float(rng.uniform(zoom, 1.0))
     cw, ch = min(w, round(width * scale)), min(h, round(height * scale))
@@ -189,7 +195,7 @@ def _backdrop(
     width, height = bucket
     canvas = canvas_size(width, height)
     kind = rng.random()
-    shots = pack.shots(split, min_frames=frames) if kind < 0.4 else []
+    shots = pack.shots(split, min_frames=frames) if kind < 0.43 else []
     if shots:
         camera = _camera(rng, width, height, still=0.75)
         shot = _choice(rng, shots)
@@ -198,11 +204,11 @@ def _backdrop(
             clip = clip[:, :, ::-1]
         size = canvas if camera.moves else (width, height)
         return "", shot.caption, resized(_crop(rng, clip, *size, zoom=0.8), *size), camera
-    stills = pack.stills(split) if kind < 0.65 else []
+    stills = pack.stills(split) if kind < 0.64 else []
     if stills:
         camera = _camera(rng, width, height, still=0.2)
         still = _choice(rng, stills)
-        picture = np.asarray(still.image)[None, ..., :3]
+        picture = still.image[None] if rng.random() < 0.5 else still.image[None, :, ::-1]
         return "", still.caption, resized(_crop(rng, picture, *canvas, zoom=0.6), *canvas), camera
     plain = rng.random() < 0.2
     names = [name for name in BACKGROUNDS if (name in PLAIN) == plain]
@@ -239,7 +245,7 @@ def _free_object(rng: np.random.Generator, sprite: Sprite, width: int, height: i
         centre,
         side,
         motion=_motion(rng, width, height),
-        flip=bool(rng.random() < (0.15 if sprite.target else 0.5)),
+        flip=bool(rng.random() < (0.15 if is_canonical(sprite) else 0.5)),
         phase=int(rng.integers(len(sprite.frames))),
         animated=animated,
     )
@@ -250,20 +256,19 @@ def sample_scene(pack: Pack, rng: np.random.Generator, bucket: Bucket, frames: i
     """A random scene. In the test split every picture and every drawing is one that training never shows."""
     width, height = bucket
     name, words, pictures, camera = _backdrop(pack, rng, bucket, frames, split)
-    targets = pack.sprites(split, target=True)
-    others = pack.sprites(split, target=False) or targets
-    targets = targets or others
+    everything = pack.sprites(split)
+    favourites = [sprite for sprite in everything if is_canonical(sprite)] or everything
     count = 1 + int(rng.choice(4, p=(0.28, 0.36, 0.26, 0.10)))
     twin = count > 1 and rng.random() < 0.45
     things: list[SceneObject] = []
     for index in range(count):
         for _ in range(24):
-            sprite = _choice(rng, targets if rng.random() < 0.55 else others)
+            sprite = _choice(rng, favourites if rng.random() < 0.4 else everything)
             if index == 1 and twin:
-                sprite = _twin(rng, things[0].sprite, others)
+                sprite = _twin(rng, things[0].sprite, everything)
             elif clashes(sprite.name, [thing.name for thing in things]):
                 continue
-            if index == 0 and sprite.target and rng.random() < 0.55:
+            if index == 0 and is_canonical(sprite) and rng.random() < 0.55:
                 position, size = _choice(rng, ("", *POSITIONS)), _choice(rng, tuple(SIZES))
                 thing = placed(sprite, position, size, width, height, jitter(rng, width))
             else:

@@ -100,30 +100,37 @@ def _kuwahara(frame: Frame, radius: int) -> Frame:
     return out
 
 
+@lru_cache(maxsize=16)
+def _weave(width: int, height: int) -> np.ndarray:
+    """A fixed canvas weave (height, width, 3) uint8 around 128."""
+    y, x = np.mgrid[:height, :width]
+    thread = 128 + 5 * np.sin(x * np.pi / 2) * np.cos(y * np.pi / 2)
+    return cv2.merge([np.round(thread).astype(np.uint8)] * 3)
+
+
 def _watercolor(frame: Frame, index: int) -> Frame:
     del index
-    wash = cv2.medianBlur(_kuwahara(frame, 4), 5)
-    pale = cv2.LUT(_saturated(wash, 1.15), _table(*(((0, 74), (128, 176), (255, 255)),) * 3))
-    rims = _edges(_grey(wash), 0.9)
-    inked = _darkened(pale, cv2.min(rims, np.full_like(rims, 90)))
-    return cv2.addWeighted(inked, 1.0, _paper(frame.shape[1], frame.shape[0], 13.0), 0.6, -77)
+    wash = _kuwahara(frame, 3)
+    pale = cv2.LUT(_saturated(wash, 1.3), _table(*(((0, 84), (128, 182), (255, 255)),) * 3))
+    rims = _edges(_grey(cv2.medianBlur(wash, 3)), 0.7)
+    inked = _darkened(pale, cv2.min(rims, 80))
+    return cv2.addWeighted(inked, 1.0, _paper(frame.shape[1], frame.shape[0], 11.0), 0.6, -77)
 
 
 def _oil(frame: Frame, index: int) -> Frame:
     del index
-    strokes = _saturated(_kuwahara(_kuwahara(frame, 6), 4), 1.5)
-    grey = _grey(strokes)
-    emboss = np.array(((-1, -1, 0), (-1, 0, 1), (0, 1, 1)), np.float32) * 0.5
-    lit = cv2.filter2D(grey, cv2.CV_8U, emboss, delta=128)
-    return cv2.addWeighted(strokes, 1.0, cv2.merge([lit, lit, lit]), 1.0, -128)
+    strokes = _saturated(_kuwahara(_kuwahara(frame, 4), 2), 1.55)
+    emboss = np.array(((-1, -1, 0), (-1, 0, 1), (0, 1, 1)), np.float32) * 0.3
+    lit = cv2.filter2D(_grey(strokes), cv2.CV_8U, emboss, delta=128)
+    canvas = cv2.addWeighted(strokes, 1.0, cv2.merge([lit, lit, lit]), 1.0, -128)
+    return cv2.addWeighted(canvas, 1.0, _weave(frame.shape[1], frame.shape[0]), 1.0, -128)
 
 
 def _pixel(frame: Frame, index: int) -> Frame:
     del index
     height, width = frame.shape[:2]
-    small = cv2.resize(_saturated(frame, 1.35), (width // 4, height // 4), interpolation=cv2.INTER_AREA)
-    levels = np.round(np.arange(256) / 255 * 6) / 6 * 255
-    small = cv2.LUT(small, np.round(levels).astype(np.uint8))
+    small = cv2.resize(_saturated(frame, 1.5), (width // 4, height // 4), interpolation=cv2.INTER_AREA)
+    small = _posterised(small, 7)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
@@ -147,14 +154,21 @@ def _sepia(frame: Frame, index: int) -> Frame:
     return _mapped(_grey(frame), _ramp((36, 20, 10), (128, 86, 50), (206, 168, 116), (255, 240, 206)))
 
 
+def _posterised(frame: Frame, levels: int) -> Frame:
+    """The frame with its luminance in ``levels`` flat steps, colours kept."""
+    luma, red, blue = cv2.split(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb))
+    step = 256 / levels
+    table = np.array([(v // step + 0.5) * step for v in range(256)]).astype(np.uint8)
+    return cv2.cvtColor(cv2.merge([cv2.LUT(luma, table), red, blue]), cv2.COLOR_YCrCb2RGB)
+
+
 def _cartoon(frame: Frame, index: int) -> Frame:
     del index
-    flat = cv2.medianBlur(_kuwahara(frame, 4), 5)
-    levels = (np.arange(256) // 43) * 43 + 22
-    flat = _saturated(cv2.LUT(flat, np.clip(levels, 0, 255).astype(np.uint8)), 1.45)
+    flat = _saturated(_posterised(cv2.medianBlur(_kuwahara(frame, 3), 3), 5), 1.6)
+    bright = cv2.LUT(flat, _table(*(((0, 16), (128, 150), (255, 255)),) * 3))
     grey = cv2.GaussianBlur(_grey(frame), (0, 0), 1.0)
-    lines = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, 9, 6)
-    return _darkened(flat, lines)
+    lines = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, 11, 10)
+    return _darkened(bright, cv2.GaussianBlur(lines, (0, 0), 0.5))
 
 
 @lru_cache(maxsize=16)
@@ -168,12 +182,12 @@ def _dots(width: int, height: int, cell: int) -> np.ndarray:
 def _comic(frame: Frame, index: int) -> Frame:
     del index
     height, width = frame.shape[:2]
-    flat = _saturated(cv2.medianBlur(frame, 5), 1.6)
-    flat = cv2.LUT(flat, np.array([min(255, 40 + (v // 64) * 64 + 23) for v in range(256)], np.uint8))
+    flat = _saturated(_posterised(cv2.medianBlur(frame, 5), 4), 1.9)
+    flat = cv2.LUT(flat, _table(*(((0, 40), (128, 172), (255, 255)),) * 3))
     grey = cv2.medianBlur(_grey(frame), 3)
-    shade = cv2.compare(_dots(width, height, 5), cv2.convertScaleAbs(grey, alpha=1.05, beta=60), cv2.CMP_GT)
-    shaded = _darkened(flat, cv2.convertScaleAbs(cv2.GaussianBlur(shade, (0, 0), 0.5), alpha=0.75))
-    lines = cv2.threshold(_edges(cv2.GaussianBlur(grey, (0, 0), 0.8), 1.0), 38, 255, cv2.THRESH_BINARY)[1]
+    shade = cv2.compare(_dots(width, height, 6), cv2.convertScaleAbs(grey, alpha=1.1, beta=90), cv2.CMP_GT)
+    shaded = _darkened(flat, cv2.convertScaleAbs(cv2.GaussianBlur(shade, (0, 0), 0.6), alpha=0.7))
+    lines = cv2.threshold(_edges(cv2.GaussianBlur(grey, (0, 0), 0.8), 1.0), 58, 255, cv2.THRESH_BINARY)[1]
     return _darkened(shaded, lines)
 
 
@@ -202,14 +216,14 @@ def _sun(width: int, height: int) -> np.ndarray:
     y = np.linspace(1, 0, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     strength = (0.25 + 0.75 * y) * np.exp(-(x**2) * 0.5)
-    return np.round(strength[..., None] * np.array((74, 26, 0))).astype(np.uint8)
+    return np.round(strength[..., None] * np.array((66, 24, 0))).astype(np.uint8)
 
 
 def _sunset(frame: Frame, index: int) -> Frame:
     del index
     warm = cv2.LUT(
         _saturated(frame, 1.1),
-        _table(((0, 40), (128, 166), (255, 255)), ((0, 12), (128, 92), (255, 196)), ((0, 38), (128, 68), (255, 122))),
+        _table(((0, 30), (128, 158), (255, 255)), ((0, 12), (128, 98), (255, 214)), ((0, 40), (128, 82), (255, 156))),
     )
     return cv2.add(warm, _sun(frame.shape[1], frame.shape[0]))
 
@@ -232,7 +246,7 @@ def _blueprint(frame: Frame, index: int) -> Frame:
     grey = cv2.GaussianBlur(_grey(frame), (0, 0), 0.8)
     ink = cv2.add(_edges(grey, 3.0), cv2.convertScaleAbs(grey, alpha=0.12))
     sheet = _mapped(ink, _ramp((18, 62, 150), (120, 164, 226), (245, 250, 255)))
-    height, width = grey.shape
+    height = len(grey)
     sheet[:: height // 9] = cv2.add(sheet[:: height // 9], 26)
     sheet[:, :: height // 9] = cv2.add(sheet[:, :: height // 9], 26)
     return sheet
@@ -271,13 +285,13 @@ def _flakes(width: int, height: int) -> np.ndarray:
     """One period of falling snow, (height, width) uint8 opacity, seamless in both directions."""
     rng = np.random.default_rng(7)
     field = np.zeros((height * 3, width * 3), np.uint8)
-    count = max(40, width * height // 330)
-    radii = rng.choice((1, 1, 2, 2, 3), count)
+    count = max(40, width * height // 300)
+    radii = rng.choice((1, 1, 1, 2, 2), count)
     for x, y, r in zip(rng.integers(width, size=count), rng.integers(height, size=count), radii, strict=True):
         for dx in (0, width, 2 * width):
             for dy in (0, height, 2 * height):
                 cv2.circle(field, (int(x) + dx, int(y) + dy), int(r), 255, -1, lineType=cv2.LINE_AA)
-    soft = cv2.GaussianBlur(field, (0, 0), 0.6)
+    soft = cv2.convertScaleAbs(cv2.GaussianBlur(field, (0, 0), 0.8), alpha=1.3)
     return np.ascontiguousarray(soft[height : 2 * height, width : 2 * width])
 
 
