@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from sama.video.limits import VideoError, VideoLimits
 
 # Playlists (HLS, DASH, concat) are left out on purpose: they make the reader open other files and addresses.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,gif,ivf,h264,hevc,m4v,mpegvideo,obu"
+_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,gif,ivf,h264,hevc,m4v,mpegvideo,obu,wav,mp3,flac,aac"
 _MANY_PIXELS = 2560 * 1440
 
 
@@ -41,7 +41,7 @@ def av_errors(name: str, action: str = "read") -> Iterator[None]:
         yield
     except VideoError:
         raise
-    except av.error.InvalidDataError as error:
+    except (av.error.InvalidDataError, av.error.ArgumentError) as error:
         raise VideoError(
             f"{name} is damaged, cut off or not a video; check that it plays, or export it again."
         ) from error

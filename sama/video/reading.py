@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,8 @@ from sama.video.timeline import read_timeline
 _UNSPECIFIED_MATRIX = 2
 _HD_HEIGHT = 576
 _HD_WIDTH = 1280
+_SEEK_FROM = 300  # below this many frames, decoding from the beginning is quicker than looking for a place to join
+_SEEK_MARGIN = 32
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ class FrameReader:
         clock = _Clock(stream)
         total_pixels = 0
         with av_errors(self._name):
-            for index, frame in enumerate(container.decode(stream)):
+            first, frames = self._frames_near_start(container, stream, clock)
+            for index, frame in enumerate(frames, first):
                 pts = clock.seconds(frame.pts)
                 total_pixels += frame.width * frame.height
                 self._limits.check_size(frame.width, frame.height)
@@ -158,6 +162,27 @@ class FrameReader:
             if clock.last is None:
                 raise VideoError(f"{self._name} has no frame that can be decoded; check that it plays.")
 
+    def _frames_near_start(
+        self, container: InputContainer, stream: VideoStream, clock: _Clock
+    ) -> tuple[int, Iterator[VideoFrame]]:
+        """Decoded frames from a key frame before ``start`` where one can be found with certainty, and its index."""
+        if self._start < _SEEK_FROM:
+            return 0, container.decode(stream)
+        ticks = read_timeline(self._path, self._limits).ticks
+        if self._start >= len(ticks):
+            return 0, container.decode(stream)
+        # Well ahead of the goal: pictures right behind a key frame may need pictures from before it.
+        container.seek(int(ticks[self._start - _SEEK_MARGIN]), stream=stream)
+        frames = container.decode(stream)
+        landed = next(frames, None)
+        if landed is not None and landed.pts is not None and landed.key_frame:
+            index = int(np.searchsorted(ticks, landed.pts))
+            if index <= self._start and ticks[index] == landed.pts:
+                clock.begin(int(ticks[0]))
+                return index, chain([landed], frames)
+        container.seek(int(ticks[0]), stream=stream)
+        return 0, container.decode(stream)
+
 
 class _Clock:
     """Times of frames in seconds after the first one; a missing or repeated time follows the frame before it."""
@@ -168,6 +193,10 @@ class _Clock:
         self._gap = Fraction(1) / rate
         self._first: int | None = None
         self.last: Fraction | None = None
+
+    def begin(self, first: int) -> None:
+        """Set the first frame's time in ticks, for a reader that joins later."""
+        self._first = first
 
     def seconds(self, pts: int | None) -> Fraction:
         if self._first is None and pts is not None:

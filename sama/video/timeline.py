@@ -55,13 +55,22 @@ class Timeline:
     def regular(self, time: Fraction) -> Fraction:
         """``time`` (seconds after the first frame) freed of the rounding to a coarse clock, if the rate is constant."""
         nearest = round(time * self.fps) / self.fps
-        return nearest if not self.variable and abs(nearest - time) <= 2 * self.time_base else time
+        return nearest if self._constant and abs(nearest - time) <= 2 * self.time_base else time
 
     @cached_property
     def variable(self) -> bool:
-        """Whether gaps differ by more than the rounding of the container's clock (one tick) and slight jitter."""
+        """Whether gaps differ by more than rounding to the container's clock and slight jitter."""
         gaps = np.diff(self.ticks)
-        return len(gaps) > 1 and int(gaps.max() - gaps.min()) > max(1, 0.1 * float(np.median(gaps)))
+        if len(gaps) < 2 or self._constant:
+            return False
+        return int(gaps.max() - gaps.min()) > 0.1 * float(np.median(gaps))
+
+    @cached_property
+    def _constant(self) -> bool:
+        """Whether frame i is at i / fps, up to the rounding of a clock that is much finer than a frame."""
+        gap = float(1 / (self.fps * self.time_base))
+        error = np.abs(self.ticks - self.ticks[0] - gap * np.arange(self.frames))
+        return bool(error.max() <= (1.01 if gap > 8 else 0.01))
 
 
 def read_timeline(path: str | os.PathLike[str], limits: VideoLimits) -> Timeline:
