@@ -1,0 +1,396 @@
+"""Checkpoints: key names of the official release, of diffusers and of ComfyUI, and strict loading.
+
+The official names (DiffSynth's, which ComfyUI and most tools share) and ours (diffusers' names for the backbone) map
+onto each other one to one. Nothing is ever loaded in part: a missing key, a foreign key or a wrong shape is an error
+that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sama.presets import transformer_config
+
+if TYPE_CHECKING:
+    from sama.transformer import SamaTransformer3DModel
+
+PREFIXES = ("module.", "pipe.dit.", "model.diffusion_model.", "diffusion_model.")
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_SHOWN = 3
+
+# Module and parameter names outside the blocks: official to ours.
+_TOP = {
+    "patch_embedding": "patch_embedding",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.modulation": "scale_shift_table",
+    "head.head": "proj_out",
+    "segment_embedding": "segment_embedding",
+    "siglip_feat_mlp.norm": "semantic_projector.norm",
+    "siglip_feat_mlp.fc1": "semantic_projector.fc1",
+    "siglip_feat_mlp.fc2": "semantic_projector.fc2",
+    "semantic_head.norm": "semantic_head.norm",
+    "semantic_head.proj": "semantic_head.proj",
+}
+# The same inside `blocks.N`.
+_BLOCK = {
+    **{
+        f"{official}.{theirs}": f"{ours}.{mine}"
+        for official, ours in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+        for theirs, mine in (
+            ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"), ("norm_q", "norm_q"), ("norm_k", "norm_k"),
+        )
+    },
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    "norm3": "norm2",
+    "modulation": "scale_shift_table",
+}  # fmt: skip
+_TOP_BACK = {ours: official for official, ours in _TOP.items()}
+_BLOCK_BACK = {ours: official for official, ours in _BLOCK.items()}
+_SEMANTIC = ("segment_embedding.", "semantic_projector.", "semantic_head.")
+_OUR_MARKS = ("condition_embedder.", ".attn1.", "proj_out.", "semantic_projector.")
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be loaded; the message is one sentence for the user and names the keys at fault."""
+
+
+# --- Key names -------------------------------------------------------------------------------------------------------
+
+
+def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official key names to ours; the prefixes that trainers and ComfyUI put before them are recognised. Raises
+    CheckpointError for keys that belong to no SAMA or Wan2.1 text-to-video transformer."""
+    return _renamed(state_dict, from_official_name)
+
+
+def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our key names to the official ones: the inverse of `from_official`. Raises CheckpointError for foreign keys."""
+    return _renamed(state_dict, to_official_name)
+
+
+def from_official_name(name: str) -> str | None:
+    """The name that a parameter or a module of the official release has in our model, or None for a foreign one."""
+    return _translate(strip_prefixes(name), _TOP, _BLOCK)
+
+
+def to_official_name(name: str) -> str | None:
+    """The official name of one of our parameters or modules, or None for a foreign one."""
+    return _translate(name, _TOP_BACK, _BLOCK_BACK)
+
+
+def strip_prefixes(name: str, prefixes: tuple[str, ...] = PREFIXES) -> str:
+    """A key without the prefixes that wrappers add, in whatever order they were added."""
+    while True:
+        prefix = next((p for p in prefixes if name.startswith(p)), None)
+        if prefix is None:
+            return name
+        name = name.removeprefix(prefix)
+
+
+def has_our_names(names: Iterable[str]) -> bool:
+    """Whether keys are already ours (or a diffusers Wan's) instead of official ones."""
+    return any(mark in name for name in names for mark in _OUR_MARKS)
+
+
+def _translate(name: str, top: Mapping[str, str], block: Mapping[str, str]) -> str | None:
+    head, table, rest = "", top, name
+    if name.startswith("blocks."):
+        _, index, *inner = name.split(".", 2)
+        if not inner or not index.isdigit():
+            return None
+        head, table, rest = f"blocks.{index}.", block, inner[0]
+    if rest in table:
+        return head + table[rest]
+    module, _, leaf = rest.rpartition(".")
+    if module in table and leaf in ("weight", "bias"):
+        return f"{head}{table[module]}.{leaf}"
+    return None
+
+
+def _renamed(state_dict: Mapping[str, Tensor], rename: Any) -> dict[str, Tensor]:
+    renamed, foreign = {}, []
+    for name, tensor in state_dict.items():
+        new = rename(name)
+        if new is None or new in renamed:
+            foreign.append(name)
+        else:
+            renamed[new] = tensor
+    if foreign:
+        raise CheckpointError(f"These are not the weights of a SAMA transformer: {_some(foreign)} belong elsewhere.")
+    return renamed
+
+
+# --- Reading and writing ---------------------------------------------------------------------------------------------
+
+
+def iterate_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, Tensor]]:
+    """Keys and tensors of a checkpoint, one at a time, so that no second copy of a 28 GB model is held.
+
+    path: a file (.safetensors, or .pt/.pth/.bin/.ckpt, which are read without running code), a shard index
+    (.index.json), or a folder with either; in a diffusers pipeline's folder, its `transformer`.
+    """
+    for file in _files(Path(path)):
+        try:
+            if file.suffix == ".safetensors":
+                yield from _iterate_safetensors(file)
+            else:
+                yield from _iterate_pickled(file)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise CheckpointError(f"{file.name} cannot be read as a checkpoint: {_first_line(error)}") from error
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, on the CPU, in the types they are stored in. See `iterate_tensors` for paths."""
+    state_dict: dict[str, Tensor] = {}
+    for name, tensor in iterate_tensors(path):
+        if name in state_dict:
+            raise CheckpointError(f"{name} is stored twice in {path}: keep the shards of one checkpoint only.")
+        state_dict[name] = tensor
+    return state_dict
+
+
+def save_official(transformer: nn.Module, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    """Writes a transformer as one safetensors file under the official key names, whole or not at all."""
+    from safetensors.torch import save_file
+
+    weights = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in to_official(transformer.state_dict()).items()
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        save_file(weights, temporary, metadata={"format": "pt"})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.name.endswith(".index.json"):
+        return _indexed(path)
+    if path.is_file():
+        if path.suffix not in (".safetensors", *_PICKLED):
+            raise CheckpointError(f"{path.name} is not a checkpoint: give a .safetensors, .pt or .bin file.")
+        return [path]
+    if not path.is_dir():
+        raise CheckpointError(f"There is no checkpoint at {path}.")
+    if (path / "transformer").is_dir():
+        path = path / "transformer"
+    indices = sorted(path.glob("*.index.json"))
+    if len(indices) == 1:
+        return _indexed(indices[0])
+    for pattern in ("*.safetensors", *(f"*{suffix}" for suffix in _PICKLED)):
+        found = sorted(path.glob(pattern))
+        if len(found) == 1 or (found and all("-of-" in file.name for file in found)):
+            return found
+        if found:
+            names = [file.name for file in found]
+            raise CheckpointError(f"{path} holds several checkpoints ({_some(names)}): give one of these files.")
+    raise CheckpointError(f"There is no checkpoint in the folder {path}.")
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{index.name} is not an index of shards: {_first_line(error)}") from error
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{index.name} names shards that are not there: {_some(missing)}.")
+    return [index.parent / name for name in names]
+
+
+def _iterate_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a dictionary
+                yield name, opened.get_tensor(name)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file.name} cannot be read as a checkpoint: {_first_line(error)}") from error
+
+
+def _iterate_pickled(file: Path) -> Iterator[tuple[str, Tensor]]:
+    loaded = torch.load(file, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model", "module"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{file.name} holds no state dict: give the file with the model's weights.")
+    yield from loaded.items()
+
+
+# --- Models ----------------------------------------------------------------------------------------------------------
+
+
+def load_transformer(
+    path: str | os.PathLike[str],
+    config: str | Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> SamaTransformer3DModel:
+    """A SAMA transformer from a checkpoint under official or our key names.
+
+    The model is built without memory and each tensor is put in its place as it is read, so the peak is one model. As
+    diffusers does, norms, time embedder and modulation tables stay in float32 whatever `dtype` says.
+
+    path: see `iterate_tensors`.
+    config: a preset's name ("14b", "1.3b"), the model's arguments, or None for the `config.json` beside the weights.
+    Raises CheckpointError when a key is missing, foreign or of the wrong shape.
+    """
+    model = _empty_model(_resolve_config(config, Path(path)))
+    weights = _read_as_ours(path, model, dtype, device)
+    _check_keys(model, weights, path)
+    return _filled(model, weights, device)
+
+
+def from_base_wan(
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    config: str | Mapping[str, Any],
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> SamaTransformer3DModel:
+    """A fresh SAMA transformer on a base Wan2.1 checkpoint, to train from.
+
+    The type embedding starts at zero; projector and head start from `seed`. The base may have official or diffusers'
+    names. Raises CheckpointError when a backbone key is missing, foreign or of the wrong shape, and for a checkpoint
+    that is a SAMA model already.
+    """
+    model = _empty_model(_resolve_config(config, None))
+    weights = _read_as_ours(source, model, dtype, device)
+    already = [name for name in weights if name.startswith(_SEMANTIC)]
+    if already:
+        raise CheckpointError(f"This is a SAMA checkpoint already ({_some(already)}): load it with load_transformer.")
+    weights |= {name: value.to(device, _dtype_of(model, name, dtype)) for name, value in _fresh(model, seed)}
+    _check_keys(model, weights, source)
+    return _filled(model, weights, device)
+
+
+def _resolve_config(config: str | Mapping[str, Any] | None, path: Path | None) -> dict[str, Any]:
+    if isinstance(config, str):
+        return transformer_config(config)
+    if config is not None:
+        return dict(config)
+    folder = path if path is not None and path.is_dir() else Path(path or "").parent
+    for file in (folder / "transformer" / "config.json", folder / "config.json"):
+        if file.is_file():
+            stored = json.loads(file.read_text())
+            return {name: value for name, value in stored.items() if not name.startswith("_")}
+    raise CheckpointError(f"There is no config.json beside {path}: name the preset, such as 14b.")
+
+
+def _empty_model(config: Mapping[str, Any]) -> SamaTransformer3DModel:
+    from accelerate import init_empty_weights
+
+    from sama.transformer import SamaTransformer3DModel
+
+    with init_empty_weights():  # parameters only: the rotary tables are buffers and are not stored
+        return SamaTransformer3DModel(**config)
+
+
+def _read_as_ours(
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    model: SamaTransformer3DModel,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> dict[str, Tensor]:
+    pairs = source.items() if isinstance(source, Mapping) else iterate_tensors(source)
+    known = model.state_dict()
+    weights: dict[str, Tensor] = {}
+    foreign = []
+    for name, tensor in pairs:
+        stripped = strip_prefixes(name)
+        # A few names are the same in both worlds, and none means two different things.
+        ours = stripped if stripped in known else from_official_name(stripped)
+        if ours is None or ours not in known or ours in weights:
+            foreign.append(name)
+            continue
+        weights[ours] = tensor.to(device, _dtype_of(model, ours, dtype))
+    if foreign:
+        raise CheckpointError(
+            f"The checkpoint does not fit this model: {_some(foreign)} {_verb(foreign, 'is', 'are')} foreign to it."
+        )
+    return weights
+
+
+def _check_keys(model: SamaTransformer3DModel, weights: Mapping[str, Tensor], source: object) -> None:
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in weights]
+    if missing:
+        hint = ""
+        if all(name.startswith(_SEMANTIC) for name in missing):
+            hint = " It looks like a base Wan checkpoint, which from_base_wan turns into a SAMA model to train."
+        where = "The checkpoint" if isinstance(source, Mapping) else str(source)
+        raise CheckpointError(f"{where} lacks {_some(missing)}.{hint}")
+    wrong = [
+        f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
+        for name, tensor in weights.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"The checkpoint has another size than this model: {_some(wrong)}.")
+
+
+def _filled(
+    model: SamaTransformer3DModel, weights: dict[str, Tensor], device: torch.device | str
+) -> SamaTransformer3DModel:
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.to(device).eval()  # the buffers
+
+
+def _dtype_of(model: SamaTransformer3DModel, name: str, dtype: torch.dtype) -> torch.dtype:
+    kept = model._keep_in_fp32_modules or ()
+    return torch.float32 if any(part in kept for part in name.split(".")) else dtype
+
+
+def _fresh(model: SamaTransformer3DModel, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """New weights of the added modules, as their constructors would draw them."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if not name.startswith(_SEMANTIC):
+            continue
+        value = torch.zeros(parameter.shape)
+        if name == "semantic_head.proj.weight":
+            nn.init.xavier_uniform_(value, generator=generator)
+        elif name == "semantic_head.proj.bias":
+            nn.init.normal_(value, std=1e-3, generator=generator)
+        elif ".norm." in name:
+            value.fill_(float(name.endswith("weight")))
+        elif name.startswith("semantic_projector."):  # linear layers as PyTorch draws them
+            fan_in = model.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1]
+            nn.init.uniform_(value, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
+        yield name, value
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _verb(names: list[str], one: str, many: str) -> str:
+    return one if len(names) == 1 else many
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

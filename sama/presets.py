@@ -1,0 +1,78 @@
+"""The three models: what they are made of and where their weights come from. Names and numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+TINY_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "sama-tiny"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model by name.
+
+    folder: a saved pipeline that is complete in itself, or None.
+    base_repo: the Hub repository of VAE, text encoder and tokenizer, in diffusers' layout, or None.
+    weights_repo, weights_file, weights_revision: the released transformer on the Hub, or None where none is released.
+    transformer: arguments of `SamaTransformer3DModel`; empty where the folder says it.
+    """
+
+    name: str
+    folder: Path | None = None
+    base_repo: str | None = None
+    weights_repo: str | None = None
+    weights_file: str | None = None
+    weights_revision: str | None = None
+    transformer: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def _wan(dim: int, ffn_dim: int, num_layers: int, num_heads: int) -> Mapping[str, Any]:
+    return MappingProxyType(
+        {
+            "num_attention_heads": num_heads,
+            "attention_head_dim": dim // num_heads,
+            "ffn_dim": ffn_dim,
+            "num_layers": num_layers,
+            "text_dim": 4096,
+            "semantic_positions": "none",  # as the released checkpoint was trained
+        }
+    )
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "tiny": Preset("tiny", folder=TINY_FOLDER),
+        "14b": Preset(
+            "14b",
+            base_repo="Wan-AI/Wan2.1-T2V-14B-Diffusers",
+            weights_repo="syxbb/SAMA-14B",
+            weights_file="sama_14b_ema.safetensors",
+            weights_revision="a91358332decca9adc7d0b77dc9345629cbf0852",
+            transformer=_wan(dim=5120, ffn_dim=13824, num_layers=40, num_heads=40),
+        ),
+        "1.3b": Preset(
+            "1.3b",
+            base_repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+            transformer=_wan(dim=1536, ffn_dim=8960, num_layers=30, num_heads=12),
+        ),
+    }
+)
+
+
+def get_preset(name: str) -> Preset:
+    """A preset by name. Raises ValueError that lists the names there are."""
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}: choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def transformer_config(name: str) -> dict[str, Any]:
+    """Arguments of a preset's transformer. Raises ValueError for a preset whose folder holds them."""
+    config = get_preset(name).transformer
+    if not config:
+        raise ValueError(f"The preset {name!r} keeps its configuration beside its weights: give no configuration.")
+    return dict(config)
