@@ -183,7 +183,7 @@ def _fetch(package: Package, downloads: Path) -> Path:
 
 def _check(path: Path, sha256: str | None) -> None:
     if sha256 is not None and _sha256(path) != sha256:
-        raise IngredientError(f"{path.name} is not the expected file (its SHA-256 differs); delete {path} and try again.")
+        raise IngredientError(f"{path.name} is not the expected file (SHA-256 differs); delete {path} and try again.")
 
 
 def _unpack_deb(path: Path, destination: Path) -> Path:

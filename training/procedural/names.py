@@ -48,7 +48,7 @@ _TABLES: dict[str, str] = {
         * tiger
         leopard
         horse face = horse head
-        moose
+        moose = moose head
         donkey
         * horse | pony
         unicorn = unicorn head
@@ -61,7 +61,7 @@ _TABLES: dict[str, str] = {
         * cow
         pig face = pig head
         * pig
-        boar
+        boar = boar head
         ram
         * ewe = sheep
         goat
@@ -72,7 +72,7 @@ _TABLES: dict[str, str] = {
         * elephant
         mammoth
         rhinoceros = rhino
-        * hippopotamus = hippo
+        hippopotamus = hippo
         mouse face = mouse head
         * mouse
         rat
@@ -84,7 +84,7 @@ _TABLES: dict[str, str] = {
         * hedgehog
         bat
         bear = bear head
-        polar bear
+        polar bear = polar bear head
         koala = koala head
         panda = panda head
         sloth
@@ -92,12 +92,12 @@ _TABLES: dict[str, str] = {
         skunk
         kangaroo
         badger
-        * turkey
+        turkey
         chicken = chicken head
         * rooster
-        hatching chick
+        hatching chick = chick in an egg
         * front-facing baby chick = chick | baby chick
-        bird = bird head
+        * bird
         * penguin
         * dove | pigeon
         eagle
@@ -119,7 +119,7 @@ _TABLES: dict[str, str] = {
         * dragon
         sauropod = long-necked dinosaur
         * T-Rex = dinosaur
-        spouting whale = spouting whale
+        spouting whale
         * whale
         * dolphin
         seal
@@ -130,7 +130,7 @@ _TABLES: dict[str, str] = {
         * octopus
         jellyfish
         * crab
-        * lobster
+        lobster
         shrimp
         squid
         * snail
@@ -174,8 +174,8 @@ _TABLES: dict[str, str] = {
         * carrot
         * ear of corn = corn
         * hot pepper = chili pepper
-        * bell pepper
-        * cucumber
+        bell pepper
+        cucumber
         leafy green = lettuce
         * broccoli
         garlic
@@ -189,13 +189,13 @@ _TABLES: dict[str, str] = {
         * croissant
         baguette bread = baguette
         flatbread
-        * pretzel
+        pretzel
         bagel
         * pancakes
         waffle
         * cheese wedge = cheese
-        meat on bone
-        * poultry leg = chicken leg
+        meat on bone = meat on a bone
+        poultry leg = chicken leg
         cut of meat = steak
         bacon
         * hamburger | burger
@@ -207,7 +207,7 @@ _TABLES: dict[str, str] = {
         burrito
         tamale
         stuffed flatbread = pita sandwich
-        * egg
+        egg
         cooking = frying pan
         pot of food = pot of stew
         bowl with spoon = bowl of soup
@@ -225,8 +225,8 @@ _TABLES: dict[str, str] = {
         spaghetti = plate of spaghetti
         sushi
         fried shrimp
-        moon cake
-        dango
+        moon cake = mooncake
+        dango = dango skewer
         dumpling
         fortune cookie
         takeout box
@@ -244,15 +244,15 @@ _TABLES: dict[str, str] = {
         * lollipop
         custard = pudding
         honey pot
-        * glass of milk
+        glass of milk
         * hot beverage = cup of coffee | cup
         * teapot
         teacup without handle = cup of tea
         bottle with popping cork = champagne bottle
-        * wine glass = glass of wine
+        wine glass = glass of wine
         cocktail glass = cocktail
-        tropical drink
-        * beer mug = mug of beer
+        tropical drink = fruit drink
+        beer mug = mug of beer
         clinking beer mugs = two beer mugs
         tumbler glass = glass of whiskey
         * cup with straw = soda cup
@@ -271,19 +271,19 @@ _TABLES: dict[str, str] = {
         tram
         monorail
         mountain railway = mountain train
-        tram car
+        tram car = streetcar
         * bus
-        oncoming bus
+        oncoming bus = bus from the front
         trolleybus
         minibus
         * ambulance
         * fire engine = fire truck
         * police car
-        oncoming police car
+        oncoming police car = police car from the front
         * taxi
-        oncoming taxi
+        oncoming taxi = taxi from the front
         * automobile = car
-        oncoming automobile = oncoming car
+        oncoming automobile = car from the front
         sport utility vehicle = jeep
         * pickup truck
         * delivery truck = truck
@@ -296,12 +296,12 @@ _TABLES: dict[str, str] = {
         motorized wheelchair = electric wheelchair
         auto rickshaw = rickshaw
         * bicycle | bike
-        * kick scooter
+        kick scooter
         * skateboard
-        * roller skate
+        roller skate
         * sailboat
-        * canoe
-        * speedboat
+        canoe
+        speedboat
         passenger ship = cruise ship
         ferry
         * motor boat = motorboat | boat
@@ -309,7 +309,7 @@ _TABLES: dict[str, str] = {
         * airplane | plane
         small airplane
         * helicopter
-        suspension railway
+        suspension railway = suspended train
         mountain cableway = cable car
         aerial tramway = gondola lift
         satellite
@@ -318,25 +318,25 @@ _TABLES: dict[str, str] = {
     """,
     "plant": """
         * bouquet = bouquet of flowers
-        * cherry blossom
+        cherry blossom
         lotus
         * rose
         wilted flower
-        * hibiscus
+        hibiscus
         * sunflower
         * blossom = flower
         * tulip
         hyacinth
-        * seedling
+        seedling
         * potted plant
         * evergreen tree = pine tree
         * deciduous tree = tree
         * palm tree
         * cactus
-        sheaf of rice
-        herb
+        sheaf of rice = rice plant
+        herb = green leaves
         shamrock
-        * four leaf clover
+        four leaf clover
         * maple leaf
         fallen leaf = autumn leaves
         * mushroom
@@ -349,18 +349,18 @@ _TABLES: dict[str, str] = {
         goggles
         lab coat
         safety vest
-        * necktie = tie
+        necktie = shirt and tie
         * t-shirt
         * jeans = pair of jeans
         * scarf
-        * gloves = pair of gloves
-        * coat
-        * socks = pair of socks
+        gloves = pair of gloves
+        coat
+        socks = pair of socks
         * dress
         kimono
         sari
         one-piece swimsuit = swimsuit
-        briefs
+        briefs = underpants
         shorts = pair of shorts
         bikini
         woman's clothes = blouse
@@ -368,7 +368,7 @@ _TABLES: dict[str, str] = {
         purse
         * handbag
         clutch bag
-        shopping bags
+        shopping bags = two shopping bags
         * backpack
         thong sandal = flip-flop
         man's shoe = leather shoe
@@ -402,21 +402,21 @@ _TABLES: dict[str, str] = {
         rugby football = rugby ball
         * tennis = tennis racket
         flying disc = frisbee
-        * bowling = bowling ball
+        bowling = bowling ball
         cricket game = cricket bat
         field hockey = field hockey stick
         ice hockey = hockey stick
         lacrosse = lacrosse stick
-        * ping pong = ping pong paddle
+        ping pong = ping pong paddle
         badminton = badminton racket
-        * boxing glove
+        boxing glove
         goal net
         flag in hole = golf flag
-        * ice skate
+        ice skate
         fishing pole
         diving mask
         skis = pair of skis
-        * sled
+        sled
         curling stone
         * trophy
         sports medal = medal
@@ -444,7 +444,7 @@ _TABLES: dict[str, str] = {
         studio microphone
         * microphone
         * headphone = headphones
-        * radio
+        radio
         musical note
         postal horn
         megaphone
@@ -452,11 +452,11 @@ _TABLES: dict[str, str] = {
     """,
     "toy": """
         bullseye = dartboard
-        * yo-yo
+        yo-yo
         * kite
-        * water pistol = water gun
+        water pistol = water gun
         * pool 8 ball = billiard ball
-        * crystal ball
+        crystal ball
         magic wand
         * video game = game controller
         joystick
@@ -464,7 +464,7 @@ _TABLES: dict[str, str] = {
         * game die = dice
         puzzle piece
         * teddy bear
-        piñata
+        piñata = pinata
         mirror ball = disco ball
         nesting dolls
         chess pawn
@@ -475,7 +475,7 @@ _TABLES: dict[str, str] = {
         sparkler
         * wrapped gift = gift box | present
         red envelope
-        carp streamer
+        carp streamer = fish windsock
         wind chime
         carousel horse
         playground slide = slide
@@ -483,7 +483,7 @@ _TABLES: dict[str, str] = {
         * ghost
         robot = robot head
         alien = alien head
-        alien monster
+        alien monster = purple monster
     """,
     "household": """
         baby bottle
@@ -492,17 +492,17 @@ _TABLES: dict[str, str] = {
         chopsticks
         * spoon
         * kitchen knife = knife
-        * jar
+        jar
         amphora = vase
         compass
         * hourglass done = hourglass
         * watch
         * alarm clock
         stopwatch
-        timer clock
+        timer clock = timer
         mantelpiece clock
         thermometer
-        closed umbrella
+        closed umbrella = folded umbrella
         * umbrella
         umbrella on ground = beach umbrella
         fire extinguisher
@@ -531,7 +531,7 @@ _TABLES: dict[str, str] = {
         optical disk = disc
         abacus
         movie camera
-        film frames
+        film frames = film strip
         film projector
         clapper board
         * television = tv
@@ -556,12 +556,12 @@ _TABLES: dict[str, str] = {
         bookmark
         label = tag
         * coin
-        * money bag
-        * treasure chest
+        money bag
+        treasure chest
         dollar banknote = stack of dollars
         credit card
         receipt
-        * envelope
+        envelope
         * package = cardboard box | box
         closed mailbox with raised flag = mailbox
         postbox
@@ -571,8 +571,8 @@ _TABLES: dict[str, str] = {
         pen
         * paintbrush
         crayon
-        memo
-        * briefcase
+        memo = note paper
+        briefcase
         file folder
         calendar
         clipboard
@@ -592,17 +592,17 @@ _TABLES: dict[str, str] = {
         dagger
         crossed swords
         bomb
-        * shield
+        shield
         carpentry saw = saw
-        * wrench
+        wrench
         screwdriver
         nut and bolt
         gear
         clamp
         balance scale = scale
-        chains
+        chains = chain
         hook
-        * toolbox
+        toolbox
         * magnet
         * ladder
         shovel
@@ -610,7 +610,7 @@ _TABLES: dict[str, str] = {
         alembic = lab flask
         petri dish
         microscope
-        * telescope
+        telescope
         satellite antenna = satellite dish
         syringe
         pill
@@ -619,7 +619,7 @@ _TABLES: dict[str, str] = {
         stethoscope
         * door
         elevator
-        * mirror
+        mirror
         * window
         * bed
         couch and lamp = couch
@@ -627,25 +627,25 @@ _TABLES: dict[str, str] = {
         toilet
         plunger
         shower
-        * bathtub
+        bathtub
         mouse trap
         razor
         lotion bottle
         safety pin
-        * broom
+        broom
         * basket
         roll of paper = toilet paper
         * bucket
         soap
         * toothbrush
         sponge
-        * shopping cart
+        shopping cart
         bellhop bell
         * luggage = suitcase
         barber pole
         coffin
         funeral urn = urn
-        placard
+        placard = wooden sign
         ring buoy = life ring
         * anchor
         wheel
@@ -657,7 +657,7 @@ _TABLES: dict[str, str] = {
         * stop sign
         bus stop
         construction = road barrier
-        seat
+        seat = airplane seat
     """,
     "nature": """
         snow-capped mountain = snowy mountain
@@ -675,14 +675,13 @@ _TABLES: dict[str, str] = {
         * full moon = moon | full moon
         * crescent moon
         * sun
-        sun with face
-        * ringed planet = planet
+        sun with face = smiling sun
+        ringed planet = planet
         globe showing Americas = earth globe
-        globe with meridians
         * star
         glowing star
         * cloud
-        sun behind cloud
+        sun behind cloud = sun and cloud
         cloud with lightning and rain = storm cloud
         cloud with rain = rain cloud
         cloud with snow = snow cloud
@@ -692,14 +691,13 @@ _TABLES: dict[str, str] = {
         high voltage = lightning bolt
         * snowflake
         * snowman
-        snowman without snow
         comet
         * fire = flame | fire
         * droplet = water drop
         water wave = wave
         * red heart = heart
         moai = stone head statue
-        * Christmas tree
+        * Christmas tree = christmas tree
     """,
     "building": """
         stadium
@@ -710,28 +708,28 @@ _TABLES: dict[str, str] = {
         derelict house = abandoned house
         * house
         house with garden
-        * office building
+        office building
         post office
         hospital
         hotel
         convenience store
         school
         department store
-        * factory
-        Japanese castle
+        factory
+        Japanese castle = japanese castle
         * castle
-        Tokyo tower
-        Statue of Liberty
+        Tokyo tower = red tower
+        Statue of Liberty = statue of liberty
         * church
         mosque
         hindu temple
         synagogue
         shinto shrine = shrine gate
-        * fountain
+        fountain
         * tent
         * ferris wheel
         roller coaster
-        * circus tent
+        circus tent
         headstone
     """,
     "person": """
@@ -746,7 +744,7 @@ _TABLES: dict[str, str] = {
         person walking = walking person
         person running = running person
         snowboarder
-        Santa Claus
+        Santa Claus = santa claus
         astronaut
     """,
 }

@@ -10,9 +10,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -155,7 +154,8 @@ class Pack:
                 film_fps=film["fps"],
             )
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise PackError(f"the pack in {folder} is broken ({error}); make it again with: {_COMMAND} {folder}") from error
+            message = f"the pack in {folder} is broken ({error}); make it again with: {_COMMAND} {folder}"
+            raise PackError(message) from error
 
     def sprites(
         self, split: Split | None = None, *, target: bool | None = None, style: str | None = None
@@ -209,8 +209,8 @@ class Pack:
         film = self.folder / "film.mp4"
         if not film.is_file():
             raise PackError(f"{film} is missing; make the pack again with: {_COMMAND} {self.folder}")
-        stat = film.stat()  # another film is another cache
-        cache = self.folder / f"film-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
+        digest = hashlib.sha256(film.read_bytes()).hexdigest()  # another film is another cache
+        cache = self.folder / f"film-{digest[:16]}.npy"
         if not cache.exists():
             with FileLock(self.folder / "film.lock"):
                 if not cache.exists():
@@ -219,9 +219,7 @@ class Pack:
 
     def _decode_film(self, film: Path, cache: Path) -> None:
         shape = (self.film_frames, self.film_height * 3 // 2, self.film_width)
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".film-", suffix=".npy")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = cache.with_name(f".{cache.name}.part")  # the lock keeps others from writing it
         try:
             planes = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
             decoded = 0
