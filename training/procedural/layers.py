@@ -32,9 +32,9 @@ def tinted(drawing: np.ndarray, colour: str) -> np.ndarray:
     grey = cv2.cvtColor(drawing[..., :3], cv2.COLOR_RGB2GRAY)
     solid = grey[drawing[..., 3] > 127]
     low, middle, high = np.percentile(solid, (2, 50, 98)) if solid.size else (0.0, 128.0, 255.0)
-    middle = min(max(middle, low + 12), high - 12) if high - low > 24 else middle
+    low, high = min(low, middle - 20), max(high, middle + 20)  # a flat drawing is all body, without false contrast
     levels = np.arange(256, dtype=np.float32)
-    place = np.interp(levels, (0, min(low, middle - 1), middle, max(high, middle + 1), 256), (0, 0.08, 0.5, 0.9, 1))
+    place = np.interp(levels, (low - 40, low, middle, high, high + 40), (0, 0.08, 0.5, 0.9, 1))
     stops = np.linspace(0, 1, 5)
     ramp = np.stack([np.interp(place, stops, [c[k] for c in _RAMPS[colour]]) for k in range(3)], axis=-1)
     rgb = cv2.LUT(cv2.merge([grey, grey, grey]), np.round(ramp).astype(np.uint8)[None])
