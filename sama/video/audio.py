@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Generator
 from contextlib import ExitStack
 from fractions import Fraction
 
+import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
@@ -123,17 +125,27 @@ _Track = _CopiedTrack | _EncodedTrack
 
 
 def _open_track(stream: AudioStream, output: OutputContainer, fallback_codec: str, force_codec: bool) -> _Track:
-    if not (force_codec and stream.codec_context.name != fallback_codec):
-        try:
-            return _CopiedTrack(output.add_stream_from_template(stream))
-        except ValueError:
-            pass  # the container cannot hold this codec
+    wanted = not force_codec or stream.codec_context.name == fallback_codec
+    if wanted and _can_hold(output.format.name, stream):
+        return _CopiedTrack(output.add_stream_from_template(stream))
     rate = 48_000 if fallback_codec == "libopus" else stream.codec_context.sample_rate
     encoded = output.add_stream(fallback_codec, rate=rate)
     assert isinstance(encoded, AudioStream)
     encoded.codec_context.layout = "mono" if stream.codec_context.channels == 1 else "stereo"
     encoded.codec_context.bit_rate = 160_000
     return _EncodedTrack(encoded)
+
+
+def _can_hold(format_name: str, stream: AudioStream) -> bool:
+    """Whether a container takes a track as it is: asked by writing a header into memory, as its own list is too long
+    (it says yes to Opus in QuickTime, for one)."""
+    try:
+        with av.open(io.BytesIO(), "w", format=format_name) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        return False
+    return True
 
 
 def clock_origin(container: InputContainer, video_start: Fraction | None) -> Fraction:
@@ -151,6 +163,6 @@ def clock_origin(container: InputContainer, video_start: Fraction | None) -> Fra
     return min(Fraction(0), video_start if video_start is not None else Fraction(0))
 
 
-def has_known_audio(container: InputContainer) -> bool:
-    """Whether there is a sound track that can be carried over."""
-    return any(stream.codec_context is not None for stream in container.streams.audio)
+def sample_rates(container: InputContainer) -> list[int]:
+    """Samples per second of each sound track that can be carried over."""
+    return [s.codec_context.sample_rate for s in container.streams.audio if s.codec_context is not None]

@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
-from sama.video.audio import AudioCopier, clock_origin, has_known_audio
+from sama.video.audio import AudioCopier, clock_origin, sample_rates
 from sama.video.container import av_errors, open_input
 from sama.video.limits import VideoError, VideoLimits
 from sama.video.timeline import Timeline, read_timeline
@@ -86,6 +86,7 @@ class VideoWriter:
         self._timeline: Timeline | None = None
         self._origin: Fraction | None = None
         self._offset = Fraction(0)
+        self._sample_rates: list[int] = []
         self._read_source()
         self._clock = self._choose_clock()
         self._reformatter = VideoReformatter()
@@ -151,7 +152,7 @@ class VideoWriter:
             return
         with open_input(self._source, VideoLimits()) as container:
             has_video = bool(container.streams.video)
-            has_audio = has_known_audio(container)
+            self._sample_rates = sample_rates(container)
         if has_video:
             self._timeline = read_timeline(self._source, VideoLimits())
         video_start = self._timeline.start if self._timeline else None
@@ -159,9 +160,9 @@ class VideoWriter:
             origin = clock_origin(container, video_start)
         if self._start > 0:
             origin = (video_start or Fraction(0)) + self._start
-        elif video_start is not None and has_audio:
+        elif video_start is not None and self._sample_rates:
             self._offset = video_start - origin
-        if has_audio:
+        if self._sample_rates:
             self._origin = origin
 
     def _choose_clock(self) -> Fraction:
@@ -176,8 +177,9 @@ class VideoWriter:
         options = {"fflags": "+bitexact"}
         if self._kind.format in ("mp4", "mov"):
             options["movflags"] = "+faststart"
-            # The file's own clock counts the delay of a late picture and the length; milliseconds would round them.
-            options["movie_timescale"] = str(self._clock.denominator)
+            # The file's own clock counts the delays of picture and sound; milliseconds would round them.
+            exact = math.lcm(self._clock.denominator, *self._sample_rates)
+            options["movie_timescale"] = str(exact if exact <= _LARGEST_CLOCK else self._clock.denominator)
         self._output = av.open(f"file:{self._part}", "w", format=self._kind.format, container_options=options)
         stream = self._output.add_stream(self._kind.video_codec, rate=self._fps, options=self._encoder_options())
         assert isinstance(stream, VideoStream)
