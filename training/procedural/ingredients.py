@@ -24,13 +24,11 @@ import hashlib
 import json
 import logging
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -42,8 +40,9 @@ from av.video.reformatter import Interpolation
 from PIL import Image, ImageDraw, ImageFont
 
 from training.procedural.captions import FILM_END, SHOTS, STILLS
+from training.procedural.fetch import PACKAGES, IngredientError, check_file, fetch, tar_members, unpack_deb
 from training.procedural.names import Name, curated_names
-from training.procedural.palette import dominant_colour
+from training.procedural.palette import COLOURS, dominant_colour
 
 __all__ = ["IngredientError", "build_pack", "main"]
 
@@ -62,59 +61,6 @@ ALPHA_FLOOR = 8  # fainter pixels do not widen the box
 FILM_ZIP = "docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip"
 FILM_SHA256 = "475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0"
 
-
-class IngredientError(RuntimeError):
-    """Something could not be fetched or is not what it should be; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package to fetch by name: its client, the file it leaves and, where it never changes, its SHA-256."""
-
-    client: str
-    name: str
-    pattern: str
-    sha256: str | None = None
-
-
-PACKAGES: dict[str, Package] = {
-    "fluent": Package(
-        "npm",
-        "@lobehub/fluent-emoji-3d@1.1.0",
-        "lobehub-fluent-emoji-3d-1.1.0.tgz",
-        "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-    ),
-    "animated": Package(
-        "npm",
-        "@lobehub/fluent-emoji-anim-1@1.0.0",
-        "lobehub-fluent-emoji-anim-1-1.0.0.tgz",
-        "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
-    ),
-    "emojibase": Package(
-        "npm",
-        "emojibase-data@17.0.0",
-        "emojibase-data-17.0.0.tgz",
-        "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-    ),
-    "moviepy": Package(
-        "pip-source",
-        "moviepy==2.2.1",
-        "moviepy-2.2.1.tar.gz",
-        "c80cb56815ece94e5e3e2d361aa40070eeb30a09d23a24c4e684d03e16deacb1",
-    ),
-    "scikit-image": Package("pip", "scikit-image==0.26.0", "scikit_image-0.26.0-*.whl"),
-    "noto": Package("apt", "fonts-noto-color-emoji", "fonts-noto-color-emoji_*.deb"),
-    "lomiri-wallpapers-16.04": Package("apt", "lomiri-wallpapers-16.04", "lomiri-wallpapers-16.04_*.deb"),
-    "libjxl-testdata": Package("apt", "libjxl-testdata", "libjxl-testdata_*.deb"),
-    "dejavu": Package("apt", "fonts-dejavu-core", "fonts-dejavu-core_*.deb"),
-}
-
-_COMMANDS: dict[str, list[str]] = {
-    "npm": ["npm", "pack", "--silent"],
-    "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"],
-    "pip-source": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"],
-    "apt": ["apt-get", "download", "--quiet"],
-}
 
 LICENCES: list[dict[str, str]] = [
     {
@@ -156,59 +102,12 @@ LICENCES: list[dict[str, str]] = [
 ]
 
 
-# --- fetching ---------------------------------------------------------------------------------------------------------
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fetch(package: Package, downloads: Path) -> Path:
-    """The downloaded file of a package; downloads it unless it is there already."""
-    found = sorted(downloads.glob(package.pattern))
-    if not found:
-        log.info("fetching %s", package.name)
-        command = [*_COMMANDS[package.client], package.name]
-        if shutil.which(command[0]) is None:
-            raise IngredientError(f"{command[0]} is needed to fetch {package.name}; install it and run this again.")
-        result = subprocess.run(command, cwd=downloads, capture_output=True, text=True, check=False)
-        found = sorted(downloads.glob(package.pattern))
-        if result.returncode != 0 or not found:
-            reason = (result.stderr or result.stdout).strip().splitlines()[-1:] or ["no message"]
-            raise IngredientError(f"could not fetch {package.name} with {package.client}: {reason[0]}")
-    _check(found[-1], package.sha256)
-    return found[-1]
-
-
-def _check(path: Path, sha256: str | None) -> None:
-    if sha256 is not None and _sha256(path) != sha256:
-        raise IngredientError(f"{path.name} is not the expected file (SHA-256 differs); delete {path} and try again.")
-
-
-def _unpack_deb(path: Path, destination: Path) -> Path:
-    if shutil.which("dpkg-deb") is None:
-        raise IngredientError("dpkg-deb is needed to open Debian packages; run this on Debian or Ubuntu.")
-    subprocess.run(["dpkg-deb", "-x", str(path), str(destination)], check=True)
-    return destination
-
-
-def _tar_members(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
-    """Name below `prefix` and bytes of every file of a tar archive under `prefix`."""
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile() and member.name.startswith(prefix):
-                file = archive.extractfile(member)
-                if file is not None:
-                    yield member.name.removeprefix(prefix), file.read()
-
-
 # --- sprites ----------------------------------------------------------------------------------------------------------
 
 
 def _hexcodes(emojibase: Path, names: dict[str, Name]) -> dict[str, Name]:
     """The curated names by hexcode: lower case, code points joined by "-", without variation selectors."""
-    data = dict(_tar_members(emojibase, "package/en/"))["data.json"]
+    data = dict(tar_members(emojibase, "package/en/"))["data.json"]
     codes = {entry["label"].replace("’", "'"): entry["hexcode"] for entry in json.loads(data)}  # noqa: RUF001
     unknown = sorted(set(names) - set(codes))
     if unknown:
@@ -237,14 +136,14 @@ def _strip(frames: list[Image.Image], side: int) -> tuple[Image.Image, int] | No
 
 
 def _fluent(path: Path, wanted: dict[str, Name]) -> Iterator[tuple[Name, list[Image.Image]]]:
-    for file, data in _tar_members(path, "package/assets/"):
+    for file, data in tar_members(path, "package/assets/"):
         name = wanted.get(_plain(file.removesuffix(".webp")))
         if name is not None:
             yield name, [Image.open(BytesIO(data)).convert("RGBA")]
 
 
 def _animated(path: Path, wanted: dict[str, Name]) -> Iterator[tuple[Name, list[Image.Image]]]:
-    for file, data in _tar_members(path, "package/assets/"):
+    for file, data in tar_members(path, "package/assets/"):
         name = wanted.get(_plain(file.removesuffix(".webp")))
         if name is None or name.category not in ANIMATED_CATEGORIES:
             continue
@@ -267,6 +166,12 @@ def _noto(path: Path, wanted: dict[str, Name]) -> Iterator[tuple[Name, list[Imag
         canvas = Image.new("RGBA", (160, 160))
         ImageDraw.Draw(canvas).text((8, 8), chr(int(hexcode, 16)), font=font, embedded_color=True)
         yield name, [canvas]
+
+
+def _colour(name: str, strip: Image.Image) -> str:
+    """The colour word of a drawing; a name that starts with one ("black cat") has the last say."""
+    first = name.split()[0]
+    return first if first in COLOURS else dominant_colour(np.asarray(strip))
 
 
 def _share(key: str) -> float:
@@ -312,7 +217,7 @@ def _build_sprites(sources: dict[str, Path], out: Path) -> list[dict[str, Any]]:
                     "aliases": list(name.aliases),
                     "style": style,
                     "category": name.category,
-                    "colour": dominant_colour(np.asarray(strip)),
+                    "colour": _colour(name.name, strip),
                     "target": name.target,
                     "frames": count,
                 }
@@ -355,7 +260,7 @@ def _film_source(sdist: Path, work: Path) -> Path:
             raise IngredientError(f"{sdist.name} holds no {FILM_ZIP}")
         with zipfile.ZipFile(BytesIO(member.read())) as inner:
             path = Path(inner.extract("moviepy_10_minutes/resources/bbb.mp4", work))
-    _check(path, FILM_SHA256)
+    check_file(path, FILM_SHA256)
     return path
 
 
@@ -379,7 +284,7 @@ def _encode_film(source: Path, destination: Path) -> None:
 
 
 def _assemble(sources: dict[str, Path], work: Path, out: Path) -> None:
-    roots = {key: _unpack_deb(path, work / key) for key, path in sources.items() if path.suffix == ".deb"}
+    roots = {key: unpack_deb(path, work / key) for key, path in sources.items() if path.suffix == ".deb"}
     roots["scikit-image"] = work / "scikit-image"
     with zipfile.ZipFile(sources["scikit-image"]) as wheel:
         wheel.extractall(roots["scikit-image"], [still.path for still in STILLS if still.package == "scikit-image"])
@@ -410,7 +315,7 @@ def build_pack(out: Path, downloads: Path, animated: bool = True) -> None:
         IngredientError: a package cannot be fetched, or a file is not the expected one.
     """
     downloads.mkdir(parents=True, exist_ok=True)
-    sources = {key: _fetch(package, downloads) for key, package in PACKAGES.items() if animated or key != "animated"}
+    sources = {key: fetch(package, downloads) for key, package in PACKAGES.items() if animated or key != "animated"}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".pack-") as folder:
         work, made = Path(folder) / "work", Path(folder) / "pack"
