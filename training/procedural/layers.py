@@ -49,6 +49,10 @@ def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a[solid][:, :3].astype(np.int16) - b[solid][:, :3]).mean())
 
 
+_FIRM = np.interp(np.arange(256), (12, 232), (0, 255)).astype(np.uint8)
+"""Opacity with both ends made certain."""
+
+
 @dataclass(frozen=True)
 class Patch:
     """What one object puts on one frame: premultiplied colour and 255 - opacity, (h, w, 3) uint8, at (x, y)."""
@@ -78,9 +82,10 @@ def _padded(drawing: np.ndarray, side: float, gain: float, flip: bool) -> np.nda
     h, w = drawing.shape[:2]
     scale = side / max(h, w)
     size = (max(2, round(w * scale)), max(2, round(h * scale)))
-    alpha = drawing[..., 3:]
+    # Compression leaves almost opaque pixels inside and faint ones around, through which a new background would show.
+    alpha = cv2.LUT(np.ascontiguousarray(drawing[..., 3]), _FIRM)
     premultiplied = cv2.multiply(drawing[..., :3], cv2.merge([alpha] * 3), scale=gain / 255)
-    picture = np.dstack([premultiplied, drawing[..., 3]])
+    picture = np.dstack([premultiplied, alpha])
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     if flip:
         picture = picture[:, ::-1]
