@@ -5,9 +5,12 @@ from __future__ import annotations
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+
+from sama.video import FrameReader
 
 _BITS = 16
 
@@ -167,6 +170,18 @@ def repeat_packets(path: Path, source: Path, times: int) -> Path:
                 packet.duration, packet.is_keyframe = step, key
                 writer.mux(packet)
     return path
+
+
+def numbers(path: Path, **cut: Any) -> list[int]:
+    """The barcodes of all frames, or of a cut (arguments of FrameReader)."""
+    with FrameReader(path, **cut) as reader:
+        return [read_barcode(frame.image) for frame in reader]
+
+
+def uneven_times(frames: int) -> list[Fraction]:
+    """Times for :func:`make_clip` with gaps of 1, 2 and 3 thirtieths of a second in turn."""
+    gaps = [Fraction(1 + number % 3, 30) for number in range(frames)]
+    return [sum(gaps[:number], Fraction(0)) for number in range(frames + 1)]
 
 
 def audio_packets(path: Path) -> list[tuple[Fraction, bytes]]:

@@ -88,12 +88,18 @@ class AudioCopier:
 
 
 class _CopiedTrack:
-    def __init__(self, stream: AudioStream) -> None:
+    def __init__(self, source: AudioStream, stream: AudioStream) -> None:
         self._stream = stream
+        self._end: int | None = None
+        if source.start_time is not None and source.duration:
+            self._end = source.start_time + source.duration
 
     def take(self, packet: Packet, time: Fraction) -> list[Packet]:
         assert packet.pts is not None and packet.time_base is not None
         shift = round(time / packet.time_base) - packet.pts
+        # The padding in an encoder's last packet is cut by the source's track length, not by its packet.
+        if self._end is not None and packet.duration and packet.pts < self._end < packet.pts + packet.duration:
+            packet.duration = self._end - packet.pts
         packet.pts += shift
         packet.dts = packet.pts if packet.dts is None else packet.dts + shift
         packet.stream = self._stream
@@ -127,7 +133,7 @@ _Track = _CopiedTrack | _EncodedTrack
 def _open_track(stream: AudioStream, output: OutputContainer, fallback_codec: str, force_codec: bool) -> _Track:
     wanted = not force_codec or stream.codec_context.name == fallback_codec
     if wanted and _can_hold(output.format.name, stream):
-        return _CopiedTrack(output.add_stream_from_template(stream))
+        return _CopiedTrack(stream, output.add_stream_from_template(stream))
     rate = 48_000 if fallback_codec == "libopus" else stream.codec_context.sample_rate
     encoded = output.add_stream(fallback_codec, rate=rate)
     assert isinstance(encoded, AudioStream)

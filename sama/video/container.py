@@ -66,16 +66,26 @@ def open_input(path: str | os.PathLike[str], limits: VideoLimits) -> Iterator[In
         yield container
 
 
+def moving_pictures(container: InputContainer) -> list[VideoStream]:
+    """The file's video streams without cover art."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def codec_name(stream: VideoStream) -> str:
+    """The codec's common name (av1), whichever library decodes it (libdav1d)."""
+    return str(stream.codec_context.codec.canonical_name)
+
+
 def video_stream(container: InputContainer, limits: VideoLimits, name: str) -> VideoStream:
-    """The first moving picture of the file (cover art does not count), checked against ``limits`` by its header."""
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    """The first moving picture of the file, checked against ``limits`` by its header."""
+    streams = moving_pictures(container)
     if not streams:
         kind = "only sound" if container.streams.audio else "no video"
         raise VideoError(f"{name} holds {kind}; choose a file with moving pictures.")
     stream = streams[0]
     if stream.codec_context is None:
         raise VideoError(f"The video codec of {name} is unknown here; convert the video to H.264 (MP4) first.")
-    limits.check_codec(stream.codec_context.name)
+    limits.check_codec(codec_name(stream))
     if stream.width and stream.height:
         limits.check_size(stream.width, stream.height)
     stream.thread_type = "AUTO"

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from sama.video.container import av_errors, open_input, video_stream
+from sama.video.container import av_errors, codec_name, open_input, video_stream
 from sama.video.geometry import Orientation, displayed_size, orientation_of, scaled_coded_size
 from sama.video.limits import VideoError, VideoLimits
 from sama.video.timeline import read_timeline
@@ -26,6 +26,7 @@ from sama.video.timeline import read_timeline
 _UNSPECIFIED_MATRIX = 2
 _HD_HEIGHT = 576
 _HD_WIDTH = 1280
+_SCALER_THREADS = 4  # "as many as cores" would take a big machine's address space for nothing
 _SEEK_FROM = 300  # below this many frames, decoding from the beginning is quicker than looking for a place to join
 _SEEK_MARGIN = 32
 
@@ -88,7 +89,7 @@ def probe(path: str | os.PathLike[str], limits: VideoLimits | None = None) -> Vi
             fps=timeline.fps,
             duration=float(timeline.duration),
             has_audio=any(s.codec_context is not None for s in container.streams.audio),
-            codec=stream.codec_context.name,
+            codec=codec_name(stream),
             rotation=orientation.rotation,
             variable_frame_rate=timeline.variable,
             bit_depth=max(component.bits for component in first.format.components),
@@ -243,6 +244,7 @@ class FrameConverter:
             src_color_range=ColorRange.JPEG if _full_range(frame) else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             interpolation=scaling,
+            threads=_SCALER_THREADS,
         )
         return self._orientation.apply(rgb.to_ndarray())
 

@@ -12,7 +12,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from sama.video.container import open_input, video_stream
+from sama.video.container import codec_name, open_input, video_stream
 from sama.video.limits import VideoError, VideoLimits
 
 # Streams of these codecs hold packets that show nothing (VP8) or two pictures (packed MPEG-4): only decoding counts.
@@ -79,7 +79,7 @@ def read_timeline(path: str | os.PathLike[str], limits: VideoLimits) -> Timeline
     with open_input(path, limits) as container:
         stream = video_stream(container, limits, name)
         ticks, packet_duration = _packet_times(container, stream, limits)
-        if ticks is not None and stream.codec_context.name not in _PACKETS_ARE_NOT_FRAMES:
+        if ticks is not None and codec_name(stream) not in _PACKETS_ARE_NOT_FRAMES:
             return _timeline(ticks, stream, packet_duration, name)
     with open_input(path, limits) as container:
         stream = video_stream(container, limits, name)
@@ -90,6 +90,7 @@ def _packet_times(container: InputContainer, stream: VideoStream, limits: VideoL
     """Ascending times of all shown packets, or None when packets lack times; and the last one's duration (ticks)."""
     tick = stream.time_base or Fraction(1)
     times: list[int] = []
+    latest: int | None = None
     last_duration = 0
     complete = True
     first_is_key: bool | None = None
@@ -102,8 +103,8 @@ def _packet_times(container: InputContainer, stream: VideoStream, limits: VideoL
             complete = False
             times.append(len(times))
             continue
-        if not times or packet.pts >= max(times[-1], times[0]):
-            last_duration = packet.duration or 0
+        if latest is None or packet.pts > latest:
+            latest, last_duration = packet.pts, packet.duration or 0
         times.append(packet.pts)
         seconds = float((packet.pts - times[0]) * tick) if complete else 0.0
         limits.check_length(len(times), seconds, len(times) * stream.width * stream.height)

@@ -136,7 +136,9 @@ def _transcode(source: Path, destination: Path, limits: VideoLimits) -> None:
     width, height = (max(2, round(side * scale / 2) * 2) for side in (info.width, info.height))
     with (
         FrameReader(source, limits=limits, size=(width, height)) as reader,
-        VideoWriter(destination, width, height, info.fps, source=source, audio_codec="aac") as writer,
+        VideoWriter(
+            destination, width, height, info.fps, source=source, preset="veryfast", audio_codec="aac"
+        ) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.pts)

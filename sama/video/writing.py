@@ -20,12 +20,13 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from sama.video.audio import AudioCopier, clock_origin, sample_rates
-from sama.video.container import av_errors, open_input
+from sama.video.container import av_errors, moving_pictures, open_input
 from sama.video.limits import VideoError, VideoLimits
 from sama.video.timeline import Timeline, read_timeline
 
 _LARGEST_CLOCK = 2**31 - 1
 _LARGE_FRAME = 2560 * 1440
+_SCALER_THREADS = 4
 _MATRIX_BT709 = 1
 _MATRIX_SMPTE170M = 6
 
@@ -53,7 +54,8 @@ class VideoWriter:
 
     ``source`` is a file whose sound is carried over without re-encoding. When the frames are a range of that file,
     ``start`` and ``end`` say which one, in seconds after the source's first frame; ``end=None`` is the end of the file.
-    ``crf`` is the quality (lower is better); the default is visually clean. ``gop_size`` is the largest distance of key
+    ``crf`` is the quality (lower is better); the default is visually clean. ``preset`` is x264's name for how much time
+    it takes to make the file small. ``gop_size`` is the largest distance of key
     frames. ``audio_codec`` re-encodes sound of any other codec to that one.
     """
 
@@ -68,6 +70,7 @@ class VideoWriter:
         end: Fraction | float | None = None,
         *,
         crf: int | None = None,
+        preset: str | None = None,
         gop_size: int | None = None,
         audio_codec: str | None = None,
     ) -> None:
@@ -77,7 +80,10 @@ class VideoWriter:
         self._source = source
         self._start = Fraction(start)
         self._end = None if end is None else Fraction(end)
+        # Programs that ignore colour tags take the BT.601 matrix for small pictures, BT.709 for HD; agree with them.
+        self._is_hd = width >= 1280 or height > 576
         self._crf = crf
+        self._preset = preset
         self._gop_size = gop_size
         self._force_audio = audio_codec
         self._kind = _container_of(self._path)
@@ -105,7 +111,11 @@ class VideoWriter:
             # Opening the file here, and not at the first frame, tells of a full or forbidden folder before the work.
             self._part.touch(exist_ok=False)
             self._finalizer = weakref.finalize(self, _remove, self._part)
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self._discard()
+                raise
         return self
 
     def __exit__(
@@ -151,7 +161,7 @@ class VideoWriter:
         if self._source is None:
             return
         with open_input(self._source, VideoLimits()) as container:
-            has_video = bool(container.streams.video)
+            has_video = bool(moving_pictures(container))
             self._sample_rates = sample_rates(container)
         if has_video:
             self._timeline = read_timeline(self._source, VideoLimits())
@@ -220,14 +230,12 @@ class VideoWriter:
             crf = 24 if self._crf is None else self._crf
             return {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1", "threads": threads}
         crf = 17 if self._crf is None else self._crf
-        return {"crf": str(crf), "preset": "veryfast" if large else "fast", "threads": threads}
+        preset = self._preset or ("veryfast" if large else "fast")
+        return {"crf": str(crf), "preset": preset, "threads": threads}
 
     def _tag_colours(self) -> None:
         assert self._stream is not None
         context = self._stream.codec_context
-        # Programs that ignore tags take the BT.601 matrix for small pictures and BT.709 for HD; agree with them.
-        width, height = self._size
-        self._is_hd = width >= 1280 or height > 576
         context.color_range = ColorRange.MPEG
         context.colorspace = _MATRIX_BT709 if self._is_hd else _MATRIX_SMPTE170M
         context.color_primaries = ColorPrimaries.BT709
@@ -242,6 +250,7 @@ class VideoWriter:
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
             dst_colorspace=Colorspace.ITU709 if self._is_hd else Colorspace.ITU601,
+            threads=_SCALER_THREADS,
         )
 
     def _encode(self, duration: int) -> None:
