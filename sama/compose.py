@@ -1,0 +1,151 @@
+"""Keep the source where an edit leaves it alone.
+
+A latent model repaints every pixel, also where it changes nothing, and its autoencoder loses detail there. The edit is
+what differs between the decoded result and the *decoded source*: both went through the same autoencoder, so its error
+cancels. That difference becomes a soft mask, and outside it the viewer gets the source's own pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
+Mask = NDArray[np.float32]  # (T, H, W) in [0, 1]: 1 shows the result, 0 the source
+
+MOSTLY_CHANGED = 0.6
+"""Above this share of the picture an edit counts as global: its result is shown whole."""
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How a difference becomes a mask.
+
+    low, high: hysteresis thresholds on the difference in [0, 1]. A region of at least `low` counts when it reaches
+        `high` somewhere, so that faint rims of a change belong to it and faint noise alone does not.
+    smoothing: standard deviation of the blur of the difference, as a share of the shorter side; single pixels of
+        decoder noise must not pass for an edit.
+    grow: how far the mask reaches beyond the change, as a share of the shorter side.
+    feather: standard deviation of the blur of the mask's edge, as a share of the shorter side.
+    """
+
+    low: float = 0.06
+    high: float = 0.14
+    smoothing: float = 0.010
+    grow: float = 0.035
+    feather: float = 0.015
+
+
+def edit_mask(result: Frames, reference: Frames, settings: MaskSettings | None = None) -> Mask:
+    """Where `result` differs from `reference` (the decoded source latents), grown and feathered.
+
+    Both (T, h, w, 3) uint8 of one size. Returns (T, h, w) in [0, 1]; exactly 0 away from every change.
+    """
+    if result.shape != reference.shape:
+        raise ValueError(f"result {result.shape} and reference {reference.shape} must have one shape")
+    settings = settings or MaskSettings()
+    shorter = min(result.shape[1:3])
+    difference = np.stack(
+        [_difference(a, b, settings.smoothing * shorter) for a, b in zip(result, reference, strict=True)]
+    )
+    # A moving edit may dip under the upper threshold for a frame: its neighbours in time vouch for it.
+    seeds = _neighbours_in_time(difference >= settings.high)
+    regions = [_touched(low, seed) for low, seed in zip(difference >= settings.low, seeds, strict=True)]
+    # Frames of one latent share their information: a change that flickers within it is one change.
+    grown = _neighbours_in_time(np.stack(regions)).astype(np.uint8)
+    radius = max(1, round(settings.grow * shorter))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    sigma = max(0.5, settings.feather * shorter)
+    soft = np.stack([_blur(cv2.dilate(frame, kernel).astype(np.float32), sigma) for frame in grown])
+    return _snap(_smooth_in_time(soft))
+
+
+def coverage(mask: Mask) -> float:
+    """Share of the picture that a mask (T, h, w) gives to the result, 0 to 1."""
+    return float(mask.mean())
+
+
+def compose(source: NDArray[np.uint8], result: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """One full-size frame: the result where the mask is 1, the source's own pixels where it is 0.
+
+    source: (H, W, 3); result: (h, w, 3) and mask: (h, w), enlarged to the source's size.
+    Only the mask's bounding box is touched, so that a small edit of a large picture costs little.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return source
+    height, width = source.shape[:2]
+    full = _resize(mask, width, height, cv2.INTER_LINEAR)
+    box = (_enlarged(rows, mask.shape[0], height), _enlarged(columns, mask.shape[1], width))
+    weight = full[box][..., None]
+    painted = enlarge(result, width, height)[box]
+    out = source.copy()
+    out[box] = np.rint(source[box] + weight * (painted.astype(np.float32) - source[box])).astype(np.uint8)
+    return out
+
+
+def enlarge(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """A frame (h, w, 3) at `width` x `height`."""
+    smaller = width * height < frame.shape[0] * frame.shape[1]
+    return _resize(frame, width, height, cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+
+
+def crossfade(earlier: NDArray, later: NDArray) -> NDArray:
+    """Blend the overlap of two windows, (T, ...) each and of one shape: all `earlier` before it, all `later` after it.
+
+    Keeps the dtype; integers are rounded.
+    """
+    steps = len(earlier)
+    weight = (np.arange(1, steps + 1, dtype=np.float32) / (steps + 1)).reshape(-1, *[1] * (earlier.ndim - 1))
+    blended = earlier * (1 - weight) + later * weight
+    return (np.rint(blended) if np.issubdtype(earlier.dtype, np.integer) else blended).astype(earlier.dtype)
+
+
+def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
+    # Signed differences are blurred before they are measured: noise cancels, a change of colour does not.
+    signed = _blur(a.astype(np.float32) - b, max(0.5, sigma))
+    return np.abs(signed).max(axis=-1) / np.float32(255)
+
+
+def _touched(low: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    count, labels = cv2.connectedComponents(low.astype(np.uint8), connectivity=8)
+    wanted = np.zeros(count, dtype=bool)
+    wanted[labels[seeds & low]] = True
+    return wanted[labels] & low
+
+
+def _neighbours_in_time(frames: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    out = frames.copy()
+    out[1:] |= frames[:-1]
+    out[:-1] |= frames[1:]
+    return out
+
+
+def _smooth_in_time(mask: Mask) -> Mask:
+    padded = np.concatenate([mask[:1], mask, mask[-1:]])
+    return np.float32(0.25) * (padded[:-2] + 2 * padded[1:-1] + padded[2:])
+
+
+def _snap(mask: Mask) -> Mask:
+    # The tails of the blur would mix a little of the result into places that are meant to stay exactly as they were.
+    return np.clip((mask - 0.02) / 0.96, 0, 1).astype(np.float32)
+
+
+def _blur(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.float32)
+
+
+def _resize(image: NDArray, width: int, height: int, method: int) -> NDArray:
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method))
+
+
+def _enlarged(indices: NDArray[np.intp], small: int, large: int) -> slice:
+    # One pixel of margin on the small grid: linear interpolation reaches that far.
+    return slice(
+        max(0, (int(indices[0]) - 1) * large // small), min(large, -(-(int(indices[-1]) + 2) * large // small))
+    )

@@ -1,0 +1,325 @@
+"""What is asked for: the request, its check at the door, and the settings file that repeats it.
+
+Nothing here imports torch, so that bad input is refused at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sama.presets import PRESETS, Preset
+from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
+from sama.video import VideoError, VideoInfo, VideoLimits, probe
+
+OUTPUT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+MAX_INSTRUCTION = 600
+MAX_STEPS = 200
+MAX_GUIDANCE = 100.0
+MAX_SEED = 2**32 - 1
+KEEP_SOURCE = ("auto", "on", "off")
+SCHEDULERS = ("euler", "unipc")
+SETTINGS_MARK = "sama_version"
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a preset's model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing
+    `overlap`."""
+
+    buckets: tuple[Bucket, ...]
+    window: int
+    overlap: int = 5
+
+
+CANVASES: Mapping[str, Canvas] = {
+    "tiny": Canvas(TINY_BUCKETS, 17),
+    "14b": Canvas(OFFICIAL_BUCKETS, 81),
+    "1.3b": Canvas(OFFICIAL_BUCKETS, 81),
+}
+
+
+class EditError(ValueError):
+    """An edit that cannot be done as asked. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One edit, from file to file.
+
+    video, output: paths; the output's suffix is one of `OUTPUT_SUFFIXES`, its settings go beside it as `.json`.
+    instruction: 1 to 600 characters.
+    preset: a name in `sama.presets.PRESETS`.
+    seed: 0 to 2**32 - 1; the same seed gives the same file.
+    steps: denoising steps, 1 to 200; None is the model's default.
+    guidance, source_guidance: 0 to 100; how strongly the text and the source clip steer. None is the model's default.
+    start, frames: the range of the source, in frames; None is everything from `start`. Fewer are edited when the clip
+        ends earlier.
+    keep_source: whether places that the edit leaves alone show the source's own pixels: "on", "off", or "auto", which
+        is "on" unless most of the picture changes.
+    lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
+    device: "cpu", "cuda", "cuda:1", "mps"; None takes CUDA where there is any, else the CPU.
+    """
+
+    video: str | os.PathLike[str]
+    instruction: str
+    output: str | os.PathLike[str]
+    preset: str = "tiny"
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    source_guidance: float | None = None
+    negative_prompt: str = ""
+    start: int = 0
+    frames: int | None = None
+    keep_source: str = "auto"
+    lora: tuple[str, ...] = ()
+    device: str | None = None
+    scheduler: str = "euler"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a clip is cut for the model: `frames` frames from `start`, in windows `[start, stop)` within that range, each
+    frame scaled to `bucket`."""
+
+    bucket: Bucket
+    start: int
+    frames: int
+    windows: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that passed the check, with what follows from it and the clip."""
+
+    request: EditRequest
+    info: VideoInfo
+    plan: Plan
+    output: Path
+    settings: Path
+
+
+def check_request(
+    request: EditRequest, with_weights: bool = True, canvas: Canvas | None = None, limits: VideoLimits | None = None
+) -> Job:
+    """Everything that can be refused before a model is loaded, cheapest first. Raises `EditError`.
+
+    with_weights: whether the preset's own weights will be used, and must be there.
+    canvas: what the model sees at once, in place of the preset's.
+    """
+    check_preset(request.preset)
+    _check_choice(request.keep_source, KEEP_SOURCE, "way to keep the source")
+    _check_choice(request.scheduler, SCHEDULERS, "scheduler")
+    _check_numbers(request)
+    _check_text(request.instruction, "instruction", required=True)
+    _check_text(request.negative_prompt, "negative prompt", required=False)
+    if isinstance(request.lora, str):
+        raise EditError("The LoRAs must be a list of files; put the one you have into a list.")
+    for spec in request.lora:
+        check_lora(parse_lora(spec)[0])
+    info = check_video(request.video, limits)
+    plan = plan_of(request, info, canvas)
+    output = check_output(request.output, request.video)
+    if with_weights:
+        check_weights(PRESETS[request.preset])
+    return Job(request, info, plan, output, output.with_suffix(".json"))
+
+
+def check_video(video: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
+    """Facts about a clip. Raises `EditError` when it cannot be read."""
+    try:
+        return probe(video, limits)
+    except VideoError as error:
+        raise EditError(str(error)) from error
+
+
+def plan_of(request: EditRequest, info: VideoInfo, canvas: Canvas | None = None) -> Plan:
+    """How the clip will be cut. Raises `EditError` for a start beyond its end."""
+    canvas = canvas or CANVASES[request.preset]
+    if request.start >= info.frames:
+        raise EditError(
+            f"The start, frame {request.start}, lies beyond the clip's {info.frames} frames; "
+            f"choose a start from 0 to {info.frames - 1}."
+        )
+    frames = min(info.frames - request.start, request.frames or info.frames)
+    bucket = nearest_bucket(info.width, info.height, canvas.buckets)
+    return Plan(bucket, request.start, frames, windows(frames, canvas.window, canvas.overlap))
+
+
+def check_preset(name: str) -> None:
+    """Raise `EditError` unless there is a preset of this name."""
+    _check_choice(name, PRESETS, "preset")
+
+
+def check_weights(preset: Preset) -> None:
+    """Raise `EditError` when a preset's weights can be neither found nor fetched."""
+    if preset.folder is not None and not (preset.folder / "model_index.json").is_file():
+        raise EditError(
+            f"The weights of the preset {preset.name!r} are missing from {str(preset.folder)!r}; get the whole "
+            "repository again, or train them with `make train-tiny`."
+        )
+    if preset.folder is None and preset.weights_repo is None:
+        raise EditError(
+            f"No weights are released for the preset {preset.name!r}: train them first, and pass the folder's "
+            "pipeline to edit_video."
+        )
+
+
+def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) -> Path:
+    """`output` as a path that a result and its settings can be written to. Raises `EditError`."""
+    path = Path(output)
+    if path.is_dir():
+        raise EditError(f"The output {path.name or path} is a folder; give a file name such as result.mp4.")
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise EditError(f"The output {path.name!r} must end in one of {', '.join(OUTPUT_SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise EditError(f"The folder {str(path.parent)!r} for the output does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise EditError(f"The folder {str(path.parent)!r} cannot be written to; choose another place with -o.")
+    if path.exists() and path.samefile(video):
+        raise EditError("The output is the source video itself; choose another name for the result.")
+    settings = path.with_suffix(".json")
+    if settings.exists() and not _is_settings(settings):
+        raise EditError(
+            f"{settings.name} beside the output is a file of yours that the settings would replace; "
+            "choose another name for the result."
+        )
+    return path
+
+
+def free_output(video: str | os.PathLike[str]) -> Path:
+    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost."""
+    path = Path(video)
+    candidate = path.with_name(f"{path.stem}-edited.mp4")
+    number = 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.stem}-edited-{number}.mp4")
+        number += 1
+    return candidate
+
+
+def parse_lora(spec: str) -> tuple[Path, float]:
+    """`path` or `path@scale` as path and scale. Raises `EditError` for a scale that is not finite."""
+    path, separator, scale = spec.rpartition("@")
+    if not separator or Path(spec).exists():
+        return Path(spec), 1.0
+    try:
+        value = float(scale)
+    except ValueError:
+        return Path(spec), 1.0
+    if not math.isfinite(value):
+        raise EditError(f"The LoRA scale {scale!r} is no number; write for example {path}@0.8.")
+    return Path(path), value
+
+
+def check_lora(path: Path) -> None:
+    """Raise `EditError` unless `path` is a safetensors file with LoRA weights, or a folder with one. Reads its header
+    only."""
+    file = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
+    if not file.is_file():
+        raise EditError(f"There is no LoRA file {str(path)!r}; check the path.")
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            names = list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise EditError(f"{path.name} is not a safetensors file; choose a LoRA saved as .safetensors.") from error
+    if not any("lora" in name.lower() for name in names):
+        raise EditError(f"{path.name} holds no LoRA weights; choose a file made by LoRA training.")
+
+
+def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that repeats an edit: every field of the request, and `resolved` facts about how it was done.
+
+    Paths are stored relative to the settings file, so that a folder can be moved as a whole.
+    """
+    from sama import __version__
+
+    values = {field.name: getattr(job.request, field.name) for field in fields(EditRequest)}
+    folder = job.settings.parent
+    values |= {
+        "video": _relative(job.request.video, folder),
+        "output": _relative(job.output, folder),
+        "lora": [_relative(path, folder) + f"@{scale:g}" for path, scale in map(parse_lora, job.request.lora)],
+        "frames": job.plan.frames,
+        "fps": str(job.info.fps),
+        "width": job.info.width,
+        "height": job.info.height,
+        "bucket": list(job.plan.bucket),
+        "windows": len(job.plan.windows),
+    }
+    return {SETTINGS_MARK: __version__} | values | dict(resolved)
+
+
+def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of `EditRequest` in a settings file; relative paths become paths from here. Raises `EditError`."""
+    file = Path(path)
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EditError(f"The settings {file.name or str(file)!r} cannot be read; check the path.") from error
+    except ValueError as error:
+        raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.") from error
+    if not isinstance(stored, dict) or SETTINGS_MARK not in stored:
+        raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.")
+    values = {field.name: stored[field.name] for field in fields(EditRequest) if field.name in stored}
+    for name in ("video", "output"):
+        if isinstance(values.get(name), str):
+            values[name] = str(file.parent / values[name])
+    if "lora" in values:
+        values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"] or ())
+    return values
+
+
+def _check_choice(value: str, choices: Sequence[str] | Mapping[str, Any], name: str) -> None:
+    if value not in choices:
+        raise EditError(f"There is no {name} {value!r}; choose one of {', '.join(choices)}.")
+
+
+def _check_text(text: str, name: str, required: bool) -> None:
+    if not isinstance(text, str):
+        raise EditError(f"The {name} must be text, for example 'Make it snowy'.")
+    if required and not text.strip():
+        raise EditError(f"The {name} is empty; say what should change, for example 'Make it snowy'.")
+    if len(text) > MAX_INSTRUCTION:
+        raise EditError(f"The {name} has {len(text):,} characters; say it in at most {MAX_INSTRUCTION}.")
+
+
+def _check_numbers(request: EditRequest) -> None:
+    for name, value, low, high in (
+        ("seed", request.seed, 0, MAX_SEED),
+        ("steps", request.steps, 1, MAX_STEPS),
+        ("start", request.start, 0, None),
+        ("frames", request.frames, 1, None),
+    ):
+        if value is None and name in ("steps", "frames"):
+            continue
+        bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= (high or math.inf)
+        if not fits:
+            raise EditError(f"The {name} cannot be {value!r}; give a whole number {bounds}.")
+    for name, scale in (("guidance", request.guidance), ("source guidance", request.source_guidance)):
+        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+        if scale is not None and not (number and 0 <= scale <= MAX_GUIDANCE):  # NaN fails every comparison
+            raise EditError(f"The {name} cannot be {scale!r}; give a number from 0 to {MAX_GUIDANCE:g}.")
+
+
+def _is_settings(path: Path) -> bool:
+    try:
+        return SETTINGS_MARK in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _relative(path: str | os.PathLike[str], folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return Path(path).resolve().as_posix()
