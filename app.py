@@ -1,0 +1,34 @@
+"""The web app: `python app.py`, and the entry of a Hugging Face Space."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import ui  # first: on a Space it prepares the GPU before torch is imported
+from ui.settings import PRESETS, Settings
+
+
+def parse(arguments: list[str] | None = None) -> Settings:
+    """Settings from the command line; SAMA_PRESET names the model where no option does."""
+    parser = argparse.ArgumentParser(description=ui.__doc__)
+    parser.add_argument("--preset", choices=list(PRESETS), default=os.environ.get("SAMA_PRESET", "tiny"))
+    parser.add_argument("--host", help="interface to listen on; this machine only if left out")
+    parser.add_argument("--port", type=int, help="the first free one from 7860 if left out")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
+    parser.add_argument("--share", action="store_true", help="make a public link through gradio's servers")
+    options = parser.parse_args(arguments)
+    return Settings(
+        preset=options.preset, host=options.host, port=options.port, device=options.device, share=options.share
+    )
+
+
+def main() -> None:
+    settings = parse()
+    from ui.app import launch  # after the options, so that --help is quick
+
+    launch(settings)
+
+
+if __name__ == "__main__":
+    main()

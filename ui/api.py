@@ -1,0 +1,154 @@
+"""The functions of the app's API, with the checks and limits of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from sama.request import EditRequest
+from sama.video import write_clip
+from ui import text
+from ui.clips import Clip, take_upload
+from ui.errors import PromptError, sentence
+from ui.jobs import GPU, Edited, Jobs, Restoration, Restored
+from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.pretext import damage, scores
+from ui.runs import new_folder
+
+TASKS = list(text.TASKS.values())
+
+
+class Api:
+    """One method per function of the API; failures reach the caller as one sentence."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+
+    def edit_video(
+        self, video: str, instruction: str, start: int = 0, frames: int = 0, seed: int = 0, steps: int = 0,
+        guidance: float = 0.0, keep_source: str = "auto",
+    ) -> Iterator[tuple[str | None, str | None, str]]:  # fmt: skip
+        """Edit a video by an instruction, keeping its motion, length, frame rate, size and sound.
+
+        Args:
+            video: the clip, up to 50 MB and 30 seconds.
+            instruction: what should change, for example "Make it snowy"; 3 to 600 characters.
+            start: first frame of the part to edit.
+            frames: how many frames to edit; 0 for as many as the limit allows.
+            seed: the same seed gives the same video.
+            steps: denoising steps; 0 for the model's default.
+            guidance: how strongly the instruction steers, 1 to 10; 0 for the model's default.
+            keep_source: "auto", "on" or "off": whether unchanged places keep the source's own pixels.
+
+        Returns:
+            The edited video, the settings that repeat it (JSON), and the state of the run in words.
+        """
+        try:
+            clip, folder = _clip(video), new_folder()
+            limit = self.jobs.settings.info.max_frames
+            request = EditRequest(
+                video=clip.path, instruction=clean_prompt(instruction), output=folder / "result.mp4",
+                preset=self.jobs.settings.preset, seed=int(seed), steps=int(steps) or None, guidance=guidance or None,
+                start=int(start), frames=min(int(frames) or limit, limit), keep_source=keep_source,
+            )  # fmt: skip
+            for event in self.jobs.edit(request):
+                if isinstance(event, Edited):
+                    yield str(folder / "result.mp4"), str(folder / "result.json"), "Done"
+                else:
+                    yield None, None, f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}"
+        except Exception as error:
+            raise gr.Error(sentence(error), print_exception=False) from None
+
+    def corrupt_clip(self, video: str, task: str = "cube", start: int = 0, seed: int = 0) -> tuple[str, dict[str, Any]]:
+        """Damage a clip as a motion pretext task does in training. Needs no model.
+
+        Args:
+            video: the clip; up to 17 frames from `start` are used.
+            task: "cube" (frames hidden in grey), "speed" (twice as fast) or "tube" (blocks shuffled).
+            start: first frame.
+            seed: of the damage.
+
+        Returns:
+            The damaged clip, and what was done to it in numbers.
+        """
+        try:
+            clip = _clip(video)
+            damaged = damage(clip, _task(task), start, seed, self.jobs.settings.preset)
+            path = new_folder() / "given.mp4"
+            write_clip(path, damaged.given, clip.fps)
+            return str(path), damaged.detail
+        except Exception as error:
+            raise gr.Error(sentence(error), print_exception=False) from None
+
+    def restore_clip(
+        self, video: str, task: str = "cube", caption: str = "", start: int = 0, seed: int = 0, steps: int = 0
+    ) -> Iterator[tuple[str | None, dict[str, float] | None, str]]:
+        """Damage a clip as `corrupt_clip` does and let the model restore it.
+
+        Args:
+            video: the clip; up to 17 frames from `start` are used.
+            task: "cube", "speed" or "tube".
+            caption: what the clip shows; may be empty.
+            start: first frame.
+            seed: of the damage and of the restoration.
+            steps: denoising steps; 0 for the model's default.
+
+        Returns:
+            The restored clip, PSNR in dB of given and restored clip (hidden part and overall), and the state in words.
+        """
+        try:
+            clip, folder = _clip(video), new_folder()
+            damaged = damage(clip, _task(task), start, seed, self.jobs.settings.preset)
+            order = Restoration(damaged.given, damaged.prefix, caption.strip(), int(seed), int(steps) or None)
+            for event in self.jobs.restore(order):
+                if isinstance(event, Restored):
+                    write_clip(folder / "restored.mp4", event.frames, clip.fps)
+                    yield str(folder / "restored.mp4"), scores(damaged, event.frames), "Done"
+                else:
+                    yield None, None, f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}"
+        except Exception as error:
+            raise gr.Error(sentence(error), print_exception=False) from None
+
+
+def add_api(jobs: Jobs) -> None:
+    """Add the functions to the app, on hidden components: those check paths, ranges and choices on the server."""
+    api = Api(jobs)
+    with gr.Column(visible=False):
+        video = gr.Video(label="video", sources=["upload"])
+        instruction = gr.Textbox(label="instruction", max_length=PROMPT_LENGTH[1])
+        caption = gr.Textbox("", label="caption", max_length=PROMPT_LENGTH[1])
+        start = gr.Number(0, label="start", precision=0, minimum=0)
+        frames = gr.Number(0, label="frames", precision=0, minimum=0)
+        seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=MAX_SEED)
+        steps = gr.Slider(0, STEPS[1], 0, step=1, label="steps")
+        guidance = gr.Slider(0, GUIDANCE[1], 0, label="guidance")
+        keep = gr.Radio(["auto", "on", "off"], value="auto", label="keep_source")
+        task = gr.Radio(TASKS, value=TASKS[0], label="task")
+        edited, restored, given = gr.Video(label="edited"), gr.Video(label="restored"), gr.Video(label="given")
+        settings, state = gr.File(label="settings"), gr.Textbox(label="state")
+        detail, values = gr.JSON(label="detail"), gr.JSON(label="psnr")
+        trigger = gr.Button("API")
+        shared: dict[str, Any] = {"show_progress": "hidden"}
+        trigger.click(
+            api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep], [edited, settings, state],
+            api_name="edit_video", concurrency_id=GPU, **shared,
+        )  # fmt: skip
+        trigger.click(api.corrupt_clip, [video, task, start, seed], [given, detail], api_name="corrupt_clip", **shared)
+        trigger.click(
+            api.restore_clip, [video, task, caption, start, seed, steps], [restored, values, state],
+            api_name="restore_clip", concurrency_id=GPU, **shared,
+        )  # fmt: skip
+
+
+def _clip(video: str | None) -> Clip:
+    if not video:
+        raise PromptError("Send a video.")
+    return take_upload(video)
+
+
+def _task(task: str) -> str:
+    if task not in TASKS:
+        raise PromptError(f"The task {task!r} does not exist; choose one of {', '.join(TASKS)}.")
+    return task

@@ -1,0 +1,100 @@
+"""The page: three tabs, one theme, and the functions of the API."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui import text
+from ui.anchors import AnchorsTab
+from ui.api import add_api
+from ui.edit import EditTab, Session
+from ui.examples import load_examples
+from ui.jobs import Jobs
+from ui.limits import CACHE_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, table
+from ui.pretext import PretextTab
+from ui.runs import sweep
+from ui.settings import Settings
+
+_SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+_SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")
+
+
+def build(settings: Settings) -> gr.Blocks:
+    """The app, ready to launch with `launch_options(settings)`. Loads no weights, except on ZeroGPU."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    jobs = Jobs(settings)
+    examples = load_examples(settings.examples)
+    with gr.Blocks(
+        title=f"{text.TITLE}: {text.TAGLINE}", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, CACHE_SECONDS)
+    ) as demo:
+        gr.HTML(_header(settings), elem_id="header")
+        session = Session(
+            clip=gr.State(None, time_to_live=CACHE_SECONDS),
+            runs=gr.State([], time_to_live=CACHE_SECONDS),
+            where=gr.State((0, 0)),
+        )
+        with gr.Tabs():
+            with gr.Tab("Edit"):
+                EditTab(jobs, examples, session)
+            with gr.Tab("Pretext") as pretext:
+                PretextTab(pretext, jobs, examples, session)
+            with gr.Tab("Semantic anchors") as anchors:
+                AnchorsTab(anchors, examples, session)
+        with gr.Accordion("Limits and privacy", open=False):
+            gr.Markdown(table(settings.info.max_frames))
+        gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')
+        add_api(jobs)
+    demo.queue(api_open=False, max_size=settings.queue_size, default_concurrency_limit=4)
+    jobs.start()
+    return demo
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of `Blocks.launch`: nothing is shared, watched or remembered that does not have to be."""
+    return {
+        "server_name": settings.address,
+        "server_port": settings.port,
+        "share": settings.share,
+        "max_file_size": MAX_FILE_SIZE,
+        "show_error": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "allowed_paths": [str(settings.examples)] if settings.examples.is_dir() else [],
+        "footer_links": ["api"],
+        "pwa": False,
+        "ssr_mode": False,
+        "theme": theme(),
+        "css_paths": [Path(__file__).with_name("app.css")],
+    }
+
+
+def launch(settings: Settings) -> None:
+    """Build the app and serve it until it is stopped."""
+    threading.Thread(target=_housekeeping, name="housekeeping", daemon=True).start()
+    build(settings).launch(**launch_options(settings))
+
+
+def theme() -> gr.Theme:
+    """One theme, light and dark, with the system's fonts: nothing is fetched."""
+    return gr.themes.Soft(
+        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=_SYSTEM_FONT, font_mono=_SYSTEM_MONO
+    )
+
+
+def _header(settings: Settings) -> str:
+    return (
+        f"<header><h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>"
+        f'<p class="model">{settings.info.label} · <a href="{text.PAPER}" rel="noopener">Paper</a></p></header>'
+    )
+
+
+def _housekeeping() -> None:
+    while True:
+        sweep()
+        time.sleep(SWEEP_SECONDS)

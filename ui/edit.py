@@ -1,0 +1,264 @@
+"""The Edit tab: a clip, an instruction, and the result beside its source."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sama.request import KEEP_SOURCE, EditRequest
+from ui import text
+from ui.clips import Clip, result_of, source_of, take_upload
+from ui.errors import PromptError, sentence
+from ui.jobs import GPU, Edited, Jobs, Step
+from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.progress import ProgressView, alert, notice
+from ui.runs import FinishedEdit, finish, new_folder
+from ui.viewer import Viewer
+
+Updates = dict[Any, Any]
+KEEP_LABELS = {"Automatic": "auto", "Always": "on", "Never": "off"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """State that tabs share: the clip in use, the runs of this session, newest first, and where the job is."""
+
+    clip: gr.State
+    runs: gr.State
+    where: gr.State
+
+
+class EditTab:
+    """Components and wiring of the tab."""
+
+    def __init__(self, jobs: Jobs, examples: list[FinishedEdit], session: Session) -> None:
+        self.jobs, self.examples, self.session = jobs, examples, session
+        self.first = examples[0] if examples else None
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=2, min_width=300, elem_classes="inputs"):
+                self._build_inputs()
+            with gr.Column(scale=3, min_width=320, elem_classes="stage-column"):
+                self._build_outputs()
+        self._wire()
+
+    def _build_inputs(self) -> None:
+        first = self.first
+        clip = source_of(first) if first else None
+        frames = clip.frames if clip else 1
+        info = self.jobs.settings.info
+        self.video = gr.Video(
+            value=str(clip.path) if clip else None, label="Your clip", sources=["upload"], height=220, elem_id="clip"
+        )
+        self.clip_note = gr.HTML(notice(clip.facts) if clip else "", elem_classes="field-note")
+        with gr.Accordion("Which part", open=False):
+            self.start = gr.Slider(0, max(1, frames - 1), 0, step=1, label="Start frame")
+            self.frames = gr.Slider(1, max(2, frames), min(frames, info.max_frames), step=1, label="Frames")
+        self.instruction = gr.Textbox(
+            first.instruction if first else "",
+            label="What should change?",
+            placeholder=text.PLACEHOLDER,
+            lines=1,
+            max_lines=4,
+            max_length=PROMPT_LENGTH[1],
+            elem_id="instruction",
+        )
+        with gr.Row(elem_classes="chips"):
+            self.chips = [gr.Button(verb, size="sm", min_width=64) for verb in text.VERBS]
+        self.problem = gr.HTML("", elem_classes="field-note")
+        with gr.Row():
+            self.go = gr.Button("Edit video", variant="primary", elem_id="go")
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+        self.estimate = gr.HTML("", elem_classes="field-note")
+        with gr.Accordion("Advanced", open=False):
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
+            self.dice = gr.Button("Another seed", size="sm")
+            self.steps = gr.Slider(*STEPS, info.steps, step=1, label="Steps", elem_id="steps")
+            self.guidance = gr.Slider(*GUIDANCE, info.guidance, step=0.1, label="Guidance")
+            self.keep = gr.Radio(
+                list(KEEP_LABELS), value="Automatic", label="Keep the source's own pixels where nothing changes"
+            )
+
+    def _build_outputs(self) -> None:
+        first = self.first
+        self.progress = gr.HTML("", elem_id="progress")
+        self.viewer = Viewer(first.comparison() if first else None, elem_id="viewer")
+        with gr.Row(visible=first is not None, elem_classes="downloads") as self.downloads:
+            self.get_result = gr.DownloadButton("Edited clip", _path(first.result if first else None), size="sm")
+            self.get_film = gr.DownloadButton("Side by side", _path(first.film if first else None), size="sm")
+            self.get_settings = gr.DownloadButton("Settings", _path(first.settings_file if first else None), size="sm")
+            self.again = gr.Button("Edit the result again", size="sm")
+        if self.examples:
+            self.gallery = gr.Gallery(
+                [(str(edit.poster), edit.title) for edit in self.examples],
+                label="Finished examples: they open at once",
+                columns=4,
+                height="auto",
+                allow_preview=False,
+                object_fit="cover",
+                buttons=[],
+                interactive=False,
+                elem_id="examples",
+            )
+
+    @property
+    def _opened(self) -> list[Any]:
+        return [
+            self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.video, self.clip_note,
+            self.session.clip, self.start, self.frames, self.instruction, self.seed, self.progress, self.problem,
+        ]  # fmt: skip
+
+    def _wire(self) -> None:
+        clip = self.session.clip
+        private: dict[str, Any] = {"api_visibility": "private"}
+        range_ = [self.start, self.frames]
+        self.video.upload(
+            self._upload, self.video, [self.video, clip, self.clip_note, *range_, self.problem], **private,
+            show_progress="minimal", show_progress_on=self.clip_note,
+        )  # fmt: skip
+        self.video.clear(self._clear, None, [clip, self.clip_note], **private, queue=False)
+        for chip, words in zip(self.chips, text.VERBS.values(), strict=True):
+            chip.click(None, None, self.instruction, js=f"() => {words!r}", **private)
+        self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **private, queue=False)
+        job = gr.on(
+            [self.go.click, self.instruction.submit],
+            self._run,
+            [clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep, self.session.runs],
+            [self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
+             self.problem, self.go, self.stop, self.session.runs, self.session.where],
+            concurrency_id=GPU, concurrency_limit=1, trigger_mode="once",
+            show_progress="minimal", show_progress_on=self.progress, **private,
+        )  # fmt: skip
+        self.finished = job
+        self.stop.click(
+            self._stopped, self.session.where, [self.progress, self.go, self.stop],
+            cancels=[job], queue=False, **private,
+        )  # fmt: skip
+        self.again.click(
+            self._again, self.session.runs,
+            [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
+        )  # fmt: skip
+        gr.on(
+            [clip.change, self.frames.release, self.steps.release, self.guidance.release],
+            self._tell_estimate, [clip, *range_, self.steps, self.guidance, self.keep], self.estimate,
+            trigger_mode="always_last", show_progress="hidden", **private,
+        )  # fmt: skip
+        if self.examples:
+            self.gallery.select(self._open_example, None, self._opened, **private, queue=False)
+
+    def _upload(self, path: str | None) -> Updates:
+        if not path:
+            return {self.session.clip: None, self.clip_note: ""}
+        try:
+            clip = take_upload(path)
+        except Exception as error:
+            return {self.video: None, self.session.clip: None, self.clip_note: alert(sentence(error))}
+        return self._show_clip(clip) | {self.problem: ""}
+
+    def _clear(self) -> Updates:
+        return {self.session.clip: None, self.clip_note: ""}
+
+    def _show_clip(self, clip: Clip) -> Updates:
+        limit = min(clip.frames, self.jobs.settings.info.max_frames)
+        return {
+            self.video: str(clip.path),
+            self.session.clip: clip,
+            self.clip_note: notice(clip.facts),
+            self.start: gr.Slider(maximum=max(1, clip.frames - 1), value=0),
+            self.frames: gr.Slider(maximum=max(2, limit), value=limit),
+        }
+
+    def _show_result(self, edit: FinishedEdit) -> Updates:
+        return {
+            self.viewer: edit.comparison(),
+            self.downloads: gr.Row(visible=True),
+            self.get_result: str(edit.result),
+            self.get_film: gr.DownloadButton(value=_path(edit.film), visible=edit.film is not None),
+            self.get_settings: str(edit.settings_file),
+        }
+
+    def _open_example(self, event: gr.SelectData) -> Updates:
+        edit = self.examples[event.index]
+        return (
+            self._show_clip(source_of(edit))
+            | self._show_result(edit)
+            | {
+                self.instruction: edit.instruction,
+                self.seed: edit.settings.get("seed", 0),
+                self.progress: notice(f"A finished example, made with {self.jobs.settings.info.label}."),
+                self.problem: "",
+            }
+        )
+
+    def _again(self, runs: list[FinishedEdit]) -> Updates:
+        edit = runs[0] if runs else self.first
+        return self._show_clip(result_of(edit)) | {self.instruction: ""} if edit else {}
+
+    def _request(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
+                 guidance: float, keep: str, folder: Path) -> EditRequest:  # fmt: skip
+        if clip is None:
+            raise PromptError(text.NO_CLIP)
+        return EditRequest(
+            video=clip.path,
+            instruction=clean_prompt(instruction),
+            output=folder / "result.mp4",
+            preset=self.jobs.settings.preset,
+            seed=min(MAX_SEED, max(0, int(seed or 0))),
+            steps=int(steps),
+            guidance=float(guidance),
+            start=min(int(start), clip.frames - 1),
+            frames=max(1, min(int(frames), self.jobs.settings.info.max_frames)),
+            keep_source=KEEP_LABELS.get(keep, KEEP_SOURCE[0]),
+            device=self.jobs.settings.device,
+        )
+
+    def _run(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
+             guidance: float, keep: str, runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
+        folder = new_folder()
+        kept = False
+        idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
+        try:
+            request = self._request(clip, instruction, start, frames, seed, steps, guidance, keep, folder)
+            busy = {self.go: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
+            view = ProgressView()
+            yield busy | {self.problem: "", self.progress: view(Step("reading")), self.session.where: (0, 0)}
+            for event in self.jobs.edit(request):
+                if isinstance(event, Edited):
+                    yield {self.progress: view(Step("saving", 1, 1))}
+                    edit = finish(folder, Path(request.video), event.tokens)
+                    kept = True
+                    done = notice(f"Done in {text.duration(event.seconds)}, seed {request.seed}.")
+                    yield idle | self._show_result(edit) | {
+                        self.progress: done, self.session.runs: [edit, *runs]}  # fmt: skip
+                else:
+                    yield {self.progress: view(event), self.session.where: (event.step, event.steps)}
+        except Exception as error:
+            yield idle | {self.problem: alert(sentence(error)), self.progress: ""}
+        finally:
+            if not kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _stopped(self, where: tuple[int, int] | None) -> Updates:
+        return {
+            self.progress: notice(text.stopped(*(where or (0, 0)))),
+            self.go: gr.Button(visible=True),
+            self.stop: gr.Button(visible=False),
+        }
+
+    def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float, keep: str) -> str:
+        if clip is None:
+            return ""
+        nowhere = Path(tempfile.gettempdir())
+        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep, nowhere)
+        seconds = self.jobs.estimate(replace(request, output=nowhere / "sama-estimate.mp4"))
+        return notice(f"About {text.duration(seconds)}.") if seconds else ""
+
+
+def _path(path: Path | None) -> str | None:
+    return str(path) if path else None

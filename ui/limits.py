@@ -1,0 +1,48 @@
+"""One table of limits: what the app checks is what its help says."""
+
+from __future__ import annotations
+
+import re
+
+from sama.video import UPLOAD_LIMITS
+from ui.errors import PromptError
+
+MAX_FILE_SIZE = "50mb"
+PROMPT_LENGTH = (3, 600)
+MAX_SEED = 2**31 - 1
+STEPS = (1, 50)
+GUIDANCE = (1.0, 10.0)
+PRETEXT_FRAMES = 17
+CACHE_SECONDS = 3600
+"""How long a clip stays on the server."""
+SWEEP_SECONDS = 600
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def clean_prompt(text: str | None) -> str:
+    """The instruction without control characters and outer spaces. Raises PromptError when it is too short or long.
+
+    A text box enforces its length in the browser alone, so this is the check that counts.
+    """
+    prompt = _CONTROL.sub(" ", text or "").strip()
+    low, high = PROMPT_LENGTH
+    if len(prompt) < low:
+        raise PromptError("Say what should change, for example “Make it snowy”.")
+    if len(prompt) > high:
+        raise PromptError(f"The instruction has {len(prompt)} characters; shorten it to {high}.")
+    return prompt
+
+
+def table(max_frames: int) -> str:
+    """The limits as a Markdown table."""
+    rows = [
+        ("File", f"up to {(UPLOAD_LIMITS.max_bytes or 0) // 1_000_000} MB; MP4, MOV, WebM or MKV"),
+        ("Length", f"up to {UPLOAD_LIMITS.max_seconds:.0f} s; up to {max_frames} frames are edited at a time"),
+        ("Size", f"sides up to {UPLOAD_LIMITS.max_side} px; frame rate up to {UPLOAD_LIMITS.max_fps:.0f}"),
+        ("Instruction", f"{PROMPT_LENGTH[0]} to {PROMPT_LENGTH[1]} characters"),
+        ("Seed", f"0 to {MAX_SEED}; the same seed gives the same video"),
+        ("Steps, guidance", f"{STEPS[0]} to {STEPS[1]}, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"),
+        ("Kept on the server", f"{CACHE_SECONDS // 60} minutes, then deleted; never used for training"),
+    ]
+    return "\n".join(["| What | Limit |", "|---|---|", *(f"| {name} | {limit} |" for name, limit in rows)])

@@ -1,0 +1,281 @@
+"""A finished edit as a folder: the same for an example of the repository and for a run of this session.
+
+source.mp4      the clip that was edited
+result.mp4      the edited clip
+packed.mp4      both side by side, frame by frame, for the comparison viewer
+film.mp4        both side by side with labels, for people (runs only: an example makes it when asked)
+poster.jpg      one picture of both
+settings.json   what repeats the edit
+tokens.npz      the plan over the steps, and the tokens of source and result
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from sama.video import FrameReader, VideoWriter, pack_side_by_side, probe
+from ui.limits import CACHE_SECONDS
+from ui.viewer import Comparison
+
+PREFIX = "sama-"
+PANELS = ("Original", "Edited")
+_FILM_WIDTH = 480
+_FILM_BAR = 40
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Anchor tokens of one run.
+
+    plan: (steps, 65, C), of the first window; source, result: (65, C), of the anchor frames by the vision tower.
+    anchor_source, anchor_result: (H, W, 3) uint8. ordered: whether a token's index is its cell of the grid.
+    """
+
+    plan: np.ndarray
+    source: np.ndarray
+    result: np.ndarray
+    anchor_source: np.ndarray
+    anchor_result: np.ndarray
+    ordered: bool
+
+    def save(self, path: Path) -> None:
+        half = {name: getattr(self, name).astype(np.float16) for name in ("plan", "source", "result")}
+        with _whole(path) as part:
+            np.savez_compressed(
+                part,
+                **half,
+                anchor_source=self.anchor_source,
+                anchor_result=self.anchor_result,
+                ordered=np.array(self.ordered),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Tokens:
+        with np.load(path, allow_pickle=False) as data:
+            return cls(
+                **{name: data[name] for name in ("plan", "source", "result", "anchor_source", "anchor_result")},
+                ordered=bool(data["ordered"]),
+            )
+
+
+@dataclass(frozen=True)
+class FinishedEdit:
+    """A finished edit and what a page says about it. `settings` is the content of settings.json."""
+
+    folder: Path
+    title: str
+    settings: dict[str, Any]
+    frames: int
+    fps: float
+    width: int
+    height: int
+    sound: bool
+    caption: str = ""
+
+    @classmethod
+    def load(cls, folder: Path, title: str = "", caption: str = "") -> FinishedEdit:
+        """Raises OSError or ValueError when the folder is incomplete."""
+        settings = json.loads((folder / "settings.json").read_text("utf-8"))
+        info = probe(folder / "result.mp4")
+        for name in ("source.mp4", "packed.mp4"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder.name} has no {name}: build the example again")
+        return cls(
+            folder,
+            title or settings["instruction"],
+            settings,
+            info.frames,
+            float(info.fps),
+            info.width,
+            info.height,
+            info.has_audio,
+            caption,
+        )
+
+    @property
+    def instruction(self) -> str:
+        return str(self.settings["instruction"])
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source.mp4"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.mp4"
+
+    @property
+    def poster(self) -> Path:
+        return self.folder / "poster.jpg"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
+    def film(self) -> Path | None:
+        path = self.folder / "film.mp4"
+        return path if path.is_file() else None
+
+    def tokens(self) -> Tokens | None:
+        path = self.folder / "tokens.npz"
+        return Tokens.load(path) if path.is_file() else None
+
+    def comparison(self) -> Comparison:
+        return Comparison(
+            video=self.folder / "packed.mp4",
+            panels=PANELS,
+            fps=self.fps,
+            frames=self.frames,
+            caption=self.instruction,
+            sound=self.sound,
+        )
+
+
+def finish(folder: Path, source: Path, tokens: Tokens | None, film: bool = True) -> FinishedEdit:
+    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit."""
+    settings = json.loads((folder / "result.json").read_text("utf-8"))
+    settings |= {"video": "source.mp4", "output": "result.mp4"}
+    (folder / "result.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "result.json").replace(folder / "settings.json")
+    _link(source, folder / "source.mp4")
+    start, count = int(settings.get("start", 0)), probe(folder / "result.mp4").frames
+    pair = folder / "source.mp4", folder / "result.mp4"
+    fps = probe(pair[1]).fps
+    with FrameReader(pair[0], start, count) as before, FrameReader(pair[1]) as after:
+        pack_side_by_side(
+            [(frame.image for frame in before), (frame.image for frame in after)],
+            folder / "packed.mp4",
+            fps,
+            audio_from=pair[1],
+        )
+    _write_poster(folder / "poster.jpg", pair, start, count)
+    if tokens is not None:
+        tokens.save(folder / "tokens.npz")
+    edit = FinishedEdit.load(folder)
+    if film:
+        compose_film(edit)
+    return edit
+
+
+def compose_film(edit: FinishedEdit) -> Path:
+    """A film for people: source and result side by side under their names, above the instruction; with the sound.
+
+    moviepy composes the picture; reading and writing are ours, because it loses frames at fractional rates.
+    """
+    from moviepy import ColorClip, CompositeVideoClip, TextClip, VideoClip
+
+    path = edit.folder / "film.mp4"
+    width = max(_FILM_WIDTH, edit.width) // 2 * 2
+    height = round(width * edit.height / edit.width / 2) * 2
+    seconds = edit.frames / edit.fps
+    size = (2 * width, height + 2 * _FILM_BAR)
+    now: dict[str, np.ndarray] = {}
+
+    def panel(name: str) -> VideoClip:
+        clip = VideoClip(frame_function=lambda _t: now[name], duration=seconds)
+        return clip.resized((width, height)) if (edit.width, edit.height) != (width, height) else clip
+
+    def words(content: str, box: tuple[int, int], corner: tuple[int, int]) -> TextClip:
+        clip = TextClip(text=content, font_size=20, color="white", size=box, method="caption", duration=seconds)
+        return clip.with_position(corner)
+
+    with (
+        FrameReader(edit.source, int(edit.settings.get("start", 0)), edit.frames) as before,
+        FrameReader(edit.result) as after,
+        VideoWriter(path, *size, Fraction(probe(edit.result).fps), source=edit.result) as writer,
+    ):
+        film: CompositeVideoClip | None = None
+        for index, (left, right) in enumerate(zip(before, after, strict=True)):
+            now |= {"left": left.image, "right": right.image}
+            if film is None:  # moviepy asks a clip for its first frame when it is made
+                film = CompositeVideoClip(
+                    [
+                        ColorClip(size, color=(20, 20, 24), duration=seconds),
+                        words(PANELS[0], (width, _FILM_BAR), (0, 0)),
+                        words(PANELS[1], (width, _FILM_BAR), (width, 0)),
+                        panel("left").with_position((0, _FILM_BAR)),
+                        panel("right").with_position((width, _FILM_BAR)),
+                        words(_one_line(edit.instruction), (2 * width, _FILM_BAR), (0, height + _FILM_BAR)),
+                    ],
+                    size=size,
+                )
+            writer.write(film.get_frame(min((index + 0.5) / edit.fps, seconds)).astype(np.uint8))
+    return path
+
+
+def new_folder() -> Path:
+    """A folder of one job, under gradio's cache, with a name that cannot be guessed. Old ones are removed."""
+    root = _cache()
+    root.mkdir(parents=True, exist_ok=True)
+    sweep()
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+
+
+def sweep(age: float = CACHE_SECONDS) -> None:
+    """Remove job folders that were made more than `age` seconds ago."""
+    limit = time.time() - age
+    for folder in _cache().glob(PREFIX + "*"):
+        with suppress(OSError):
+            if folder.stat().st_mtime < limit:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cache() -> Path:
+    from gradio.utils import get_upload_folder
+
+    return Path(get_upload_folder())
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _one_line(words: str, limit: int = 90) -> str:
+    return words if len(words) <= limit else words[: limit - 1] + "…"
+
+
+def _write_poster(path: Path, pair: tuple[Path, Path], start: int, count: int) -> None:
+    """Left half before, right half after, from the middle of the clip."""
+    import cv2
+
+    middle = count // 2
+    images = []
+    for file, index in ((pair[0], start + middle), (pair[1], middle)):
+        with FrameReader(file, index, 1) as reader:
+            images.append(next(iter(reader)).image)
+    before, after = images
+    half = before.shape[1] // 2
+    both = np.concatenate([before[:, :half], after[:, half:]], axis=1)
+    scale = min(1.0, 384 / max(both.shape[:2]))
+    both = cv2.resize(both, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else both
+    ok, data = cv2.imencode(".jpg", both[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    if ok:
+        path.write_bytes(data.tobytes())
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears at `path` only when it was written to its end."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

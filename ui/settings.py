@@ -1,0 +1,67 @@
+"""What the app is started with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from sama.pipeline import SamaPipeline
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+class PresetInfo(NamedTuple):
+    """What the page has to know of a preset before its weights are loaded."""
+
+    label: str
+    steps: int
+    guidance: float
+    max_frames: int
+
+
+PRESETS: dict[str, PresetInfo] = {
+    "tiny": PresetInfo("SAMA tiny, the embedded model", 12, 3.0, 97),
+    "1.3b": PresetInfo("SAMA on Wan2.1 1.3B", 50, 5.0, 81),
+    "14b": PresetInfo("SAMA 14B", 50, 5.0, 81),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one app.
+
+    preset: the model, a key of PRESETS.
+    pipeline_loader: gives the pipeline instead of the preset's; used by tests and by people with their own weights.
+    on_spaces: whether the app runs on a Hugging Face Space; zero_gpu: on one whose GPU is lent per call.
+    warm: load the model and run it once in the background, so that the first edit is quick.
+    queue_size: people who may wait; the next one is told that the queue is full.
+    """
+
+    preset: str = "tiny"
+    host: str | None = None
+    port: int | None = None
+    share: bool = False
+    device: str | None = None
+    warm: bool = True
+    queue_size: int = 12
+    examples: Path = ASSETS / "examples"
+    pipeline_loader: Callable[[], SamaPipeline] | None = None
+    on_spaces: bool = field(default_factory=lambda: "SPACE_ID" in os.environ)
+    zero_gpu: bool = field(default_factory=lambda: bool(os.environ.get("SPACES_ZERO_GPU")))
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"the preset {self.preset!r} does not exist: choose one of {', '.join(PRESETS)}")
+
+    @property
+    def info(self) -> PresetInfo:
+        return PRESETS[self.preset]
+
+    @property
+    def address(self) -> str:
+        """The interface to listen on: this machine only, unless a Space has to be reached from outside."""
+        return self.host or ("0.0.0.0" if self.on_spaces else "127.0.0.1")

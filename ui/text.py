@@ -1,0 +1,76 @@
+# ruff: noqa: RUF001 - proper typography is wanted here
+"""The words of the app, in one place."""
+
+from __future__ import annotations
+
+TITLE = "SAMA"
+TAGLINE = "Change a video by telling it what to change."
+PAPER = "https://arxiv.org/abs/2603.19228"
+PRIVACY = "Clips are deleted after an hour. They are never shown to others and never used for training."
+
+VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove the ", "Style": "Make it "}
+PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make it snowy”"
+
+PHASES = {
+    "loading": "Loading the model",
+    "reading": "Reading the clip",
+    "planning": "Planning",
+    "painting": "Painting",
+    "restoring": "Restoring",
+    "saving": "Saving",
+    "done": "Done",
+}
+
+TASKS = {"Missing cube": "cube", "Wrong speed": "speed", "Shuffled tubes": "tube"}
+TASK_NOTES = {
+    "cube": "A run of whole frames is hidden in grey; the first frame always stays.",
+    "speed": "The clip plays twice as fast and turns round at its end, so that its length stays.",
+    "tube": "The clip is cut into 2 × 2 × 2 blocks of space and time, put in a random order.",
+}
+PRETEXT_INTRO = (
+    "Before it learns to edit, the model learns to repair clips that were damaged on purpose. "
+    "What it can repair here is why its edits keep the motion of your clip."
+)
+
+ANCHORS_INTRO = (
+    "While it paints, the model also writes down what the first frame will show: "
+    "64 local tokens and one for the whole picture."
+)
+HOW_TO_READ = """
+1. **Same colour, same meaning**: one colour basis is used for the source, the plan at every step, and the result.
+2. **Drag the step**: the plan starts as noise, and where it settles early the model was sure of what belongs there.
+3. **Pick a token** and all three pictures show how similar their tokens are to it, from −1 (blue) to 1 (red);
+   where plan and result agree, the edit followed the plan.
+"""
+UNORDERED = (
+    "This model's tokens carry no position: they are a set, not a map. "
+    "Each is placed where the finished frame's own tokens match it best."
+)
+ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
+NO_RECORD = "This edit has no record of its tokens."
+EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
+EMPTY_VIEWER = "Your edited video will appear here, beside the original."
+EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
+NO_CLIP = "Upload a clip first, or open an example."
+
+
+def stopped(step: int, steps: int) -> str:
+    """What is said after Stop."""
+    where = f" at {step}/{steps}" if step else ""
+    return f"Stopped{where}. Nothing was saved; your clip and instruction are kept."
+
+
+def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:
+    """A clip in one line."""
+    return (
+        f"{width} × {height} · {frames} frames · {fps:.4g} fps · {frames / fps:.1f} s · "
+        f"{'with sound' if sound else 'no sound'}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,107 @@
+"""The plan view: anchor tokens as colours and similarities, every click answered in the browser."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from ui import text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ui.runs import Tokens
+
+_HERE = Path(__file__).parent
+
+from gradio.events import Dependency
+
+class Plan(gr.HTML):
+    """Shows what `plan_value` makes of a run's tokens; a string is a message in its place."""
+
+    def __init__(self, value: dict[str, Any] | str | None = None, **kwargs: Any) -> None:
+        super().__init__(
+            value,
+            html_template=(_HERE / "plan.html").read_text("utf-8"),
+            css_template=(_HERE / "plan.css").read_text("utf-8"),
+            js_on_load=(_HERE / "plan.js").read_text("utf-8"),
+            apply_default_css=False,
+            empty=text.EMPTY_ANCHORS,
+            **kwargs,
+        )
+
+    def postprocess(self, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
+        return {"message": value} if isinstance(value, str) else value
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object"}
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def plan_value(tokens: Tokens) -> dict[str, Any]:
+    """What the browser needs of a run's tokens: three colours a token, and cosines as bytes (12 KB a step).
+
+    One colour basis holds for everything on the page. Tokens without a position are placed by matching the finished
+    plan with the result's own tokens, once, so that a token keeps its place over the steps.
+    """
+    import torch
+
+    from sama.semantics import fit_pca, match_to_grid, pca_colours, split_tokens
+
+    plan, source, result = (torch.from_numpy(a.astype(np.float32)) for a in (tokens.plan, tokens.source, tokens.result))
+    basis = fit_pca(torch.cat([source, result, plan.flatten(0, 1)]))
+    (plan_local, plan_global), (source_local, _), (result_local, result_global) = map(
+        split_tokens, (plan, source, result)
+    )
+    if not tokens.ordered:
+        plan_local = plan_local[:, match_to_grid(plan_local[-1], result_local)]
+    colours = torch.stack([pca_colours(part, basis) for part in (source_local, result_local, *plan_local)])
+    blocks = [
+        _cosines(source_local, source_local),
+        _cosines(source_local, result_local),
+        _cosines(result_local, result_local),
+    ]
+    for step in plan_local:
+        blocks += [_cosines(step, step), _cosines(source_local, step), _cosines(step, result_local)]
+    globals_ = torch.nn.functional.cosine_similarity(plan_global, result_global.unsqueeze(0), dim=-1)
+    height, width = tokens.anchor_result.shape[:2]
+    return {
+        "steps": len(plan),
+        "aspect": round(width / height, 4),
+        "colours": _base64((colours * 255).round().byte().numpy()),
+        "cosines": _base64(torch.stack(blocks).numpy()),
+        "globals": [round(value, 4) for value in globals_.tolist()],
+        "pictures": [picture_url(tokens.anchor_source), picture_url(tokens.anchor_result)],
+        "note": text.ORDERED if tokens.ordered else text.UNORDERED,
+        "planWords": "what the model means to paint",
+    }
+
+
+def picture_url(image: np.ndarray, quality: int = 85) -> str:
+    """A small picture (H, W, 3) uint8 as a data address: no file is left behind for a preview."""
+    import cv2
+
+    ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"a picture of shape {image.shape} cannot be encoded")
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines (64, 64) of tokens (64, C) as bytes: 0 is -1, 127 is 0, 254 is 1."""
+    import torch.nn.functional as F
+
+    cosine = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+    return ((cosine.clamp(-1, 1) + 1) * 127).round().byte()
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")

@@ -1,0 +1,72 @@
+"""The comparison viewer: clips packed side by side in one video, drawn to a canvas panel by panel.
+
+One video has one clock, so the panels cannot drift apart, however busy the machine is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui import text
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a viewer shows.
+
+    video: a file with the panels left to right, all of one size.
+    panels: their names, in that order. compare: the two of them that the divider and the difference are about.
+    fps: frames per second; frames: how many. sound: whether the file has any.
+    """
+
+    video: Path
+    panels: tuple[str, ...]
+    fps: float
+    frames: int
+    caption: str = ""
+    sound: bool = False
+    compare: tuple[int, int] = (0, 1)
+    mode: str = "wipe"
+
+
+def file_data(path: Path) -> dict[str, Any]:
+    """A file as gradio's client gets it: gradio moves it to its cache and fills in the address."""
+    return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+
+class Viewer(gr.HTML):
+    """Shows a `Comparison`."""
+
+    def __init__(self, value: Comparison | None = None, empty: str = text.EMPTY_VIEWER, **kwargs: Any) -> None:
+        super().__init__(
+            value,
+            html_template=(_HERE / "viewer.html").read_text("utf-8"),
+            css_template=(_HERE / "viewer.css").read_text("utf-8"),
+            js_on_load=(_HERE / "viewer.js").read_text("utf-8"),
+            apply_default_css=False,
+            empty=empty,
+            **kwargs,
+        )
+
+    def postprocess(self, value: Comparison | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        return {
+            "video": file_data(value.video),
+            "panels": list(value.panels),
+            "compare": list(value.compare),
+            "fps": value.fps,
+            "frames": value.frames,
+            "caption": value.caption,
+            "sound": value.sound,
+            "mode": value.mode,
+        }
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object"}
