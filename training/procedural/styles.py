@@ -167,7 +167,7 @@ def _cartoon(frame: Frame, index: int) -> Frame:
     flat = _saturated(_posterised(cv2.medianBlur(_kuwahara(frame, 3), 3), 5), 1.6)
     bright = cv2.LUT(flat, _table(*(((0, 16), (128, 150), (255, 255)),) * 3))
     grey = cv2.GaussianBlur(_grey(frame), (0, 0), 1.0)
-    lines = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, 11, 10)
+    lines = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, 11, 13)
     return _darkened(bright, cv2.GaussianBlur(lines, (0, 0), 0.5))
 
 
