@@ -1,0 +1,1 @@
+"""Data of the trainer: rendered groups, latents and their batches."""

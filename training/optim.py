@@ -1,0 +1,65 @@
+"""Optimisers and their one schedule: Muon for matrices and convolutions, AdamW for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.config import OptimiserConfig
+
+
+class FlattenedMuon(torch.optim.Muon):
+    """`torch.optim.Muon` for weights of any rank: a convolution is the matrix (out, in * kernel), sharing storage."""
+
+    def __init__(self, weights: Iterable[Tensor], **options: Any) -> None:
+        self._weights = list(weights)
+        self._matrices = [nn.Parameter(weight.detach().view(weight.shape[0], -1)) for weight in self._weights]
+        super().__init__(self._matrices, **options)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        for weight, matrix in zip(self._weights, self._matrices, strict=True):
+            matrix.grad = None if weight.grad is None else weight.grad.view_as(matrix)
+        return super().step(closure)
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """What Muon trains: hidden weights. Embeddings and the outer layers keep AdamW, as Muon's authors advise."""
+    outer = ("embedding", "embeddings", "patch_embedding", "proj_out", "conv_in", "conv_out", "head.proj", "probe")
+    return name.endswith("weight") and parameter.ndim >= 2 and not any(part in name for part in outer)
+
+
+def build_optimisers(model: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW over the trainable parameters of `model`, which must already be on its device."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [parameter for name, parameter in named if is_matrix(name, parameter)]
+    others = [parameter for name, parameter in named if not is_matrix(name, parameter)]
+    muon = FlattenedMuon(
+        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    fused = others[0].is_cuda
+    adam = torch.optim.AdamW(others, lr=config.adam_learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
+    for optimiser in (muon, adam):
+        for group in optimiser.param_groups:
+            group["initial_lr"] = group["lr"]
+    return [muon, adam]
+
+
+def rate_factor(step: int, progress: float, config: OptimiserConfig) -> float:
+    """The trapezoid: warm-up by steps, a plateau, and a linear fall to zero over the last `decay_share` of the run.
+
+    progress: how much of the run is over, 0 to 1, by steps or by time.
+    """
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    decay = min(1.0, (1.0 - progress) / max(config.decay_share, 1e-9))
+    return warmup * max(decay, 0.0)
+
+
+def set_rates(optimisers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Scale every group's initial learning rate by `factor`."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * factor

@@ -1,0 +1,80 @@
+"""Stage `vae`: train the small `AutoencoderKLWan` on rendered clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from training.config import TrainConfig
+from training.data.rendered import ClipCrops, RenderedGroups, stream
+from training.loop import autocast
+from training.one_pass import OnePassVAE
+from training.storage import float8_rounded, is_large_matrix, rewrite_compact
+
+CROP = 144
+CLIPS_PER_GROUP = 4
+KL_WEIGHT = 1e-4
+GRADIENT_WEIGHT = 0.5
+SQUARE_WEIGHT = 4.0
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+class VaeStage:
+    """Reconstruction by L1 and squared error, the same on spatial differences (it is what keeps small text legible),
+    and a weak KL term, under which the latents carry noise that a diffusion model's small errors resemble."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        torch.manual_seed(config.seed)
+        z_dim = config.model["z_dim"]
+        neutral = {"latents_mean": [0.0] * z_dim, "latents_std": [1.0] * z_dim}
+        self.vae = AutoencoderKLWan(**config.model, **neutral)
+        self.model: nn.Module = OnePassVAE(self.vae).to(accelerator.device)
+        if config.compile:
+            self.model.compile()
+        self.noise = torch.Generator(accelerator.device).manual_seed(config.seed + 1 + accelerator.process_index)
+
+    def batches(self) -> Iterator[Any]:
+        data = self.config.data
+        groups = RenderedGroups(
+            data.pack, data.frames, ClipCrops(CROP, CLIPS_PER_GROUP), self.config.seed, self.accelerator.process_index
+        )
+        return stream(groups, data.workers, max(1, self.config.batch_size // CLIPS_PER_GROUP))
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        frames = batch["frames"].flatten(0, 1).to(self.accelerator.device, non_blocking=True).float() / 127.5 - 1
+        shape = (len(frames), self.config.model["z_dim"], (frames.shape[2] - 1) // 4 + 1, CROP // 8, CROP // 8)
+        noise = torch.randn(shape, generator=self.noise, device=frames.device)
+        output, mean, logvar = model(frames, noise)
+        error = output.float() - frames
+        absolute, square = error.abs().mean(), error.square().mean()
+        gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        kl = 0.5 * (mean.float().square() + logvar.float().exp() - 1 - logvar.float()).mean()
+        loss = absolute + SQUARE_WEIGHT * square + GRADIENT_WEIGHT * gradient + KL_WEIGHT * kl
+        psnr = -10 * torch.log10(F.mse_loss(output.float().clamp(-1, 1), frames) / 4)
+        return loss, {"l1": absolute.detach(), "psnr": psnr.detach(), "kl": kl.detach()}
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        """Measure the latents' mean and deviation through the stored weights, and write `vae`."""
+        for name, parameter in self.vae.named_parameters():
+            if is_large_matrix(name, parameter):
+                parameter.copy_(float8_rounded(parameter))
+        batches = self.batches()
+        means = []
+        for _ in range(8):
+            frames = next(batches)["frames"].flatten(0, 1).to(self.accelerator.device).float() / 127.5 - 1
+            with autocast(self.config, self.accelerator.device):
+                mean, _ = self.model.encode(frames)  # type: ignore[operator]
+            means.append(mean.float().transpose(0, 1).flatten(1))
+        latents = torch.cat(means, dim=1)  # (z, everything)
+        self.vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
+        self.vae.save_pretrained(folder / "vae")
+        rewrite_compact(folder / "vae" / WEIGHTS_FILE)
