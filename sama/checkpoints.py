@@ -305,7 +305,8 @@ def _empty_model(config: Mapping[str, Any]) -> SamaTransformer3DModel:
 
     from sama.transformer import SamaTransformer3DModel
 
-    with init_empty_weights():  # parameters only: the rotary tables are buffers and are not stored
+    # Parameters only: the rotary tables are buffers and are not stored. Constructors draw a few random numbers anyway.
+    with torch.random.fork_rng(devices=[]), init_empty_weights():
         return SamaTransformer3DModel(**config)
 
 

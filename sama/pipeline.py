@@ -6,19 +6,16 @@ anchors that plan the edit. The anchors are kept step by step, because they show
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from torch import Generator, Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionModel
 
@@ -27,72 +24,14 @@ from sama.frames import OUTPUT_TYPES, as_frames, as_output
 from sama.lora import SamaLoraMixin
 from sama.pretext import EDIT_PREFIX
 from sama.prompts import model_prompt
-from sama.schedule import denoised, guide, run_scheduler, shifted_sigmas
+from sama.run import SamaPipelineOutput, SamaRun, SamaStep, Velocity
+from sama.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
 from sama.shapes import LatentShape, latent_shape
 from sama.transformer import SamaTransformer3DModel
 
+logger = logging.getLogger(__name__)
+
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
-
-
-@dataclass
-class SamaPipelineOutput(BaseOutput):
-    """A finished run.
-
-    frames: (B, T, H, W, 3) in [0, 1], float32, as `"np"` or `"pt"`; for `"pil"` B lists of T pictures; for `"latent"`
-        the normalised latents (B, C, F, H / 8, W / 8).
-    semantic_tokens: (B, steps, 65, D) on the CPU, float32: the plan as it formed. Step s holds the model's estimate of
-        the clean anchors at that step, `noisy - sigma * velocity` with the guided velocity; the last is the plan that
-        the video was made by.
-    """
-
-    frames: np.ndarray | Tensor | list[list[Image.Image]]
-    semantic_tokens: Tensor
-
-
-@dataclass(frozen=True)
-class SamaStep:
-    """One denoising step, just done.
-
-    step: 1 to num_steps. timestep: 0 to 1000, and sigma: 0 to 1, where the model was evaluated.
-    latents, semantic_latents: (B, C, F, h, w) and (B, 65, D), noisy, after the step.
-    clean_latents, semantic_tokens: of the same shapes, the model's estimates of the clean ones at this step; the first
-        decode to a preview.
-    """
-
-    step: int
-    num_steps: int
-    timestep: float
-    sigma: float
-    latents: Tensor
-    semantic_latents: Tensor
-    clean_latents: Tensor
-    semantic_tokens: Tensor
-
-
-class Velocity(NamedTuple):
-    """The model's answer for both streams, float32."""
-
-    video: Tensor
-    semantic: Tensor
-
-
-@dataclass
-class SamaRun:
-    """What a run is about and how far it is. Callbacks may read and replace the tensors by name.
-
-    prompt_embeds, negative_prompt_embeds: (B, L, text_dim); the second is None without guidance.
-    source_latents: (B, C, F, h, w), clean, or None to generate without a source.
-    """
-
-    latents: Tensor
-    semantic_latents: Tensor
-    source_latents: Tensor | None
-    prompt_embeds: Tensor
-    negative_prompt_embeds: Tensor | None
-    num_steps: int
-    guidance_scale: float
-    source_guidance_scale: float
-    attention_kwargs: dict[str, Any] | None
 
 
 class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
@@ -229,13 +168,12 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         prefix: the task's token in place of the pipeline's.
         """
         prefix = self.config["prompt_prefix"] if prefix is None else prefix
-        tokens = self.tokenizer(
-            [model_prompt(prompt, prefix, self.config["spell_quotes"]) for prompt in prompts],
-            padding="max_length",
-            max_length=self.config["max_sequence_length"],
-            truncation=True,
-            return_tensors="pt",
-        )
+        texts = [model_prompt(prompt, prefix, self.config["spell_quotes"]) for prompt in prompts]
+        room = self.config["max_sequence_length"]
+        tokens = self.tokenizer(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
+        needed = max(map(len, self.tokenizer(texts, verbose=False).input_ids))
+        if needed > room:
+            logger.warning("the prompt has %d tokens and the model reads %d: its end is lost", needed, room)
         ids, mask = tokens.input_ids.to(self._execution_device), tokens.attention_mask.to(self._execution_device)
         states = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         return torch.where(mask.bool().unsqueeze(-1), states, 0.0)
@@ -390,7 +328,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             for index, timestep in enumerate(video_scheduler.timesteps):
                 self._current_timestep = timestep
                 sigma = float(video_scheduler.sigmas[index])
-                velocity = self._velocity(run, index, timestep, sigma)
+                velocity = self._velocity(run, index, sigma)
                 clean = denoised(run.latents, velocity.video, sigma)
                 tokens = denoised(run.semantic_latents, velocity.semantic, sigma)
                 plan.append(tokens.cpu())
@@ -403,7 +341,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
                     for name, tensor in (callback(self, index, timestep, given) or {}).items():
                         setattr(run, name, tensor)
                 yield SamaStep(
-                    index + 1, run.num_steps, float(timestep), sigma, run.latents, run.semantic_latents, clean, tokens
+                    index + 1, run.num_steps, sigma * TIMESTEPS, sigma, run.latents, run.semantic_latents, clean, tokens
                 )
                 if self._interrupt:
                     break
@@ -416,7 +354,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             self._current_timestep = None
             self.maybe_free_model_hooks()
 
-    def _velocity(self, run: SamaRun, index: int, timestep: Tensor, sigma: float) -> Velocity:
+    def _velocity(self, run: SamaRun, index: int, sigma: float) -> Velocity:
         """The guided velocity: one pass of the model per text and source that the scales ask for."""
         reference = run.prompt_embeds if run.negative_prompt_embeds is None else run.negative_prompt_embeds
         passes = {"cond": (run.prompt_embeds, run.source_latents)}
@@ -428,7 +366,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         answers: dict[str, Velocity] = {}
         for name, (text, source) in passes.items():
             with self.transformer.cache_context(name, **context):
-                answers[name] = self._evaluate(run, timestep, text, source)
+                answers[name] = self._evaluate(run, sigma, text, source)
         scales = (run.guidance_scale, run.source_guidance_scale)
 
         def part(name: str, stream: int) -> Tensor | None:
@@ -441,9 +379,10 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             )
         )
 
-    def _evaluate(self, run: SamaRun, timestep: Tensor, text: Tensor, source: Tensor | None) -> Velocity:
+    def _evaluate(self, run: SamaRun, sigma: float, text: Tensor, source: Tensor | None) -> Velocity:
         dtype = self.transformer.dtype
-        timesteps = timestep.to(run.latents.device, torch.float32).expand(run.latents.shape[0])
+        # From the noise level: UniPC's own timesteps are whole numbers.
+        timesteps = torch.full((len(run.latents),), sigma * TIMESTEPS, device=run.latents.device)
         if self.config["round_timestep_to_bf16"]:
             timesteps = timesteps.bfloat16().float()
         out = self.transformer(

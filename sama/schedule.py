@@ -12,6 +12,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+TIMESTEPS = 1000
+"""The model is told the noise level as `TIMESTEPS * sigma`."""
+
 FlowScheduler: TypeAlias = FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler
 
 

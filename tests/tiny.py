@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
 
 from sama.pipeline import SamaPipeline
 from sama.transformer import SamaTransformer3DModel
 
+GOLDEN = Path(__file__).parent / "golden"
 SEMANTIC_DIM = 32
 TEXT_DIM = 32
 WORDS = (
@@ -35,7 +40,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_transformer(semantic_positions: str = "grid", **config) -> SamaTransformer3DModel:
-    """Every parameter is random, the type embedding too, so that nothing is invisible to a test."""
+    """Every weight is random and large, the type embedding's too, so that nothing is invisible to a test."""
     settings = {
         "num_attention_heads": 2,
         "attention_head_dim": 24,
@@ -48,11 +53,17 @@ def tiny_transformer(semantic_positions: str = "grid", **config) -> SamaTransfor
         "semantic_positions": semantic_positions,
     }
     model = SamaTransformer3DModel(**(settings | config)).eval()
-    torch.nn.init.normal_(model.segment_embedding.weight)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.segment_embedding.weight)
+        for block in model.blocks:
+            for parameter in block.parameters():
+                if parameter.ndim == 2:
+                    parameter.mul_(3)
     return model
 
 
 def tiny_vae() -> AutoencoderKLWan:
+    """Its statistics suit its random weights, so that different clips have different normalised latents."""
     return AutoencoderKLWan(
         is_residual=True,
         patch_size=2,
@@ -61,6 +72,8 @@ def tiny_vae() -> AutoencoderKLWan:
         temperal_downsample=[True, True],
         num_res_blocks=1,
         z_dim=16,
+        latents_mean=[0.01 * channel for channel in range(16)],
+        latents_std=[0.1 + 0.002 * channel for channel in range(16)],
         in_channels=12,
         out_channels=12,
         scale_factor_temporal=4,
@@ -114,3 +127,25 @@ def tiny_clip(frames: int = 5, height: int = 32, width: int = 48, seed: int = 0)
     """A clip (T, H, W, 3), uint8."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (frames, height, width, 3), generator=generator, dtype=torch.uint8)
+
+
+def golden_arguments() -> dict:
+    """The arguments of the official tiny model in `tests/golden`."""
+    described = json.loads((GOLDEN / "tiny.json").read_text())
+    config = described["config"]
+    return {
+        "num_attention_heads": config["num_heads"],
+        "attention_head_dim": config["dim"] // config["num_heads"],
+        "text_dim": config["text_dim"],
+        "freq_dim": config["freq_dim"],
+        "ffn_dim": config["ffn_dim"],
+        "num_layers": config["num_layers"],
+        "semantic_dim": described["siglip_dim"],
+        "semantic_hidden_dim": described["siglip_hidden"],
+    }
+
+
+def golden_tensors() -> dict[str, torch.Tensor]:
+    """Inputs and outputs of the official inference code for that model, float32 on a CPU: single forwards at
+    `timestep`, and a loop of 4 Euler steps with guidance 5 and shift 5."""
+    return load_file(GOLDEN / "tiny_io.safetensors")
