@@ -36,6 +36,8 @@ class DataConfig:
     """Wordings drawn for each pair of clips."""
     pretext_share: float = 0.15
     """Share of training samples that restore a perturbed clip instead of following an instruction."""
+    task_weights: dict[str, float] = field(default_factory=dict)
+    """How often each editing task is drawn, relative to 1."""
     text_dropout: float = 0.1
     """Share of instructions replaced by the bare prefix, for guidance."""
 
@@ -89,7 +91,7 @@ class TrainConfig:
     compile: bool = False
     log_every: int = 20
     save_minutes: float = 2.0
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = OptimiserConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
 

@@ -111,7 +111,7 @@ class EditStage:
     def _encoded(self) -> LatentStore:
         """Render and encode groups until there are `groups` of them, or for `encode_minutes`."""
         data, device = self.config.data, self.accelerator.device
-        store = LatentStore(device, self._tokenise, TEXT_LENGTH)
+        store = LatentStore(device, self._tokenise, TEXT_LENGTH, data.task_weights)
         dataset = RenderedGroups(
             data.pack, data.frames, PairedClips(data.paraphrases), self.config.seed, self.accelerator.process_index
         )

@@ -4,8 +4,8 @@
 
 The model conditions on token states, never on the pooled vector, which hardly tells "add" from "remove". The English
 core of the vocabulary is kept (WordPiece ids are ordered by frequency), with the words that the pair generator uses and
-every single character, so that any word can still be spelled. The weights come from a package of the Python registry, checked by hash; nothing of that package
-is needed afterwards.
+every single character, so that any word can still be spelled. The weights come from a package of the Python registry,
+checked by hash; nothing of that package is needed afterwards.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,7 @@ class _Shelf:
     anchors: list[Tensor] = field(default_factory=list)
     anchor_rows: list[int] = field(default_factory=list)  # row of `anchors` per latent, -1 for perturbed clips
     pairs: dict[bool, list[tuple[int, int, int]]] = field(default_factory=lambda: {False: [], True: []})
+    tasks: list[str] = field(default_factory=list)  # of pairs[False]
     texts: list[list[list[int]]] = field(default_factory=list)
     clips: int = 0
     pictures: int = 0
@@ -42,12 +44,19 @@ class _Shelf:
 class LatentStore:
     """Latents, anchor pictures and tokenised instructions of many groups.
 
-    Draws batches of one bucket; the buckets take turns at random, weighted by how many pairs they hold. Edits and
+    Draws batches of one bucket; the buckets take turns at random, weighted by how many pairs they hold. Edits are drawn
+    task by task, in the shares that `task_weights` sets (1 where it says nothing), however many pairs each task has;
     pretext restorations are drawn apart, in the share that `pretext_share` sets.
     """
 
-    def __init__(self, device: torch.device, tokenise: Callable[[Sequence[str]], list[list[int]]], length: int) -> None:
-        self.device, self.tokenise, self.length = device, tokenise, length
+    def __init__(
+        self,
+        device: torch.device,
+        tokenise: Callable[[Sequence[str]], list[list[int]]],
+        length: int,
+        task_weights: Mapping[str, float],
+    ) -> None:
+        self.device, self.tokenise, self.length, self.task_weights = device, tokenise, length, task_weights
         self._shelves: dict[Bucket, _Shelf] = {}
         self.tables: dict[Bucket, dict[str, Tensor]] = {}
 
@@ -67,6 +76,8 @@ class LatentStore:
             texts = [self._padded(next(tokens)) for _ in pair["texts"]]
             row = (shelf.clips + pair["source"], shelf.clips + pair["target"], len(shelf.texts))
             shelf.pairs[bool(pair["prefix"])].append(row)
+            if not pair["prefix"]:
+                shelf.tasks.append(pair["task"])
             shelf.texts.append(texts)
         shelf.clips += len(latents)
         shelf.pictures += pictures
@@ -78,6 +89,7 @@ class LatentStore:
                 "latents": torch.cat(shelf.latents),
                 "anchors": torch.cat(shelf.anchors),
                 "rows": torch.tensor(shelf.anchor_rows, device=self.device),
+                "shares": self._shares(shelf.tasks),
                 "texts": torch.tensor(shelf.texts, device=self.device, dtype=torch.int32),
                 **{
                     f"pairs_{kind}": torch.tensor(pairs, device=self.device).view(-1, 3)
@@ -109,7 +121,10 @@ class LatentStore:
         while True:
             table = self.tables[buckets[int(torch.multinomial(weights, 1, generator=host))]]
             restorations = round(size * pretext_share) if len(table["pairs_True"]) else 0
-            edits = table["pairs_False"][draw(len(table["pairs_False"]), size - restorations)]
+            points = torch.rand(size - restorations, generator=generator, device=self.device)
+            edits = table["pairs_False"][
+                torch.searchsorted(table["shares"], points).clamp_max(len(table["shares"]) - 1)
+            ]
             rows = torch.cat([edits, table["pairs_True"][draw(max(1, len(table["pairs_True"])), restorations)]])
             source, target, text = rows.unbind(1)
             wording = draw(table["texts"].shape[1], size)
@@ -119,6 +134,12 @@ class LatentStore:
                 table["anchors"][table["rows"][target]],
                 table["texts"][text, wording].long(),
             )
+
+    def _shares(self, tasks: Sequence[str]) -> Tensor:
+        """Cumulative probability of each pair, (pairs,), ending at 1."""
+        counts = Counter(tasks)
+        shares = torch.tensor([self.task_weights.get(task, 1.0) / counts[task] for task in tasks], dtype=torch.double)
+        return (shares.cumsum(0) / shares.sum()).float().to(self.device)
 
     def _padded(self, ids: list[int]) -> list[int]:
         return (ids + [0] * self.length)[: self.length]

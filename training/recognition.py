@@ -1,0 +1,207 @@
+"""What is drawn and what is written in an edited clip: nearest-drawing retrieval and reading by OCR.
+
+PSNR rewards blur; these two ask whether the edit can be recognised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+Drawings = np.ndarray | Sequence[np.ndarray]
+
+_SIDE = 48  # pixels of the square in which crops are compared
+_MARGIN = 1.12  # side of that square in longest sides of the object
+_CELLS, _BINS = 8, 8
+_SHIFTS = tuple((dx, dy) for dy in (-2, 0, 2) for dx in (-2, 0, 2))
+_LAB_WEIGHT, _SHAPE_WEIGHT = 1.0, 0.6
+
+
+class NearestSprite:
+    """Ranks named drawings by how much a region of a frame looks like each of them.
+
+    Every candidate is pasted as the truth was, at the same centre with the same longest side, over the same background;
+    then crops are compared, so that position, size and scenery are equal and only the drawing tells. Crops are compared
+    by blurred colour (L*a*b* on 24x24) and by histograms of gradient directions on 8x8 cells, over small shifts.
+
+    ``bank`` maps a name to one (h, w, 4) uint8 RGBA drawing, not premultiplied, or to several of the same thing; the
+    best one counts. Raises ``ValueError`` for an empty bank or a drawing without alpha.
+    """
+
+    def __init__(self, bank: Mapping[str, Drawings]) -> None:
+        if not bank:
+            raise ValueError("The bank of drawings is empty.")
+        names: list[str] = []
+        squares: list[np.ndarray] = []
+        for name, drawings in bank.items():
+            for drawing in [drawings] if isinstance(drawings, np.ndarray) else drawings:
+                names.append(name)
+                squares.append(_square(drawing))
+        self.names = tuple(dict.fromkeys(names))
+        self._owner = np.array([self.names.index(name) for name in names])
+        self._squares = np.stack(squares)
+
+    def distances(
+        self,
+        frame: np.ndarray,
+        background: np.ndarray,
+        box: tuple[float, float, float, float],
+        mask: np.ndarray | None = None,
+        flip: bool = False,
+    ) -> dict[str, float]:
+        """Distance of the region to each name (0 = identical).
+
+        ``frame`` and ``background`` (the same frame without the object) are (H, W, 3) uint8 RGB; ``box`` is left, top,
+        right, bottom of the true object in pixels; outside ``mask`` (H, W) bool, if given, the frame counts as
+        background, so that only the edited region is judged; ``flip`` mirrors the candidates as the truth was.
+        """
+        if mask is not None:
+            frame = np.where(mask[..., None], frame, background)
+        scene = _crop(background, box)
+        squares = self._squares[:, :, ::-1] if flip else self._squares
+        candidates = squares[..., :3] + (1 - squares[..., 3:]) * scene
+        wanted = _features(candidates)
+        crop = _crop(frame, box)
+        shifted = np.stack([np.roll(crop, shift, axis=(1, 0)) for shift in _SHIFTS])
+        seen = _features(shifted)
+        every = np.sqrt(((wanted[:, None] - seen[None]) ** 2).sum(axis=-1)).min(axis=1)
+        best = np.full(len(self.names), np.inf)
+        np.minimum.at(best, self._owner, every)
+        return dict(zip(self.names, best.tolist(), strict=True))
+
+    def rank(
+        self,
+        name: str,
+        frame: np.ndarray,
+        background: np.ndarray,
+        box: tuple[float, float, float, float],
+        mask: np.ndarray | None = None,
+        flip: bool = False,
+    ) -> int:
+        """Rank of ``name`` among all names, 1 = nearest. Raises ``KeyError`` if the bank does not have it."""
+        if name not in self.names:
+            raise KeyError(f"The bank of drawings has no {name!r}.")
+        distances = self.distances(frame, background, box, mask, flip)
+        return 1 + sum(other < distances[name] for other in distances.values())
+
+
+def _square(drawing: np.ndarray) -> np.ndarray:
+    """The drawing centred in the square of comparison: (_SIDE, _SIDE, 4) float32, premultiplied, in [0, 1]."""
+    if drawing.ndim != 3 or drawing.shape[2] != 4:
+        raise ValueError(f"A drawing is RGBA of shape (h, w, 4), not {drawing.shape}.")
+    picture = drawing.astype(np.float32) / 255
+    picture[..., :3] *= picture[..., 3:]
+    height, width = picture.shape[:2]
+    scale = _SIDE / _MARGIN / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    top, left = (_SIDE - size[1]) // 2, (_SIDE - size[0]) // 2
+    square = np.zeros((_SIDE, _SIDE, 4), np.float32)
+    square[top : top + size[1], left : left + size[0]] = small
+    return square
+
+
+def _crop(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The square around the box, _SIDE pixels a side, float32 in [0, 1]; edges are repeated beyond the frame."""
+    left, top, right, bottom = box
+    side = _MARGIN * max(right - left, bottom - top)
+    if side <= 0:
+        raise ValueError(f"The box {box} is empty.")
+    scale = _SIDE / side
+    corner = np.array([(left + right - side) / 2, (top + bottom - side) / 2])
+    matrix = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]], np.float32)
+    if scale < 1:  # shrink without aliasing
+        frame = cv2.GaussianBlur(frame, (0, 0), 0.5 / scale)
+    moved = cv2.warpAffine(frame, matrix, (_SIDE, _SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return moved.astype(np.float32) / 255
+
+
+def _features(crops: np.ndarray) -> np.ndarray:
+    """(N, _SIDE, _SIDE, 3) crops in [0, 1] to (N, D): colour and shape parts, each of comparable weight."""
+    return np.stack([np.concatenate([_colour_part(crop), _shape_part(crop)]) for crop in crops])
+
+
+def _colour_part(crop: np.ndarray) -> np.ndarray:
+    lab = cv2.cvtColor(cv2.GaussianBlur(crop, (0, 0), 1.5).astype(np.float32), cv2.COLOR_RGB2LAB) / 100
+    small = cv2.resize(lab, (24, 24), interpolation=cv2.INTER_AREA)
+    return (_LAB_WEIGHT * small / 24).reshape(-1)
+
+
+def _shape_part(crop: np.ndarray) -> np.ndarray:
+    """Histograms of unsigned gradient directions, weighted by the square root of strength, of unit length."""
+    grey = cv2.GaussianBlur(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (0, 0), 1.2)
+    gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+    strength = np.sqrt(np.hypot(gx, gy))
+    direction = (np.arctan2(gy, gx) % np.pi) / np.pi * _BINS
+    layers = []
+    for index in range(_BINS):
+        away = np.abs((direction - index + _BINS / 2) % _BINS - _BINS / 2)
+        weight = np.clip(1 - away, 0, None) * strength
+        layers.append(cv2.resize(weight, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA))
+    histogram = np.stack(layers).reshape(-1)
+    return _SHAPE_WEIGHT * histogram / (np.linalg.norm(histogram) + 0.1)
+
+
+def read_text(frames: np.ndarray, band: Literal["bottom", "top", "all"] = "bottom", samples: int = 3) -> str:
+    """The text in a clip (T, H, W, 3) uint8, as OCR reads it; "" where it sees none.
+
+    Only ``band`` is read (the lower or upper 45 % of the picture, or all), enlarged to a height of about 200 pixels;
+    of ``samples`` frames spread over the clip the reading with the most confidence in sum wins. Raises ``ImportError``
+    if rapidocr is not installed.
+    """
+    count, height = frames.shape[:2]
+    part = round(0.45 * height)
+    rows = {"bottom": slice(height - part, height), "top": slice(0, part), "all": slice(0, height)}[band]
+    scores: Counter[str] = Counter()
+    for index in np.unique(np.linspace(0, count - 1, min(samples, count)).round().astype(int)):
+        strip = frames[index, rows]
+        factor = max(1.0, (200 if band != "all" else 400) / strip.shape[0])
+        large = cv2.resize(strip, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        text, confidence = _read_image(large)
+        if text:
+            scores[text] += confidence  # type: ignore[assignment]
+    return max(scores, key=lambda text: scores[text]) if scores else ""
+
+
+def text_accuracy(read: str, wanted: str) -> float:
+    """1 - edit distance / length of the longer text, in [0, 1]; case and white space do not count."""
+    a, b = (re.sub(r"\s+", "", text).lower() for text in (read, wanted))
+    if not a and not b:
+        return 1.0
+    previous = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        current = [i]
+        for j, y in enumerate(b, 1):
+            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (x != y)))
+        previous = current
+    return 1 - previous[-1] / max(len(a), len(b))
+
+
+def _read_image(image: np.ndarray) -> tuple[str, float]:
+    """Text and confidence in [0, 1] of one RGB image, its pieces in reading order."""
+    found = _engine()(np.ascontiguousarray(image[..., ::-1]))
+    if not found.txts:
+        return "", 0.0
+    order = sorted(range(len(found.txts)), key=lambda i: _reading_position(found.boxes[i]))
+    return " ".join(found.txts[i].strip() for i in order), float(np.mean(found.scores))
+
+
+def _reading_position(box: np.ndarray) -> tuple[int, float]:
+    """Line, then column; boxes whose tops are within half a line of each other stand on one line."""
+    corners = np.asarray(box)
+    return int(corners[:, 1].mean() // max(8.0, 1.2 * np.ptp(corners[:, 1]))), float(corners[:, 0].min())
+
+
+@lru_cache(maxsize=1)
+def _engine() -> Any:
+    try:
+        from rapidocr import RapidOCR
+    except ImportError as error:
+        raise ImportError("Reading subtitles needs rapidocr: pip install rapidocr onnxruntime") from error
+    return RapidOCR(params={"Global.log_level": "critical"})
