@@ -131,7 +131,7 @@ def _renamed(state_dict: Mapping[str, Tensor], rename: Any) -> dict[str, Tensor]
         else:
             renamed[new] = tensor
     if foreign:
-        raise CheckpointError(f"These are not the weights of a SAMA transformer: {_some(foreign)} belong elsewhere.")
+        raise CheckpointError(f"These are not the weights of a SAMA transformer: {some_of(foreign)} belong elsewhere.")
     return renamed
 
 
@@ -204,7 +204,7 @@ def _files(path: Path) -> list[Path]:
             return found
         if found:
             names = [file.name for file in found]
-            raise CheckpointError(f"{path} holds several checkpoints ({_some(names)}): give one of these files.")
+            raise CheckpointError(f"{path} holds several checkpoints ({some_of(names)}): give one of these files.")
     raise CheckpointError(f"There is no checkpoint in the folder {path}.")
 
 
@@ -215,7 +215,7 @@ def _indexed(index: Path) -> list[Path]:
         raise CheckpointError(f"{index.name} is not an index of shards: {_first_line(error)}") from error
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise CheckpointError(f"{index.name} names shards that are not there: {_some(missing)}.")
+        raise CheckpointError(f"{index.name} names shards that are not there: {some_of(missing)}.")
     return [index.parent / name for name in names]
 
 
@@ -281,7 +281,7 @@ def from_base_wan(
     weights = _read_as_ours(source, model, dtype, device)
     already = [name for name in weights if name.startswith(_SEMANTIC)]
     if already:
-        raise CheckpointError(f"This is a SAMA checkpoint already ({_some(already)}): load it with load_transformer.")
+        raise CheckpointError(f"This is a SAMA checkpoint already ({some_of(already)}): load it with load_transformer.")
     weights |= {name: value.to(device, _dtype_of(model, name, dtype)) for name, value in _fresh(model, seed)}
     _check_keys(model, weights, source)
     return _filled(model, weights, device)
@@ -330,7 +330,7 @@ def _read_as_ours(
         weights[ours] = tensor.to(device, _dtype_of(model, ours, dtype))
     if foreign:
         raise CheckpointError(
-            f"The checkpoint does not fit this model: {_some(foreign)} {_verb(foreign, 'is', 'are')} foreign to it."
+            f"The checkpoint does not fit this model: {some_of(foreign)} {_verb(foreign, 'is', 'are')} foreign to it."
         )
     return weights
 
@@ -343,14 +343,14 @@ def _check_keys(model: SamaTransformer3DModel, weights: Mapping[str, Tensor], so
         if all(name.startswith(_SEMANTIC) for name in missing):
             hint = " It looks like a base Wan checkpoint, which from_base_wan turns into a SAMA model to train."
         where = "The checkpoint" if isinstance(source, Mapping) else str(source)
-        raise CheckpointError(f"{where} lacks {_some(missing)}.{hint}")
+        raise CheckpointError(f"{where} lacks {some_of(missing)}.{hint}")
     wrong = [
         f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
         for name, tensor in weights.items()
         if tensor.shape != expected[name].shape
     ]
     if wrong:
-        raise CheckpointError(f"The checkpoint has another size than this model: {_some(wrong)}.")
+        raise CheckpointError(f"The checkpoint has another size than this model: {some_of(wrong)}.")
 
 
 def _filled(
@@ -384,7 +384,8 @@ def _fresh(model: SamaTransformer3DModel, seed: int) -> Iterator[tuple[str, Tens
         yield name, value
 
 
-def _some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
+    """The first few of many names, and how many more there are."""
     shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from sama.checkpoints import (
     PREFIXES,
     CheckpointError,
-    _some,
     from_official_name,
     read_state_dict,
+    some_of,
     strip_prefixes,
     to_official_name,
 )
@@ -72,7 +72,7 @@ def read_lora(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None
         part = "alpha" if found["alpha"] else f"{_SIDES[found['matrix']]}.{found['leaf']}"
         parts.setdefault(_module_name(key[: found.start()]), {})[part] = tensor
     if foreign or not parts:
-        example = f" ({_some(foreign)})" if foreign else ""
+        example = f" ({some_of(foreign)})" if foreign else ""
         raise CheckpointError(f"This file is not a LoRA for SAMA or Wan: it holds other weights{example}.")
     if ignored:
         logger.warning("%d full-weight differences of the LoRA are left out, such as %s", len(ignored), ignored[0])
@@ -193,14 +193,14 @@ def _check_fit(pairs: Mapping[str, LoraPair], transformer: nn.Module) -> None:
     layers = {name.replace(".base_layer", ""): module for name, module in transformer.named_modules()}
     foreign = [module for module in pairs if not isinstance(getattr(layers.get(module), "weight", None), Tensor)]
     if foreign:
-        raise CheckpointError(f"This LoRA is for another model: {_some(foreign)} is not a layer of this one.")
+        raise CheckpointError(f"This LoRA is for another model: {some_of(foreign)} is not a layer of this one.")
     wrong = []
     for module, pair in pairs.items():
         weight = layers[module].weight
         if isinstance(weight, Tensor) and (pair.up.shape[0], pair.down.shape[1]) != tuple(weight.shape):
             wrong.append(f"{module} {[pair.up.shape[0], pair.down.shape[1]]} instead of {list(weight.shape)}")
     if wrong:
-        raise CheckpointError(f"This LoRA is for a model of another size: {_some(wrong)}.")
+        raise CheckpointError(f"This LoRA is for a model of another size: {some_of(wrong)}.")
 
 
 def _peft_config(pairs: Mapping[str, LoraPair]) -> dict[str, Any]:

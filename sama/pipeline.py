@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Stream
 from typing import Any
 
 import torch
@@ -274,7 +275,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> Iterator[SamaStep | SamaPipelineOutput]:
+    ) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
         """The same edit as a generator: one `SamaStep` per denoising step, then the `SamaPipelineOutput`.
 
         Arguments and errors are those of `__call__`; inputs are checked at once. Closing the generator stops the work
@@ -315,7 +316,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     @torch.no_grad()
     def _denoise(
         self, prepare: Callable[[], SamaRun], output_type: str, callback: Any, callback_inputs: tuple[str, ...]
-    ) -> Iterator[SamaStep | SamaPipelineOutput]:
+    ) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
         self._interrupt = False
         plan: list[Tensor] = []
         try:
