@@ -10,8 +10,7 @@ from ui import text
 from ui.edit import Session, Updates
 from ui.errors import sentence
 from ui.runs import FinishedEdit
-from ui.viewer import Plan
-from ui.viewer.plan import plan_value
+from ui.viewer import plan, plan_value
 
 
 class AnchorsTab:
@@ -23,7 +22,7 @@ class AnchorsTab:
         self.choice = gr.Dropdown(
             _choices(examples, []), value="example 0" if examples else None, label="Edit", elem_id="anchors-run"
         )
-        self.plan = Plan(elem_id="plan")
+        self.plan = plan(elem_id="plan")
         with gr.Accordion("How to read this", open=False):
             gr.Markdown(text.HOW_TO_READ)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -32,16 +31,16 @@ class AnchorsTab:
         self.choice.input(self._show, inputs, self.plan, **private)
         session.runs.change(self._newest, session.runs, [self.choice, self.plan], **private)
 
-    def _show(self, key: str | None, runs: list[FinishedEdit]) -> dict[str, Any] | str | None:
+    def _show(self, key: str | None, runs: list[FinishedEdit]) -> dict[str, Any] | None:
         kind, _, number = (key or "").partition(" ")
         edits = {"run": runs[::-1], "example": self.examples}.get(kind, [])
         if not number.isdigit() or int(number) >= len(edits):
             return None
         try:
             tokens = edits[int(number)].tokens()
-            return text.NO_RECORD if tokens is None else plan_value(tokens)
+            return {"message": text.NO_RECORD} if tokens is None else plan_value(tokens)
         except Exception as error:
-            return sentence(error)
+            return {"message": sentence(error)}
 
     def _newest(self, runs: list[FinishedEdit]) -> Updates:
         if not runs:

@@ -82,8 +82,27 @@ def launch(settings: Settings) -> None:
 
 def theme() -> gr.Theme:
     """One theme, light and dark, with the system's fonts: nothing is fetched."""
-    return gr.themes.Soft(
+    soft = gr.themes.Soft(
         primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=_SYSTEM_FONT, font_mono=_SYSTEM_MONO
+    )
+    plain = {  # field names as plain words: a page full of coloured badges has no order
+        "background_fill": "transparent",
+        "text_color": "*body_text_color",
+        "padding": "0",
+        "text_weight": "600",
+    }
+    return soft.set(
+        **{f"block_title_{name}": value for name, value in plain.items()},
+        block_title_background_fill_dark="transparent",
+        block_title_text_color_dark="*body_text_color",
+        block_label_background_fill="*background_fill_primary",
+        block_label_background_fill_dark="*background_fill_primary",
+        block_label_text_color="*body_text_color",
+        block_label_text_color_dark="*body_text_color",
+        input_background_fill="*background_fill_secondary",
+        block_border_width="1px",
+        block_shadow="none",
+        input_border_color="*border_color_primary",
     )
 
 

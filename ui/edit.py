@@ -20,7 +20,7 @@ from ui.jobs import GPU, Edited, Jobs, Step
 from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
 from ui.progress import ProgressView, alert, notice
 from ui.runs import FinishedEdit, finish, new_folder
-from ui.viewer import Viewer
+from ui.viewer import viewer
 
 Updates = dict[Any, Any]
 KEEP_LABELS = {"Automatic": "auto", "Always": "on", "Never": "off"}
@@ -88,16 +88,20 @@ class EditTab:
     def _build_outputs(self) -> None:
         first = self.first
         self.progress = gr.HTML("", elem_id="progress")
-        self.viewer = Viewer(first.comparison() if first else None, elem_id="viewer")
+        self.viewer = viewer(first.comparison() if first else None, elem_id="viewer")
         with gr.Row(visible=first is not None, elem_classes="downloads") as self.downloads:
-            self.get_result = gr.DownloadButton("Edited clip", _path(first.result if first else None), size="sm")
-            self.get_film = gr.DownloadButton("Side by side", _path(first.film if first else None), size="sm")
-            self.get_settings = gr.DownloadButton("Settings", _path(first.settings_file if first else None), size="sm")
+            self.get_result = gr.DownloadButton("↓ Edited clip", _path(first.result if first else None), size="sm")
+            self.get_film = gr.DownloadButton("↓ Side by side", _path(first.film if first else None), size="sm")
+            self.get_settings = gr.DownloadButton(
+                "↓ Settings", _path(first.settings_file if first else None), size="sm"
+            )
             self.again = gr.Button("Edit the result again", size="sm")
         if self.examples:
+            gr.HTML(f'<h2 class="section-title">{text.EXAMPLES_TITLE}</h2>')
             self.gallery = gr.Gallery(
                 [(str(edit.poster), edit.title) for edit in self.examples],
-                label="Finished examples: they open at once",
+                label="Finished examples",
+                show_label=False,
                 columns=4,
                 height="auto",
                 allow_preview=False,
@@ -124,7 +128,7 @@ class EditTab:
         )  # fmt: skip
         self.video.clear(self._clear, None, [clip, self.clip_note], **private, queue=False)
         for chip, words in zip(self.chips, text.VERBS.values(), strict=True):
-            chip.click(None, None, self.instruction, js=f"() => {words!r}", **private)
+            chip.click(None, None, self.instruction, js=_write(words), **private)
         self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **private, queue=False)
         job = gr.on(
             [self.go.click, self.instruction.submit],
@@ -176,7 +180,7 @@ class EditTab:
 
     def _show_result(self, edit: FinishedEdit) -> Updates:
         return {
-            self.viewer: edit.comparison(),
+            self.viewer: edit.comparison().value(),
             self.downloads: gr.Row(visible=True),
             self.get_result: str(edit.result),
             self.get_film: gr.DownloadButton(value=_path(edit.film), visible=edit.film is not None),
@@ -258,6 +262,13 @@ class EditTab:
         request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep, nowhere)
         seconds = self.jobs.estimate(replace(request, output=nowhere / "sama-estimate.mp4"))
         return notice(f"About {text.duration(seconds)}.") if seconds else ""
+
+
+def _write(words: str) -> str:
+    """A script that writes into the instruction and goes on typing there."""
+    return (
+        f"() => {{ setTimeout(() => document.querySelector('#instruction textarea')?.focus(), 50); return {words!r}; }}"
+    )
 
 
 def _path(path: Path | None) -> str | None:

@@ -15,9 +15,11 @@ import re
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from sama.request import EditRequest
+from sama.video import normalise_upload
 from ui.errors import sentence
 from ui.jobs import Edited, Jobs
 from ui.runs import FinishedEdit, finish
@@ -46,16 +48,17 @@ def build_example(
 ) -> FinishedEdit:
     """Run an edit and keep it as an example: its folder, and its line in the manifest (an older one is replaced).
 
-    request: its output is ignored.
+    request: its output is ignored, and its video is transcoded as an upload is.
     """
-    from dataclasses import replace
-
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as name:
         part = Path(name)
-        for event in jobs.edit(replace(request, output=part / "result.mp4")):
+        clean = part / "source.mp4"
+        normalise_upload(request.video, clean)  # what a visitor's browser plays, not what a camera wrote
+        for event in jobs.edit(replace(request, video=clean, output=part / "result.mp4")):
             if isinstance(event, Edited):
-                finish(part, Path(request.video), event.tokens, film)
+                finish(part, clean, event.tokens, film)
+        part.chmod(0o755)
         target = folder / entry["name"]
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(part, target)

@@ -22,7 +22,7 @@ from ui.jobs import GPU, Jobs, Restoration, Restored, Step
 from ui.limits import MAX_SEED, PRETEXT_FRAMES, PROMPT_LENGTH
 from ui.progress import ProgressView, alert, notice
 from ui.runs import FinishedEdit, new_folder
-from ui.viewer import Comparison, Viewer
+from ui.viewer import Comparison, viewer
 
 SHOWN_FPS = 8
 """Frames per second on the page: 17 frames at their own rate are over before one has looked."""
@@ -114,7 +114,7 @@ class PretextTab:
                 self.stop = gr.Button("Stop", variant="stop", visible=False)
             with gr.Column(scale=3, min_width=320, elem_classes="stage-column"):
                 self.progress = gr.HTML("", elem_id="pretext-progress")
-                self.viewer = Viewer(empty=text.EMPTY_PRETEXT, elem_id="pretext-viewer")
+                self.viewer = viewer(empty=text.EMPTY_PRETEXT, elem_id="pretext-viewer")
                 self.scores = gr.Markdown("", elem_id="scores")
         self._wire(tab)
 
@@ -152,7 +152,7 @@ class PretextTab:
         cleared = {self.problem: "", self.scores: "", self.progress: "", self.note: notice(text.TASK_NOTES[name])}
         try:
             damaged = damage(self._chosen(index, own), name, start or 0, seed or 0, self.jobs.settings.preset)
-            return cleared | {self.viewer: compare(damaged, new_folder())}
+            return cleared | {self.viewer: compare(damaged, new_folder()).value()}
         except Exception as error:
             return cleared | {self.viewer: None, self.problem: alert(sentence(error))}
 
@@ -174,7 +174,7 @@ class PretextTab:
                     comparison = compare(damaged, folder, event.frames)
                     kept = True
                     yield idle | {
-                        self.viewer: comparison,
+                        self.viewer: comparison.value(),
                         self.scores: scores_table(scores(damaged, event.frames)),
                         self.progress: notice("Restored."),
                     }

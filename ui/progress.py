@@ -45,7 +45,7 @@ class ProgressView:
         return (
             f'<div class="progress" data-step="{step.step}" data-phase="{html.escape(step.phase)}">{image}'
             f'<div><p role="status"><b>{html.escape(words)}</b> <span>{left}</span></p>'
-            f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+            f'<div class="track" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
             f'aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.0f}%"></i></div></div></div>'
         )
 

@@ -150,7 +150,8 @@ def finish(folder: Path, source: Path, tokens: Tokens | None, film: bool = True)
     settings |= {"video": "source.mp4", "output": "result.mp4"}
     (folder / "result.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (folder / "result.json").replace(folder / "settings.json")
-    _link(source, folder / "source.mp4")
+    if source != folder / "source.mp4":
+        _link(source, folder / "source.mp4")
     start, count = int(settings.get("start", 0)), probe(folder / "result.mp4").frames
     pair = folder / "source.mp4", folder / "result.mp4"
     fps = probe(pair[1]).fps

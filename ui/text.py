@@ -51,6 +51,7 @@ NO_RECORD = "This edit has no record of its tokens."
 EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
 EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
+EXAMPLES_TITLE = "Finished examples: they open at once"
 NO_CLIP = "Upload a clip first, or open an example."
 
 

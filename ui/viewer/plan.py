@@ -19,25 +19,17 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-class Plan(gr.HTML):
-    """Shows what `plan_value` makes of a run's tokens; a string is a message in its place."""
-
-    def __init__(self, value: dict[str, Any] | str | None = None, **kwargs: Any) -> None:
-        super().__init__(
-            value,
-            html_template=(_HERE / "plan.html").read_text("utf-8"),
-            css_template=(_HERE / "plan.css").read_text("utf-8"),
-            js_on_load=(_HERE / "plan.js").read_text("utf-8"),
-            apply_default_css=False,
-            empty=text.EMPTY_ANCHORS,
-            **kwargs,
-        )
-
-    def postprocess(self, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
-        return {"message": value} if isinstance(value, str) else value
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
+def plan(**kwargs: Any) -> gr.HTML:
+    """A plan view; its value is `plan_value(tokens)`, or {"message": words}, or None for an invitation."""
+    return gr.HTML(
+        None,
+        html_template=(_HERE / "plan.html").read_text("utf-8"),
+        css_template=(_HERE / "plan.css").read_text("utf-8"),
+        js_on_load=(_HERE / "plan.js").read_text("utf-8"),
+        apply_default_css=False,
+        empty=text.EMPTY_ANCHORS,
+        **kwargs,
+    )
 
 
 def plan_value(tokens: Tokens) -> dict[str, Any]:
