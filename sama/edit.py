@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sama.compose import MOSTLY_CHANGED, compose, coverage, crossfade, edit_mask, enlarge
-from sama.presets import PRESETS
 from sama.request import (
     SCHEDULERS,
     Canvas,
@@ -124,7 +123,7 @@ def edit_video(
         writer = stack.enter_context(_writer(job))
         if pipeline is None:
             yield EditEvent("planning", windows=windows, message="Loading the model")
-            pipeline = load_pipeline(request.preset, request.device, request.lora)
+            pipeline = load_pipeline(request.preset, request.device, request.lora, request.model)
         stack.enter_context(_sampler(pipeline, request.scheduler))
         yield EditEvent("planning", windows=windows, message="Planning the edit")
         painter = _Painter(job, pipeline, previews)
@@ -155,15 +154,18 @@ def edit_video(
     yield EditEvent("done", windows=windows, window=windows, message=f"Saved {job.output.name}", result=result)
 
 
-def load_pipeline(preset: str, device: str | None = None, lora: Sequence[str] = ()) -> SamaPipeline:
+def load_pipeline(
+    preset: str, device: str | None = None, lora: Sequence[str] = (), model: str | os.PathLike[str] | None = None
+) -> SamaPipeline:
     """A preset's pipeline on a device, ready to edit.
 
     device: None takes CUDA where there is any, else the CPU. A GPU that cannot hold the whole model gets it in parts.
     lora: files, each optionally with `@scale`.
+    model: folder of a saved pipeline in place of the preset's weights.
     Raises EditError for weights, LoRAs or devices that are not there or do not fit.
     """
     check_preset(preset)
-    check_weights(PRESETS[preset])
+    check_weights(preset, model)
     loras = [parse_lora(spec) for spec in lora]
     for path, _ in loras:
         check_lora(path)
@@ -171,19 +173,31 @@ def load_pipeline(preset: str, device: str | None = None, lora: Sequence[str] = 
     from sama import loading
     from sama.checkpoints import CheckpointError
 
+    names = [f"lora_{index}" for index in range(len(loras))]
     try:
-        pipeline = loading.load_pipeline(preset, lora=[path for path, _ in loras])
+        pipeline = loading.load_pipeline(preset) if model is None else _saved_pipeline(model, target)
+        for name, (path, _) in zip(names, loras, strict=True):
+            pipeline.load_lora_weights(path, adapter_name=name)
     except CheckpointError as error:
         raise EditError(str(error)) from error
     except OSError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EditError(f"The weights of the preset {preset!r} could not be read or fetched: {reason}") from error
-    if any(scale != 1 for _, scale in loras):
-        names = [f"lora_{index}" for index in range(len(loras))]
+        raise EditError(f"The weights could not be read or fetched: {reason}") from error
+    if names:
         pipeline.set_adapters(names, [scale for _, scale in loras])
     _place(pipeline, target)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _saved_pipeline(folder: str | os.PathLike[str], device: str) -> SamaPipeline:
+    import torch
+
+    from sama.pipeline import SamaPipeline
+
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    types = {"transformer": dtype, "text_encoder": dtype, "default": torch.float32}
+    return SamaPipeline.from_pretrained(folder, dtype=types)
 
 
 def resolve_device(device: str | None) -> str:
@@ -276,7 +290,7 @@ class _Painter:
             generator=torch.Generator().manual_seed(request.seed),  # the same noise for every window
             output_type="latent",
         )
-        with closing(run):  # type: ignore[type-var]
+        with closing(run):
             for step in run:
                 if isinstance(step, SamaPipelineOutput):
                     output = step
@@ -431,7 +445,7 @@ def _write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> 
         "guidance": config["default_guidance"] if request.guidance is None else request.guidance,
         "source_guidance": 1.0 if request.source_guidance is None else request.source_guidance,
         "device": request.device,
-        "model": model_fingerprint(pipeline),
+        "fingerprint": model_fingerprint(pipeline),
     }
     text = json.dumps(settings_of(job, resolved | facts), indent=2, ensure_ascii=False) + "\n"
     handle, name = tempfile.mkstemp(dir=job.settings.parent, prefix=f".{job.settings.name}.")

@@ -8,6 +8,7 @@ and the estimate says which.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sama.presets import PRESETS, Preset
+from sama.presets import PRESETS
 from sama.request import Canvas, EditRequest, plan_of
 from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
@@ -112,27 +113,28 @@ def transformer_flops(tokens: int, width: int, ffn: int, blocks: int, text_token
     return float(linear), float(attention)
 
 
-def architecture_of(preset: Preset) -> Architecture:
-    """A preset's numbers: from its folder, or published ones. Raises ValueError when the folder is incomplete."""
-    if preset.folder is None:
-        return _PUBLISHED[preset.name]
+def architecture_of(preset: str, model: str | os.PathLike[str] | None = None) -> Architecture:
+    """A model's numbers: from its folder, or published ones. Raises ValueError when the folder is incomplete."""
+    folder = PRESETS[preset].folder if model is None else Path(model)
+    if folder is None:
+        return _PUBLISHED[preset]
     try:
-        transformer = _config(preset.folder / "transformer" / "config.json")
-        vae = _config(preset.folder / "vae" / "config.json")
-        index = _WAN_DEFAULTS | _config(preset.folder / "model_index.json")
+        transformer = _config(folder / "transformer" / "config.json")
+        vae = _config(folder / "vae" / "config.json")
+        index = _WAN_DEFAULTS | _config(folder / "model_index.json")
         return Architecture(
             width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
             ffn=transformer["ffn_dim"],
             blocks=transformer["num_layers"],
             heads=transformer["num_attention_heads"],
             text_tokens=index["max_sequence_length"],
-            text_parameters=_stored_bytes(preset.folder / "text_encoder") / 2,
+            text_parameters=_stored_bytes(folder / "text_encoder") / 2,
             vae=vae,
             steps=index["default_steps"],
             guidance=index["default_guidance"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"The model in {preset.folder} is incomplete ({error}); get it again.") from error
+        raise ValueError(f"The model in {folder} is incomplete ({error}); get it again.") from error
 
 
 def estimate(
@@ -140,7 +142,6 @@ def estimate(
     info: VideoInfo,
     speed: Speed | None = None,
     canvas: Canvas | None = None,
-    model: Architecture | None = None,
 ) -> Estimate:
     """What editing the clip `info` will take on the request's device (None: CUDA where there is any, else the CPU).
 
@@ -148,7 +149,7 @@ def estimate(
     Raises EditError for a start beyond the clip's end, ValueError for a preset whose weights are not there.
     """
     plan = plan_of(request, info, canvas)
-    model = model or architecture_of(PRESETS[request.preset])
+    model = architecture_of(request.preset, request.model)
     steps = request.steps or model.steps
     guidance = model.guidance if request.guidance is None else request.guidance
     passes = 1 + (guidance != 1) + (request.source_guidance not in (None, 1))

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sama.presets import PRESETS, Preset
+from sama.presets import PRESETS
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
 from sama.video import VideoError, VideoInfo, VideoLimits, probe
 
@@ -66,6 +66,8 @@ class EditRequest:
         is "on" unless most of the picture changes.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes CUDA where there is any, else the CPU.
+    model: folder of a saved pipeline, such as training writes, in place of the preset's weights. The preset still says
+        which sizes and windows it sees.
     """
 
     video: str | os.PathLike[str]
@@ -83,6 +85,7 @@ class EditRequest:
     lora: tuple[str, ...] = ()
     device: str | None = None
     scheduler: str = "euler"
+    model: str | os.PathLike[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,22 +118,27 @@ def check_request(
     with_weights: whether the preset's own weights will be used, and must be there.
     canvas: what the model sees at once, in place of the preset's.
     """
-    check_preset(request.preset)
-    _check_choice(request.keep_source, KEEP_SOURCE, "way to keep the source")
-    _check_choice(request.scheduler, SCHEDULERS, "scheduler")
-    _check_numbers(request)
+    check_values(request)
     _check_text(request.instruction, "instruction", required=True)
     _check_text(request.negative_prompt, "negative prompt", required=False)
-    if isinstance(request.lora, str):
-        raise EditError("The LoRAs must be a list of files; put the one you have into a list.")
     for spec in request.lora:
         check_lora(parse_lora(spec)[0])
     info = check_video(request.video, limits)
     plan = plan_of(request, info, canvas)
     output = check_output(request.output, request.video)
     if with_weights:
-        check_weights(PRESETS[request.preset])
+        check_weights(request.preset, request.model)
     return Job(request, info, plan, output, output.with_suffix(".json"))
+
+
+def check_values(request: EditRequest) -> None:
+    """Everything about a request that needs no file. Raises `EditError`."""
+    check_preset(request.preset)
+    _check_choice(request.keep_source, KEEP_SOURCE, "way to keep the source")
+    _check_choice(request.scheduler, SCHEDULERS, "scheduler")
+    _check_numbers(request)
+    if not isinstance(request.lora, (tuple, list)):
+        raise EditError("The LoRAs must be a list of files; put the one you have into a list.")
 
 
 def check_video(video: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
@@ -159,18 +167,20 @@ def check_preset(name: str) -> None:
     _check_choice(name, PRESETS, "preset")
 
 
-def check_weights(preset: Preset) -> None:
-    """Raise `EditError` when a preset's weights can be neither found nor fetched."""
-    if preset.folder is not None and not (preset.folder / "model_index.json").is_file():
-        raise EditError(
-            f"The weights of the preset {preset.name!r} are missing from {str(preset.folder)!r}; get the whole "
-            "repository again, or train them with `make train-tiny`."
-        )
-    if preset.folder is None and preset.weights_repo is None:
-        raise EditError(
-            f"No weights are released for the preset {preset.name!r}: train them first, and pass the folder's "
-            "pipeline to edit_video."
-        )
+def check_weights(preset: str, model: str | os.PathLike[str] | None = None) -> None:
+    """Raise `EditError` when the weights can be neither found nor fetched."""
+    chosen = PRESETS[preset]
+    if model is not None:
+        if not (Path(model) / "model_index.json").is_file():
+            raise EditError(f"There is no saved pipeline in {str(model)!r}; give the folder with model_index.json.")
+    elif chosen.folder is not None:
+        if not (chosen.folder / "model_index.json").is_file():
+            raise EditError(
+                f"The weights of the preset {preset!r} are missing from {str(chosen.folder)!r}; get the whole "
+                "repository again, or train them with `make train-tiny`."
+            )
+    elif chosen.weights_repo is None:
+        raise EditError(f"No weights are released for the preset {preset!r}; give the folder of trained ones.")
 
 
 def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) -> Path:
@@ -208,7 +218,7 @@ def free_output(video: str | os.PathLike[str]) -> Path:
 
 def parse_lora(spec: str) -> tuple[Path, float]:
     """`path` or `path@scale` as path and scale. Raises `EditError` for a scale that is not finite."""
-    path, separator, scale = spec.rpartition("@")
+    path, separator, scale = str(spec).rpartition("@")
     if not separator or Path(spec).exists():
         return Path(spec), 1.0
     try:
@@ -247,6 +257,7 @@ def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
     values |= {
         "video": _relative(job.request.video, folder),
         "output": _relative(job.output, folder),
+        "model": None if job.request.model is None else _relative(job.request.model, folder),
         "lora": [_relative(path, folder) + f"@{scale:g}" for path, scale in map(parse_lora, job.request.lora)],
         "frames": job.plan.frames,
         "fps": str(job.info.fps),
@@ -270,16 +281,16 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(stored, dict) or SETTINGS_MARK not in stored:
         raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.")
     values = {field.name: stored[field.name] for field in fields(EditRequest) if field.name in stored}
-    for name in ("video", "output"):
-        if isinstance(values.get(name), str):
-            values[name] = str(file.parent / values[name])
-    if "lora" in values:
-        values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"] or ())
+    for name in ("video", "output", "model"):
+        if values.get(name) is not None:
+            values[name] = str(file.parent / str(values[name]))
+    if isinstance(values.get("lora"), list):
+        values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"])
     return values
 
 
 def _check_choice(value: str, choices: Sequence[str] | Mapping[str, Any], name: str) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise EditError(f"There is no {name} {value!r}; choose one of {', '.join(choices)}.")
 
 

@@ -1,0 +1,331 @@
+"""`python -m sama edit | info | doctor | convert`.
+
+Exit status: 0 done, 2 bad input, 1 a failure of ours, 130 cancelled. Heavy libraries are imported where they are
+needed: help and refusals are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from sama.edit import EditEvent
+    from sama.estimate import Estimate
+    from sama.video import VideoInfo
+
+OK, FAILED, BAD_INPUT, CANCELLED, TERMINATED = 0, 1, 2, 130, 143
+PRESET_NAMES = ("tiny", "14b", "1.3b")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    _quiet(arguments.debug)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        _say("Cancelled; nothing was saved.")
+        return CANCELLED
+    except Exception as error:
+        return _failure(error, arguments.debug)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+# --- Commands --------------------------------------------------------------------------------------------------------
+
+
+def _edit(arguments: argparse.Namespace) -> int:
+    from sama.edit import edit_video
+    from sama.request import EditRequest, free_output, load_settings
+
+    values = load_settings(arguments.settings) if arguments.settings else {}
+    values.pop("output", None)  # an earlier result is not replaced by accident
+    values |= _given(arguments)
+    for name, what in (("video", "a video"), ("instruction", "an instruction")):
+        if name not in values:
+            raise _UsageError(f'Give {what}: python -m sama edit in.mp4 "Make it snowy" -o out.mp4')
+    values.setdefault("output", free_output(values["video"]))
+    values["lora"] = tuple(values.get("lora", ()))
+    progress = _Progress(quiet=arguments.quiet)
+    with closing(edit_video(EditRequest(**values))) as events:
+        for event in events:
+            progress.show(event)
+    progress.finish()
+    print(values["output"])
+    return OK
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from sama.request import EditRequest, check_values, check_video, check_weights
+
+    request = EditRequest(instruction="", output="", **_given(arguments))
+    check_values(request)
+    info = check_video(request.video)
+    print(_facts(info))
+    check_weights(request.preset, request.model)
+    from sama.estimate import estimate
+
+    print(_told(estimate(request, info)))
+    return OK
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a request that were named on the command line."""
+    from sama.request import EditRequest
+
+    return {name: value for name, value in vars(arguments).items() if name in EditRequest.__dataclass_fields__}
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sama.doctor import diagnose
+
+    healthy = True
+    for finding in diagnose(arguments.preset, arguments.folder):
+        healthy &= finding.ok
+        print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.name}: {finding.detail}")
+        if finding.advice:
+            print(f"         {finding.advice}")
+    print("Ready." if healthy else "Not ready: see the problems above.")
+    return OK if healthy else FAILED
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    target = Path(arguments.target)
+    if target.exists():
+        raise _UsageError(f"{target} exists already; give a new name.")
+    if not target.absolute().parent.is_dir():
+        raise _UsageError(f"The folder {str(target.parent)!r} does not exist; create it first.")
+    to_official = arguments.to == "official"
+    if to_official != (target.suffix == ".safetensors"):
+        kind = "a .safetensors file" if to_official else "a folder, so its name has no suffix .safetensors"
+        raise _UsageError(f"The target of --to {arguments.to} is {kind}.")
+    if not Path(arguments.source).exists():
+        raise _UsageError(f"There is no checkpoint at {arguments.source}; check the path.")
+    import torch
+
+    from sama.checkpoints import load_transformer, save_official
+
+    transformer = load_transformer(arguments.source, arguments.preset, getattr(torch, arguments.dtype))
+    if to_official:
+        save_official(transformer, target, getattr(torch, arguments.dtype))
+    else:
+        _save_folder(transformer, target)
+    print(target)
+    return OK
+
+
+def _save_folder(transformer: Any, target: Path) -> None:
+    import shutil
+    import tempfile
+
+    part = Path(tempfile.mkdtemp(dir=target.absolute().parent, prefix=f".{target.name}."))
+    try:
+        transformer.save_pretrained(part)
+        part.chmod(0o755)
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+# --- What is said ----------------------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """Events on stderr: one line that rewrites itself on a terminal, plain lines elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._last = ""
+        self._began: float | None = None
+
+    def show(self, event: EditEvent) -> None:
+        text = event.message
+        if event.phase == "painting" and event.step:
+            text += f", window {event.window} of {event.windows}" if event.windows > 1 else ""
+            text += self._left(event)
+        elif not self._terminal and event.message.startswith("Saved frame"):
+            return
+        if self._quiet or text == self._last:
+            return
+        if event.result is not None:
+            text += f" ({event.result.frames} frames in {event.result.seconds:.1f} s)"
+        padding = " " * max(0, len(self._last) - len(text))
+        print(f"\r{text}{padding}" if self._terminal else text, end="" if self._terminal else "\n", file=sys.stderr)
+        sys.stderr.flush()
+        self._last = text
+
+    def finish(self) -> None:
+        if self._terminal and self._last:
+            print(file=sys.stderr)
+
+    def _left(self, event: EditEvent) -> str:
+        """Time left by the steps so far; the first one, which warms up, does not count."""
+        done = (event.window - 1) * event.steps + event.step
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+            return ""
+        left = (now - self._began) / (done - 1) * (event.windows * event.steps - done)
+        return f", about {left:.0f} s left" if left >= 1 else ""
+
+
+def _facts(info: VideoInfo) -> str:
+    sound = "with sound" if info.has_audio else "no sound"
+    rate = f"{float(info.fps):.5g} frames per second{' (variable)' if info.variable_frame_rate else ''}"
+    return (
+        f"{Path(info.path).name}: {info.width} x {info.height}, {info.frames} frames, {rate}, {info.duration:.2f} s, "
+        f"{info.codec} {info.bit_depth} bit, {sound}"
+    )
+
+
+def _told(told: Estimate) -> str:
+    minutes = f"{told.seconds:.0f} s" if told.seconds < 120 else f"{told.seconds / 60:.0f} min"
+    return (
+        f"An edit: {told.windows} window{'s' if told.windows > 1 else ''} of {told.tokens.total:,} tokens, "
+        f"{told.steps} steps, {told.forwards:,} forwards of {told.forward_flops / 1e12:.3g} TFLOP, "
+        f"about {told.memory_bytes / 1e9:.1f} GB of memory\n"
+        f"About {minutes} on {told.device} ({told.basis})"
+    )
+
+
+def _failure(error: Exception, debug: bool) -> int:
+    from sama.request import EditError
+
+    if debug:
+        traceback.print_exception(error)
+    # By name: their modules import torch, which a refusal need not wait for.
+    if isinstance(error, (_UsageError, EditError)) or type(error).__name__ == "CheckpointError":
+        _say(str(error))
+        return BAD_INPUT
+    known = type(error).__name__ == "EditFailedError"
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    sentence = first_line if known else f"This failed, which is our fault: {type(error).__name__}: {first_line}"
+    _say(sentence if debug else f"{sentence} (--debug shows the details)")
+    return FAILED
+
+
+def _say(sentence: str) -> None:
+    line_start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{line_start}{sentence}", file=sys.stderr)
+
+
+def _quiet(debug: bool) -> None:
+    """Keep libraries to themselves, and to the cores that there are, before they are imported."""
+    from sama.doctor import usable_cores
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    if debug:
+        return
+    import warnings
+
+    warnings.simplefilter("ignore")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
+    raise SystemExit(TERMINATED)  # unwinds the edit, which removes its unfinished file
+
+
+# --- Arguments -------------------------------------------------------------------------------------------------------
+
+
+class _UsageError(ValueError):
+    """Arguments that do not fit together."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{message[:1].upper()}{message[1:]}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from sama import __version__
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' messages")
+    parser = _Parser(prog="python -m sama", description="Change a video by telling it what to change.")
+    parser.add_argument("--version", action="version", version=f"sama {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="edit | info | doctor | convert")
+    for add in (_add_edit, _add_info, _add_doctor, _add_convert):
+        add(commands, common)
+    return parser
+
+
+def _add_edit(commands: Any, common: argparse.ArgumentParser) -> None:
+    edit = commands.add_parser(
+        "edit", parents=[common], help="edit a video", argument_default=argparse.SUPPRESS,
+        description="Edit a video; size, length, frame rate and sound stay. The settings go beside the result.",
+    )  # fmt: skip
+    edit.add_argument("video", nargs="?", help="the source")
+    edit.add_argument("instruction", nargs="?", help='what should change, such as "Make it snowy"')
+    edit.add_argument("-o", "--output", help="the result; <name>-edited.mp4 beside the source if left out")
+    edit.add_argument("--settings", default=None, help="the .json of an earlier result, for all that is not given")
+    _add_run_arguments(edit)
+    edit.add_argument("--seed", type=int, help="same seed, same file (0)")
+    edit.add_argument("--negative", dest="negative_prompt", metavar="TEXT", help="what to avoid")
+    edit.add_argument(
+        "--lora", action="append", metavar="FILE[@SCALE]", help="LoRA weights; may be given several times"
+    )
+    edit.add_argument("--scheduler", help="euler (default) or unipc")
+    edit.add_argument("--quiet", action="store_true", default=False, help="no progress")
+    edit.set_defaults(run=_edit)
+
+
+def _add_info(commands: Any, common: argparse.ArgumentParser) -> None:
+    info = commands.add_parser(
+        "info", parents=[common], help="facts about a video, and what an edit will take",
+        argument_default=argparse.SUPPRESS,
+    )  # fmt: skip
+    info.add_argument("video")
+    _add_run_arguments(info)
+    info.set_defaults(run=_info)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", help=f"{', '.join(PRESET_NAMES)} (tiny)")
+    parser.add_argument("--model", metavar="FOLDER", help="a saved pipeline in place of the preset's weights")
+    parser.add_argument("--steps", type=int, help="denoising steps; the model's default if left out")
+    parser.add_argument("--guidance", type=float, help="how strongly the instruction steers")
+    parser.add_argument("--source-guidance", type=float, help="how strongly the source steers, on top")
+    parser.add_argument("--start", type=int, help="first frame to edit (0)")
+    parser.add_argument("--frames", type=int, help="how many frames to edit, at most; all if left out")
+    parser.add_argument(
+        "--keep-source", help="the source's own pixels where nothing changes: auto (default), on or off"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
+
+
+def _add_doctor(commands: Any, common: argparse.ArgumentParser) -> None:
+    doctor = commands.add_parser("doctor", parents=[common], help="is this machine ready?")
+    doctor.add_argument("--preset", choices=PRESET_NAMES, default="tiny")
+    doctor.add_argument("--folder", default=".", help="where results will go")
+    doctor.set_defaults(run=_doctor)
+
+
+def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
+    convert = commands.add_parser(
+        "convert", parents=[common], help="a transformer's weights between official and our key names"
+    )
+    convert.add_argument("source", help="a checkpoint: file, shards or folder, of either kind")
+    convert.add_argument("target", help="a new .safetensors file (official) or a new folder (diffusers)")
+    convert.add_argument("--to", choices=("official", "diffusers"), required=True)
+    convert.add_argument(
+        "--preset", choices=("14b", "1.3b"), help="the model, where no config.json lies beside the source"
+    )
+    convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    convert.set_defaults(run=_convert)
