@@ -13,6 +13,7 @@ import gradio as gr
 from ui import text
 from ui.anchors import AnchorsTab
 from ui.api import add_api
+from ui.clips import source_of
 from ui.edit import EditTab, Session
 from ui.examples import load_examples
 from ui.jobs import Jobs
@@ -35,8 +36,8 @@ def build(settings: Settings) -> gr.Blocks:
     ) as demo:
         gr.HTML(_header(settings), elem_id="header")
         session = Session(
-            clip=gr.State(None, time_to_live=CACHE_SECONDS),
-            runs=gr.State([], time_to_live=CACHE_SECONDS),
+            clip=gr.State(source_of(examples[0]) if examples else None),
+            runs=gr.State([]),
             where=gr.State((0, 0)),
         )
         with gr.Tabs():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +139,10 @@ class EditTab:
             show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
         self.finished = job
-        self.stop.click(
-            self._stopped, self.session.where, [self.progress, self.go, self.stop],
-            cancels=[job], queue=False, **private,
-        )  # fmt: skip
+        # First stop, then say so: a step that is on its way would write over the words.
+        self.stop.click(None, cancels=[job], queue=False, **private).then(
+            self._stopped, self.session.where, [self.progress, self.go, self.stop], queue=False, **private
+        )
         self.again.click(
             self._again, self.session.runs,
             [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
@@ -258,9 +257,8 @@ class EditTab:
     def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float, keep: str) -> str:
         if clip is None:
             return ""
-        nowhere = Path(tempfile.gettempdir())
-        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep, nowhere)
-        seconds = self.jobs.estimate(replace(request, output=nowhere / "sama-estimate.mp4"))
+        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep, Path())
+        seconds = self.jobs.estimate(request)
         return notice(f"About {text.duration(seconds)}.") if seconds else ""
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from sama.request import EditRequest, check_request
+from sama.request import EditRequest
+from sama.video import probe
 from ui.runs import Tokens
 from ui.settings import Settings
 
@@ -153,12 +154,11 @@ class Jobs:
         from sama.estimate import architecture_of, default_device, estimate, known_speed, measure_speed
 
         try:
-            job = check_request(request)
-            device = self.settings.device or default_device()
-            if self._speed is None:
-                tokens = 1000  # the speed hardly depends on it
-                self._speed = known_speed(device) or measure_speed(device, tokens, architecture_of(job.preset))
-            return estimate(job, device, self._speed).seconds
+            info = probe(request.video)
+            if self._speed is None:  # it hardly depends on the clip
+                device = request.device or default_device()
+                self._speed = known_speed(device) or measure_speed(device, 1000, architecture_of(request.preset))
+            return estimate(request, info, self._speed).seconds
         except ValueError:  # bad input is the run's to report; weights of one's own have no published numbers
             return None
 
@@ -200,7 +200,7 @@ class Jobs:
             guidance_scale=task.guidance,
             generator=torch.Generator().manual_seed(task.seed),
         )
-        with self.engine.busy, closing(run) as items:  # type: ignore[type-var]
+        with self.engine.busy, closing(run) as items:
             for item in items:
                 if isinstance(item, SamaStep):
                     left = clock.left(item.step, item.num_steps)

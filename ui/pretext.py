@@ -132,10 +132,10 @@ class PretextTab:
             [self.viewer, self.progress, self.problem, self.scores, self.go, self.stop, self.session.where],
             concurrency_id=GPU, trigger_mode="once", show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
-        self.stop.click(
-            self._stopped, self.session.where, [self.progress, self.go, self.stop],
-            cancels=[job], queue=False, **private,
-        )  # fmt: skip
+        # First stop, then say so: a step that is on its way would write over the words.
+        self.stop.click(None, cancels=[job], queue=False, **private).then(
+            self._stopped, self.session.where, [self.progress, self.go, self.stop], queue=False, **private
+        )
 
     def _chosen(self, index: int | None, own: Clip | None) -> Clip:
         if index:
