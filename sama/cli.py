@@ -30,7 +30,7 @@ PRESET_NAMES = ("tiny", "14b", "1.3b")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = _parser().parse_args(argv)
-    _quiet(arguments.debug)
+    _quiet(arguments)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return arguments.run(arguments)
@@ -222,12 +222,12 @@ def _say(sentence: str) -> None:
     print(f"{line_start}{sentence}", file=sys.stderr)
 
 
-def _quiet(debug: bool) -> None:
+def _quiet(arguments: argparse.Namespace) -> None:
     """Keep libraries to themselves, and to the cores that there are, before they are imported."""
     from sama.doctor import usable_cores
 
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    if debug:
+    if arguments.debug:
         return
     import warnings
 
@@ -235,6 +235,8 @@ def _quiet(debug: bool) -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if getattr(arguments, "preset", "tiny") == "tiny":  # others may download for minutes, which should be seen
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's signature

@@ -1,0 +1,98 @@
+from fractions import Fraction
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch.utils.flop_counter import FlopCounterMode
+
+from sama.estimate import Speed, architecture_of, estimate, transformer_flops
+from sama.request import EditError, EditRequest
+from sama.transformer import SamaTransformer3DModel
+from sama.video import VideoInfo
+from tests.tiny import tiny_pipeline
+
+FAST = Speed(linear=1e12, attention=1e12, convolution=1e12, basis="given")
+
+
+def clip_of(frames=81, width=832, height=480):
+    return VideoInfo("clip.mp4", width, height, frames, Fraction(16), frames / 16, False, "h264", 0, False, 8)
+
+
+def request(**changes):
+    return EditRequest(**({"video": "clip.mp4", "instruction": "", "output": "", "device": "cpu"} | changes))
+
+
+def test_the_formula_counts_what_the_model_computes():
+    dim, ffn, blocks, text = 48, 96, 3, 20
+    with torch.device("meta"):
+        model = SamaTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=24, text_dim=32, freq_dim=32, ffn_dim=ffn, num_layers=blocks,
+            semantic_dim=32, semantic_hidden_dim=32,
+        )  # fmt: skip
+    latents, tokens = torch.zeros(1, 16, 2, 8, 8, device="meta"), 2 * 2 * 16 + 65
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(
+            latents, torch.zeros(1, device="meta"), torch.zeros(1, text, 32, device="meta"), latents,
+            torch.zeros(1, 65, 32, device="meta"),
+        )  # fmt: skip
+    per_module = counter.get_flop_counts()
+    counted = sum(sum(per_module[f"SamaTransformer3DModel.blocks.{index}"].values()) for index in range(blocks))
+    assert sum(transformer_flops(tokens, dim, ffn, blocks, text)) == pytest.approx(counted, rel=1e-6)
+
+
+def test_the_14b_edit_takes_what_is_published():
+    told = estimate(request(preset="14b", keep_source="off"), clip_of(), FAST)
+    assert (told.tokens.total, told.windows, told.steps, told.forwards) == (65_585, 1, 50, 100)
+    assert told.forward_flops == pytest.approx(5.12e15, rel=0.01)
+    cuda = estimate(request(preset="14b", device="cuda"), clip_of(), FAST)
+    assert cuda.memory_bytes == pytest.approx(39.8e9, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [({"steps": 25}, 0.5), ({"guidance": 1.0}, 0.5), ({"source_guidance": 2.0}, 1.5), ({"source_guidance": 1.0}, 1)],
+)
+def test_forwards_follow_steps_and_scales(changes, factor):
+    base = estimate(request(preset="14b"), clip_of(), FAST)
+    assert estimate(request(preset="14b", **changes), clip_of(), FAST).forwards == factor * base.forwards
+
+
+def test_longer_clips_take_more_windows_and_more_time():
+    short, long = (estimate(request(preset="14b"), clip_of(frames), FAST) for frames in (81, 200))
+    assert (short.windows, long.windows) == (1, 3)
+    assert long.seconds > 2.5 * short.seconds
+    assert long.memory_bytes == short.memory_bytes
+
+
+def test_keeping_the_source_costs_one_more_decoding():
+    off, on = (estimate(request(preset="14b", keep_source=keep), clip_of(), FAST) for keep in ("off", "on"))
+    assert 1.3 < on.vae_flops / off.vae_flops < 2
+
+
+def test_the_autoencoder_is_counted_to_a_few_per_cent():
+    told = estimate(request(preset="14b", keep_source="off", frames=17), clip_of(), FAST)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        vae = AutoencoderKLWan()
+        vae.decode(vae.encode(torch.zeros(1, 3, 17, 480, 832)).latent_dist.mode())
+    assert told.vae_flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_a_saved_model_is_measured_on_this_machine(tmp_path):
+    tiny_pipeline(tower=False).save_pretrained(tmp_path)
+    model = architecture_of("tiny", tmp_path)
+    assert (model.width, model.ffn, model.blocks, model.steps, model.guidance) == (48, 64, 2, 2, 3.0)
+    told = estimate(request(model=tmp_path), clip_of(17))
+    assert "measured" in told.basis
+    assert told.tokens.total == 2 * 5 * 9 * 16 + 65
+    assert 0 < told.seconds < 120
+    assert told.total_flops > told.vae_flops > 0
+
+
+def test_a_start_beyond_the_clip_is_refused():
+    with pytest.raises(EditError, match="beyond"):
+        estimate(request(preset="14b", start=81), clip_of(), FAST)
+
+
+def test_an_incomplete_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match="incomplete"):
+        estimate(request(model=tmp_path), clip_of(), FAST)
