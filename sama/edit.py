@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sama.compose import MOSTLY_CHANGED, compose, coverage, crossfade, edit_mask, enlarge
+from sama.placement import place, resolve_device
 from sama.request import (
     SCHEDULERS,
     Canvas,
@@ -49,8 +50,6 @@ PHASES = ("reading", "planning", "painting", "saving", "done")
 PREVIEW_EVERY = 2  # steps
 MAX_PLANS = 16
 """Windows whose semantic tokens are kept: a long clip's plans would fill the memory."""
-_RESIDENT_BYTES = 70e9  # transformer, text encoder, VAE and activations of the 14B at once
-_OFFLOAD_BYTES = 44e9  # one of them at a time
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def load_pipeline(
         raise EditError(f"The weights could not be read or fetched: {reason}") from error
     if names:
         pipeline.set_adapters(names, [scale for _, scale in loras])
-    _place(pipeline, target)
+    place(pipeline, target)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -198,21 +197,6 @@ def _saved_pipeline(folder: str | os.PathLike[str], device: str) -> SamaPipeline
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     types = {"transformer": dtype, "text_encoder": dtype, "default": torch.float32}
     return SamaPipeline.from_pretrained(folder, dtype=types)
-
-
-def resolve_device(device: str | None) -> str:
-    """A device that is there. Raises EditError for one that is not."""
-    import torch
-
-    if device in (None, "auto"):
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = str(device).partition(":")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind)
-    if count is None or (index and not index.isdigit()):
-        raise EditError(f"There is no device {device!r}; choose cpu, cuda, cuda:1 or mps.")
-    if int(index or 0) >= count:
-        raise EditError(f"The device {device!r} is not available here; leave it out to take the best one there is.")
-    return str(device)
 
 
 def model_fingerprint(pipeline: SamaPipeline) -> str:
@@ -396,29 +380,6 @@ def _sampler(pipeline: SamaPipeline, name: str) -> Iterator[None]:
         yield
     finally:
         pipeline.scheduler = before
-
-
-def _place(pipeline: SamaPipeline, device: str) -> None:
-    """Onto the device, whole where it fits; else component by component, and below that block by block."""
-    import torch
-
-    if not device.startswith("cuda"):
-        pipeline.to(device)
-        return
-    memory = torch.cuda.get_device_properties(device).total_memory
-    weights = sum(
-        parameter.numel() * parameter.element_size()
-        for component in (pipeline.transformer, pipeline.vae, pipeline.text_encoder)
-        for parameter in component.parameters()
-    )
-    if memory >= _RESIDENT_BYTES or weights < memory / 4:
-        pipeline.to(device)
-    elif memory >= _OFFLOAD_BYTES:
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.enable_group_offload(
-            onload_device=torch.device(device), offload_type="block_level", num_blocks_per_group=1, use_stream=True
-        )
 
 
 @contextmanager

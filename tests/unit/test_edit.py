@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sama.edit import PHASES, EditError, edit_video, load_pipeline, resolve_device
+from sama.edit import PHASES, EditError, edit_video, load_pipeline
+from sama.placement import resolve_device, stream_weights
 from sama.request import Canvas, EditRequest, check_request, free_output, load_settings, parse_lora
 from sama.shapes import Bucket
 from sama.video import probe, read_clip
@@ -409,6 +410,13 @@ def test_weights_that_are_not_there_are_named(clip, request_for, tmp_path):
         check_request(request_for(clip, model=tmp_path / "nowhere"))
     with pytest.raises(EditError, match="No weights are released"):
         check_request(request_for(clip, preset="1.3b"))
+
+
+def test_streamed_weights_paint_the_same(clip, pipe, request_for):
+    streamed = tiny_pipeline(tower=False)
+    stream_weights(streamed, "cpu")
+    frames = [run(request_for(clip, frames=5), model)[-1].result.anchor_result for model in (pipe, streamed)]
+    assert np.array_equal(*frames)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])

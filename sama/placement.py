@@ -1,0 +1,64 @@
+"""Where a pipeline's weights lie: on one device, or brought to it part by part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sama.request import EditError
+
+if TYPE_CHECKING:
+    from sama.pipeline import SamaPipeline
+
+_RESIDENT_BYTES = 70e9  # transformer, text encoder, VAE and activations of the 14B at once
+_OFFLOAD_BYTES = 44e9  # one of them at a time
+
+
+def resolve_device(device: str | None) -> str:
+    """A device that is there. Raises EditError for one that is not."""
+    import torch
+
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = str(device).partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind)
+    if count is None or (index and not index.isdigit()):
+        raise EditError(f"There is no device {device!r}; choose cpu, cuda, cuda:1 or mps.")
+    if int(index or 0) >= count:
+        raise EditError(f"The device {device!r} is not available here; leave it out to take the best one there is.")
+    return str(device)
+
+
+def place(pipeline: SamaPipeline, device: str) -> None:
+    """Onto the device, whole where it fits; else component by component, and below that block by block."""
+    import torch
+
+    if not device.startswith("cuda"):
+        pipeline.to(device)
+        return
+    memory = torch.cuda.get_device_properties(device).total_memory
+    weights = sum(
+        parameter.numel() * parameter.element_size()
+        for component in (pipeline.transformer, pipeline.vae, pipeline.text_encoder)
+        for parameter in component.parameters()
+    )
+    if memory >= _RESIDENT_BYTES or weights < memory / 4:
+        pipeline.to(device)
+    elif memory >= _OFFLOAD_BYTES:
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        stream_weights(pipeline, device)
+
+
+def stream_weights(pipeline: SamaPipeline, device: str) -> None:
+    """Keep the weights in main memory and bring each block to the device when its turn comes, while the one before it
+    computes."""
+    import torch
+    from diffusers.hooks import apply_group_offloading
+
+    onload, streams = torch.device(device), device.startswith("cuda")
+    apply_group_offloading(
+        pipeline.transformer, onload, offload_type="block_level", num_blocks_per_group=1, use_stream=streams
+    )
+    # The encoder's blocks lie deeper than block level looks.
+    apply_group_offloading(pipeline.text_encoder, onload, offload_type="leaf_level", use_stream=streams)
+    pipeline.vae.to(onload)  # small, and entered by encode and decode, which no hook sees
