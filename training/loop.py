@@ -170,7 +170,7 @@ class Trainer:
         temporary.replace(self.folder / "state.pt")
 
     def resume(self) -> bool:
-        """Go on from `state.pt` of the output folder, if there is one. Raises ValueError if its configuration differs."""
+        """Go on from the output folder's `state.pt`, if there is one. ValueError: it has another configuration."""
         path = self.folder / "state.pt"
         if not path.is_file():
             return False

@@ -2,7 +2,7 @@
 
 diffusers runs the VAE chunk by chunk with a feature cache, which bounds memory and is slow to train. The network is
 causal, so that one pass over all frames gives the same result (to 3e-6): only the layers that change the frame rate
-need to know where a clip begins.
+need to know where a clip begins. Activations are kept with channels last, so that a norm is one kernel.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ import types
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanCausalConv3d,
+    WanResample,
+    WanRMS_norm,
+    patchify,
+    unpatchify,
+)
 from torch import Tensor, nn
 
 
 class OnePassVAE(nn.Module):
     """A view of an `AutoencoderKLWan` (residual form) that encodes and decodes clips of 4k+1 frames in one pass.
 
-    It shares the VAE's weights and changes how its resampling layers run; use another instance for chunked inference.
+    It shares the VAE's weights and changes how its layers run; use another instance for chunked inference.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
@@ -27,19 +34,21 @@ class OnePassVAE(nn.Module):
         if not vae.config.is_residual:
             raise ValueError("the one-pass view is written for the residual form (is_residual=True)")
         self.vae = vae
+        replacements = {WanResample: _resample, WanRMS_norm: _rms_norm, WanCausalConv3d: _causal_conv}
         for module in vae.modules():
-            if isinstance(module, WanResample):
-                module.forward = types.MethodType(_resample, module)
+            if type(module) in replacements:
+                module.forward = types.MethodType(replacements[type(module)], module)
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Clips (B, 3, 4k+1, H, W) in [-1, 1] to mean and log-variance, (B, z, k+1, H/8, W/8) each."""
-        hidden = self.vae.encoder(patchify(frames, patch_size=self.vae.config.patch_size))
+        patches = patchify(frames, patch_size=self.vae.config.patch_size)
+        hidden = self.vae.encoder(patches.contiguous(memory_format=torch.channels_last_3d))
         mean, logvar = self.vae.quant_conv(hidden).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, z, k+1, h, w) to clips (B, 3, 4k+1, 8h, 8w), not clamped."""
-        hidden = self.vae.post_quant_conv(latents)
+        hidden = self.vae.post_quant_conv(latents.contiguous(memory_format=torch.channels_last_3d))
         decoder = self.vae.decoder
         hidden = decoder.mid_block(decoder.conv_in(hidden))
         for block in decoder.up_blocks:
@@ -67,3 +76,22 @@ def _resample(self: WanResample, hidden: Tensor, feat_cache: Any = None, feat_id
     if self.mode == "downsample3d" and hidden.shape[2] > 1:
         hidden = torch.cat([hidden[:, :, :1], self.time_conv(hidden)], dim=2)
     return hidden
+
+
+def _rms_norm(self: WanRMS_norm, hidden: Tensor) -> Tensor:
+    """`WanRMS_norm.forward`, division by the length times the root of the dimension, as one kernel."""
+    moved = hidden.movedim(1, -1)  # (B, ..., C)
+    with torch.autocast(hidden.device.type, enabled=False):
+        moved = F.rms_norm(moved, moved.shape[-1:], self.gamma.flatten().to(moved.dtype), eps=1e-12)
+    return moved.movedim(-1, 1)
+
+
+def _causal_conv(self: WanCausalConv3d, hidden: Tensor, cache_x: Any = None) -> Tensor:  # noqa: ARG001
+    """`WanCausalConv3d.forward` for a whole clip. Padding both ends of the time axis and dropping the outputs that saw
+    the future spares a padded copy of the activations."""
+    left, _, top, _, past, _ = self._padding
+    if self.stride != (1, 1, 1) or past == 0:
+        padded = F.pad(hidden, self._padding) if any(self._padding) else hidden
+        return F.conv3d(padded, self.weight, self.bias, self.stride)
+    output = F.conv3d(hidden, self.weight, self.bias, padding=(past, top, left))
+    return output[:, :, : hidden.shape[2]]

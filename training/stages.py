@@ -67,7 +67,7 @@ class EditStage:
         self.transformer = transformer.to(device)
         self.model: nn.Module = self.transformer
         if config.compile:
-            self.transformer.compile_repeated_blocks()
+            self.transformer.compile_repeated_blocks(dynamic=True)  # buckets have two sequence lengths
         seed = config.seed + 1000 * (1 + accelerator.process_index)
         self.random = torch.Generator(device).manual_seed(seed)
         bare = self._tokenise([model_prompt("", EDIT_PREFIX)])[0]

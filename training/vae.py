@@ -37,8 +37,6 @@ class VaeStage:
         neutral = {"latents_mean": [0.0] * z_dim, "latents_std": [1.0] * z_dim}
         self.vae = AutoencoderKLWan(**config.model, **neutral)
         self.model: nn.Module = OnePassVAE(self.vae).to(accelerator.device)
-        if config.compile:
-            self.model.compile()
         self.noise = torch.Generator(accelerator.device).manual_seed(config.seed + 1 + accelerator.process_index)
 
     def batches(self) -> Iterator[Any]:
