@@ -38,7 +38,7 @@ def build(settings: Settings) -> gr.Blocks:
         session = Session(
             clip=gr.State(source_of(examples[0]) if examples else None),
             runs=gr.State([]),
-            where=gr.State((0, 0)),
+            where=gr.State(None),
         )
         with gr.Tabs():
             with gr.Tab("Edit"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,22 @@ from ui.runs import FinishedEdit, finish, new_folder
 from ui.viewer import viewer
 
 Updates = dict[Any, Any]
+_STEP_SECONDS = 120  # the longest that a step of the largest model takes
 KEEP_LABELS = {"Automatic": "auto", "Always": "on", "Never": "off"}
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where a session's job is, and whether it has ended."""
+
+    step: int = 0
+    steps: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
 class Session:
-    """State that tabs share: the clip in use, the runs of this session, newest first, and where the job is."""
+    """State that tabs share: the clip in use, the runs of this session, newest first, and a `Where` or None."""
 
     clip: gr.State
     runs: gr.State
@@ -139,10 +150,7 @@ class EditTab:
             show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
         self.finished = job
-        # First stop, then say so: a step that is on its way would write over the words.
-        self.stop.click(None, cancels=[job], queue=False, **private).then(
-            self._stopped, self.session.where, [self.progress, self.go, self.stop], queue=False, **private
-        )
+        wire_stop(self.stop, job, self.session.where, self.progress, self.go)
         self.again.click(
             self._again, self.session.runs,
             [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
@@ -223,14 +231,17 @@ class EditTab:
 
     def _run(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
              guidance: float, keep: str, runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
-        folder = new_folder()
-        kept = False
+        folder, kept, ended = new_folder(), False, threading.Event()
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
         try:
             request = self._request(clip, instruction, start, frames, seed, steps, guidance, keep, folder)
             busy = {self.go: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
             view = ProgressView()
-            yield busy | {self.problem: "", self.progress: view(Step("reading")), self.session.where: (0, 0)}
+            yield busy | {
+                self.problem: "",
+                self.progress: view(Step("reading")),
+                self.session.where: Where(ended=ended),
+            }
             for event in self.jobs.edit(request):
                 if isinstance(event, Edited):
                     yield {self.progress: view(Step("saving", 1, 1))}
@@ -240,19 +251,13 @@ class EditTab:
                     yield idle | self._show_result(edit) | {
                         self.progress: done, self.session.runs: [edit, *runs]}  # fmt: skip
                 else:
-                    yield {self.progress: view(event), self.session.where: (event.step, event.steps)}
+                    yield {self.progress: view(event), self.session.where: Where(event.step, event.steps, ended)}
         except Exception as error:
             yield idle | {self.problem: alert(sentence(error)), self.progress: ""}
         finally:
+            ended.set()
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _stopped(self, where: tuple[int, int] | None) -> Updates:
-        return {
-            self.progress: notice(text.stopped(*(where or (0, 0)))),
-            self.go: gr.Button(visible=True),
-            self.stop: gr.Button(visible=False),
-        }
 
     def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float, keep: str) -> str:
         if clip is None:
@@ -260,6 +265,24 @@ class EditTab:
         request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep, Path())
         seconds = self.jobs.estimate(request)
         return notice(f"About {text.duration(seconds)}.") if seconds else ""
+
+
+def wire_stop(stop: gr.Button, job: Any, where: gr.State, progress: gr.HTML, go: gr.Button) -> None:
+    """Stop ends the job, waits until it has ended, which takes a step at most, and then says so."""
+    private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+    def stopped(at: Where | None) -> Updates:
+        if at is not None:
+            at.ended.wait(_STEP_SECONDS)
+        words = text.stopped(at.step, at.steps) if at else text.stopped(0, 0)
+        return {
+            progress: notice(words),
+            go: gr.Button(visible=True),
+            stop: gr.Button("Stop", visible=False, interactive=True),
+        }
+
+    stop.click(lambda: gr.Button("Stopping…", interactive=False), None, stop, **private)
+    stop.click(None, cancels=[job], **private).then(stopped, where, [progress, go, stop], **private)
 
 
 def _write(words: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from sama.shapes import TEMPORAL_FACTOR, nearest_bucket
 from sama.video import pack_side_by_side, read_clip
 from ui import text
 from ui.clips import Clip, source_of
-from ui.edit import Session, Updates
+from ui.edit import Session, Updates, Where, wire_stop
 from ui.errors import PromptError, sentence
 from ui.jobs import GPU, Jobs, Restoration, Restored, Step
 from ui.limits import MAX_SEED, PRETEXT_FRAMES, PROMPT_LENGTH
@@ -132,10 +133,7 @@ class PretextTab:
             [self.viewer, self.progress, self.problem, self.scores, self.go, self.stop, self.session.where],
             concurrency_id=GPU, trigger_mode="once", show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
-        # First stop, then say so: a step that is on its way would write over the words.
-        self.stop.click(None, cancels=[job], queue=False, **private).then(
-            self._stopped, self.session.where, [self.progress, self.go, self.stop], queue=False, **private
-        )
+        wire_stop(self.stop, job, self.session.where, self.progress, self.go)
 
     def _chosen(self, index: int | None, own: Clip | None) -> Clip:
         if index:
@@ -160,14 +158,18 @@ class PretextTab:
         self, index: int | None, task: str, start: int, seed: int, own: Clip | None, caption: str
     ) -> Iterator[Updates]:
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
-        folder, kept = new_folder(), False
+        folder, kept, ended = new_folder(), False, threading.Event()
         view = ProgressView()
         try:
             damaged = damage(
                 self._chosen(index, own), text.TASKS[task], start or 0, seed or 0, self.jobs.settings.preset
             )
             busy = {self.go: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
-            yield busy | {self.progress: view(Step("reading")), self.problem: "", self.session.where: (0, 0)}
+            yield busy | {
+                self.progress: view(Step("reading")),
+                self.problem: "",
+                self.session.where: Where(ended=ended),
+            }
             order = Restoration(damaged.given, damaged.prefix, (caption or "").strip(), int(seed or 0))
             for event in self.jobs.restore(order):
                 if isinstance(event, Restored):
@@ -179,19 +181,13 @@ class PretextTab:
                         self.progress: notice("Restored."),
                     }
                 else:
-                    yield {self.progress: view(event), self.session.where: (event.step, event.steps)}
+                    yield {self.progress: view(event), self.session.where: Where(event.step, event.steps, ended)}
         except Exception as error:
             yield idle | {self.problem: alert(sentence(error)), self.progress: ""}
         finally:
+            ended.set()
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _stopped(self, where: tuple[int, int] | None) -> Updates:
-        return {
-            self.progress: notice(text.stopped(*(where or (0, 0)))),
-            self.go: gr.Button(visible=True),
-            self.stop: gr.Button(visible=False),
-        }
 
 
 def scores_table(values: dict[str, float]) -> str:

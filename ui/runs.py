@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
@@ -76,7 +76,7 @@ class FinishedEdit:
 
     folder: Path
     title: str
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(hash=False)  # gradio hashes what a session holds
     frames: int
     fps: float
     width: int
