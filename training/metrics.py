@@ -1,7 +1,7 @@
 """How close an edited clip comes to the truth, and whether it does what was asked: measures on pixels.
 
 Clips are (T, H, W, 3) RGB, uint8 in 0..255 or float in [0, 1]; the two may be mixed. What is drawn and written in a
-clip is judged in ``recognition.py``.
+clip is judged by ``recognition.py``, whose names are offered here too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,24 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from training.recognition import NearestSprite, read_text, text_accuracy
+
+__all__ = [
+    "COLOUR_NAMES",
+    "MAXIMUM_PSNR",
+    "NearestSprite",
+    "colour_name",
+    "colour_shares",
+    "dominant_colour",
+    "edit_mask",
+    "named_colour_match",
+    "psnr",
+    "read_text",
+    "ssim",
+    "temporal_consistency",
+    "text_accuracy",
+]
 
 MAXIMUM_PSNR = 100.0
 """dB reported for equal clips, so that averages stay finite."""

@@ -6,7 +6,6 @@ PSNR rewards blur; these two ask whether the edit can be recognised.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -19,8 +18,10 @@ Drawings = np.ndarray | Sequence[np.ndarray]
 _SIDE = 48  # pixels of the square in which crops are compared
 _MARGIN = 1.12  # side of that square in longest sides of the object
 _CELLS, _BINS = 8, 8
-_SHIFTS = tuple((dx, dy) for dy in (-2, 0, 2) for dx in (-2, 0, 2))
+_REACH = 4  # pixels of that square by which the region may have slipped
+_SHIFTS = tuple((dx, dy) for dy in range(-_REACH, _REACH + 1, 2) for dx in range(-_REACH, _REACH + 1, 2))
 _LAB_WEIGHT, _SHAPE_WEIGHT = 1.0, 0.6
+_LEAST_CONFIDENCE = 0.6
 
 
 class NearestSprite:
@@ -29,6 +30,13 @@ class NearestSprite:
     Every candidate is pasted as the truth was, at the same centre with the same longest side, over the same background;
     then crops are compared, so that position, size and scenery are equal and only the drawing tells. Crops are compared
     by blurred colour (L*a*b* on 24x24) and by histograms of gradient directions on 8x8 cells, over small shifts.
+
+    Measured with 216 drawings pasted 30 to 80 pixels large on 26 backgrounds (80 trials a case): the right name came
+    first in every trial after a blur of sigma 3, JPEG 10, noise of 25, a colour cast, or a slip of 8 pixels; in 96 %
+    after a blur of sigma 4 (88 % where the drawing was also turned by up to 8 degrees and 10 % smaller). Ghosts of half
+    opacity are found too (99 %, turned and smaller 69 %). A smooth blob of the right colour comes first in 10 %, an
+    untouched background in none. Another artist's drawing of the thing is found in 45 % only: the bank needs every
+    drawing that counts as right.
 
     ``bank`` maps a name to one (h, w, 4) uint8 RGBA drawing, not premultiplied, or to several of the same thing; the
     best one counts. Raises ``ValueError`` for an empty bank or a drawing without alpha.
@@ -67,9 +75,8 @@ class NearestSprite:
         squares = self._squares[:, :, ::-1] if flip else self._squares
         candidates = squares[..., :3] + (1 - squares[..., 3:]) * scene
         wanted = _features(candidates)
-        crop = _crop(frame, box)
-        shifted = np.stack([np.roll(crop, shift, axis=(1, 0)) for shift in _SHIFTS])
-        seen = _features(shifted)
+        wide = _crop(frame, box, _REACH)
+        seen = _features(np.stack([wide[_REACH + y :, _REACH + x :][:_SIDE, :_SIDE] for x, y in _SHIFTS]))
         every = np.sqrt(((wanted[:, None] - seen[None]) ** 2).sum(axis=-1)).min(axis=1)
         best = np.full(len(self.names), np.inf)
         np.minimum.at(best, self._owner, every)
@@ -107,18 +114,20 @@ def _square(drawing: np.ndarray) -> np.ndarray:
     return square
 
 
-def _crop(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The square around the box, _SIDE pixels a side, float32 in [0, 1]; edges are repeated beyond the frame."""
+def _crop(frame: np.ndarray, box: tuple[float, float, float, float], reach: int = 0) -> np.ndarray:
+    """The square around the box, _SIDE + 2 * reach pixels a side, in [0, 1]; edges are repeated beyond the frame."""
     left, top, right, bottom = box
     side = _MARGIN * max(right - left, bottom - top)
     if side <= 0:
         raise ValueError(f"The box {box} is empty.")
     scale = _SIDE / side
-    corner = np.array([(left + right - side) / 2, (top + bottom - side) / 2])
-    matrix = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]], np.float32)
+    # Pixel centres lie at halves: target x + 0.5 = scale * (source x + 0.5 - corner) + reach.
+    offset = [scale * (0.5 - (low + high - side) / 2) - 0.5 + reach for low, high in ((left, right), (top, bottom))]
+    matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]], np.float32)
     if scale < 1:  # shrink without aliasing
         frame = cv2.GaussianBlur(frame, (0, 0), 0.5 / scale)
-    moved = cv2.warpAffine(frame, matrix, (_SIDE, _SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    size = (_SIDE + 2 * reach, _SIDE + 2 * reach)
+    moved = cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return moved.astype(np.float32) / 255
 
 
@@ -151,27 +160,32 @@ def _shape_part(crop: np.ndarray) -> np.ndarray:
 def read_text(frames: np.ndarray, band: Literal["bottom", "top", "all"] = "bottom", samples: int = 3) -> str:
     """The text in a clip (T, H, W, 3) uint8, as OCR reads it; "" where it sees none.
 
-    Only ``band`` is read (the lower or upper 45 % of the picture, or all), enlarged to a height of about 200 pixels;
-    of ``samples`` frames spread over the clip the reading with the most confidence in sum wins. Raises ``ImportError``
-    if rapidocr is not installed.
+    ``band`` "bottom" or "top" takes the outer 30 % of the picture as one line of text and reads it without looking for
+    text first, since the search overlooks blurred letters that can still be read; "all" searches the whole picture. Of
+    ``samples`` frames spread over the clip the reading with the most confidence in sum wins. Raises ``ImportError`` if
+    rapidocr is not installed. Scenery alone is now and then read as a letter or two; where a subtitle was removed,
+    judge by what is read in the truth.
     """
     count, height = frames.shape[:2]
-    part = round(0.45 * height)
+    part = round(0.3 * height)
     rows = {"bottom": slice(height - part, height), "top": slice(0, part), "all": slice(0, height)}[band]
-    scores: Counter[str] = Counter()
+    scores: dict[str, float] = {}
     for index in np.unique(np.linspace(0, count - 1, min(samples, count)).round().astype(int)):
         strip = frames[index, rows]
-        factor = max(1.0, (200 if band != "all" else 400) / strip.shape[0])
+        factor = max(1.0, (400 if band == "all" else 120) / strip.shape[0])
         large = cv2.resize(strip, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        text, confidence = _read_image(large)
+        text, confidence = _read_image(large, search=band == "all")
         if text:
-            scores[text] += confidence  # type: ignore[assignment]
+            scores[text] = scores.get(text, 0.0) + confidence
     return max(scores, key=lambda text: scores[text]) if scores else ""
 
 
 def text_accuracy(read: str, wanted: str) -> float:
-    """1 - edit distance / length of the longer text, in [0, 1]; case and white space do not count."""
-    a, b = (re.sub(r"\s+", "", text).lower() for text in (read, wanted))
+    """1 - edit distance / length of the longer text, in [0, 1].
+
+    Case, white space and punctuation do not count: OCR takes specks of the scenery for full stops and hyphens.
+    """
+    a, b = (re.sub(r"[\W_]+", "", text).lower() for text in (read, wanted))
     if not a and not b:
         return 1.0
     previous = list(range(len(b) + 1))
@@ -183,13 +197,18 @@ def text_accuracy(read: str, wanted: str) -> float:
     return 1 - previous[-1] / max(len(a), len(b))
 
 
-def _read_image(image: np.ndarray) -> tuple[str, float]:
-    """Text and confidence in [0, 1] of one RGB image, its pieces in reading order."""
-    found = _engine()(np.ascontiguousarray(image[..., ::-1]))
+def _read_image(image: np.ndarray, search: bool) -> tuple[str, float]:
+    """Text and confidence in [0, 1] of one RGB image: its pieces in reading order, or the image as one line."""
+    found = _engine()(np.ascontiguousarray(image[..., ::-1]), use_det=search, use_cls=False)
     if not found.txts:
         return "", 0.0
-    order = sorted(range(len(found.txts)), key=lambda i: _reading_position(found.boxes[i]))
-    return " ".join(found.txts[i].strip() for i in order), float(np.mean(found.scores))
+    order: list[int] = list(range(len(found.txts)))
+    if search:
+        order.sort(key=lambda i: _reading_position(found.boxes[i]))
+    kept = [i for i in order if found.scores[i] >= _LEAST_CONFIDENCE and found.txts[i].strip()]
+    if not kept:
+        return "", 0.0
+    return " ".join(found.txts[i].strip() for i in kept), float(np.mean([found.scores[i] for i in kept]))
 
 
 def _reading_position(box: np.ndarray) -> tuple[int, float]:
