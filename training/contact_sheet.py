@@ -68,7 +68,8 @@ def _draw(
     if title:
         pen.text((gap, gap), title, fill=_INK, font=heading)
     x = left
-    for name, picture in zip(columns, max(pictures, key=lambda row: len(row)), strict=False):
+    longest: list[Image.Image] = max(pictures, key=len)
+    for name, picture in zip(columns, longest, strict=False):
         pen.text((x, top - line - gap // 2), name, fill=_SOFT_INK, font=font)
         x += picture.width + gap
     y = top

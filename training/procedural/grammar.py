@@ -27,7 +27,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(draw|paint|include|show|set|drop|stick|position|paste|have) {thing} {place}",
         "(draw|include|create|generate|show|paint|introduce|bring in) {thing}",
         "make {thing} appear(| {place})",
-        "add (one|another) {single}(| {place})",
+        "add one {single}(| {place})",
         "=(there should be|I want|I need|I would like|I'd like|let there be) {thing}(| {place})",
         "=(I want|I'd like) to (see|have|add) {thing}(| {place})",
         "={place}(|,) (add|put|place|draw|insert) {thing}",
