@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sama.compose import MOSTLY_CHANGED, compose, coverage, crossfade, edit_mask, enlarge
-from sama.placement import place, resolve_device
+from sama.placement import fast_dtype, place, resolve_device
+from sama.presets import PRESETS
 from sama.request import (
     SCHEDULERS,
     Canvas,
@@ -116,10 +117,12 @@ def edit_video(
     """
     began = time.monotonic()
     job = check_request(request, with_weights=pipeline is None, canvas=canvas)
+    if pipeline is None and (request.device not in (None, "cpu") or _needs_gpu(request.preset, request.model)):
+        resolve_device(request.device, _needs_gpu(request.preset, request.model))
     windows = len(job.plan.windows)
-    yield EditEvent("reading", windows=windows, message=f"Reading {job.plan.frames} frames")
     with _user_errors(), ExitStack() as stack:
         writer = stack.enter_context(_writer(job))
+        yield EditEvent("reading", windows=windows, message=f"Reading {job.plan.frames} frames")
         if pipeline is None:
             yield EditEvent("planning", windows=windows, message="Loading the model")
             pipeline = load_pipeline(request.preset, request.device, request.lora, request.model)
@@ -168,13 +171,14 @@ def load_pipeline(
     loras = [parse_lora(spec) for spec in lora]
     for path, _ in loras:
         check_lora(path)
-    target = resolve_device(device)
+    target = resolve_device(device, _needs_gpu(preset, model))
     from sama import loading
     from sama.checkpoints import CheckpointError
 
     names = [f"lora_{index}" for index in range(len(loras))]
     try:
-        pipeline = loading.load_pipeline(preset) if model is None else _saved_pipeline(model, target)
+        folder = model or PRESETS[preset].folder
+        pipeline = _saved_pipeline(folder, target) if folder else loading.load_pipeline(preset)
         for name, (path, _) in zip(names, loras, strict=True):
             pipeline.load_lora_weights(path, adapter_name=name)
     except CheckpointError as error:
@@ -189,14 +193,18 @@ def load_pipeline(
     return pipeline
 
 
+def _needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
+    return model is None and PRESETS[preset].folder is None
+
+
 def _saved_pipeline(folder: str | os.PathLike[str], device: str) -> SamaPipeline:
     import torch
 
     from sama.pipeline import SamaPipeline
 
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    types = {"transformer": dtype, "text_encoder": dtype, "default": torch.float32}
-    return SamaPipeline.from_pretrained(folder, dtype=types)
+    dtype = fast_dtype(device)
+    vae = torch.float32 if device.startswith("cuda") else dtype  # on a CPU the autoencoder is a third of the work
+    return SamaPipeline.from_pretrained(folder, dtype={"transformer": dtype, "vae": vae, "default": torch.float32})
 
 
 def model_fingerprint(pipeline: SamaPipeline) -> str:

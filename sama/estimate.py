@@ -217,8 +217,10 @@ def measure_speed(device: str, tokens: int, model: Architecture) -> Speed:
     import torch
     import torch.nn.functional as F
 
+    from sama.placement import fast_dtype
+
     on_cpu = device.startswith("cpu")
-    dtype = torch.float32 if on_cpu else torch.bfloat16
+    dtype = fast_dtype(device)
     # A few thousand tokens reach a device's full speed; more would only make the probe slow.
     length = min(tokens, 4096)
     head = model.width // model.heads

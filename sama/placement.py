@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING
 from sama.request import EditError
 
 if TYPE_CHECKING:
+    import torch
+
     from sama.pipeline import SamaPipeline
 
 _RESIDENT_BYTES = 70e9  # transformer, text encoder, VAE and activations of the 14B at once
 _OFFLOAD_BYTES = 44e9  # one of them at a time
 
 
-def resolve_device(device: str | None) -> str:
-    """A device that is there. Raises EditError for one that is not."""
+def resolve_device(device: str | None, needs_gpu: bool = False) -> str:
+    """A device that is there; None takes CUDA where there is any, else the CPU. Raises EditError for one that is not,
+    and where a GPU is needed and there is none: whoever names the CPU may wait for days, but nobody should do so by
+    default."""
     import torch
 
     if device in (None, "auto"):
+        if needs_gpu and not torch.cuda.is_available():
+            raise EditError("This preset needs a GPU, and there is none; use the preset tiny, or name the device cpu.")
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = str(device).partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind)
@@ -26,6 +32,18 @@ def resolve_device(device: str | None) -> str:
     if int(index or 0) >= count:
         raise EditError(f"The device {device!r} is not available here; leave it out to take the best one there is.")
     return str(device)
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """The type that a device multiplies fastest with enough precision: bfloat16 where the hardware has it, else
+    float32, because emulated bfloat16 is slower than both."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capabilities = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def place(pipeline: SamaPipeline, device: str) -> None:

@@ -419,6 +419,14 @@ def test_streamed_weights_paint_the_same(clip, pipe, request_for):
     assert np.array_equal(*frames)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_the_large_model_is_not_fetched_for_a_machine_without_gpu(clip, request_for):
+    with pytest.raises(EditError, match="needs a GPU"):
+        load_pipeline("14b")
+    with pytest.raises(EditError, match="needs a GPU"):
+        next(edit_video(request_for(clip, preset="14b")))
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
 def test_devices_that_are_not_there_are_refused(device):
     with pytest.raises(EditError, match="device"):
