@@ -156,7 +156,7 @@ class EditTab:
             [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
         )  # fmt: skip
         gr.on(
-            [clip.change, self.frames.release, self.steps.release, self.guidance.release],
+            None,  # when the page opens, and whenever one of these changes
             self._tell_estimate, [clip, *range_, self.steps, self.guidance, self.keep], self.estimate,
             trigger_mode="always_last", show_progress="hidden", **private,
         )  # fmt: skip

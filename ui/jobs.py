@@ -155,11 +155,19 @@ class Jobs:
 
         try:
             info = probe(request.video)
+            architecture = architecture_of(request.preset)
             if self._speed is None:  # it hardly depends on the clip
                 device = request.device or default_device()
-                self._speed = known_speed(device) or measure_speed(device, 1000, architecture_of(request.preset))
+                self._speed = known_speed(device)
+            if self._speed is None:
+                self.engine.pipeline()  # a model that is being loaded, or is at work, would slow the measurement
+                with self.engine.busy:
+                    self._speed = measure_speed(device, 1000, architecture)
             return estimate(request, info, self._speed).seconds
-        except ValueError:  # bad input is the run's to report; weights of one's own have no published numbers
+        except (
+            ValueError,
+            OSError,
+        ):  # bad input is the run's to report; weights of one's own have no published numbers
             return None
 
     def edit_seconds(self, request: EditRequest) -> int:

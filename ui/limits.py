@@ -21,11 +21,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def clean_prompt(text: str | None) -> str:
-    """The instruction without control characters and outer spaces. Raises PromptError when it is too short or long.
+    """The instruction without control characters, single spaces between its words.
 
-    A text box enforces its length in the browser alone, so this is the check that counts.
+    Raises PromptError when it is too short or too long. A text box enforces its length in the browser alone, so this
+    is the check that counts.
     """
-    prompt = _CONTROL.sub(" ", text or "").strip()
+    prompt = " ".join(_CONTROL.sub(" ", text or "").split())
     low, high = PROMPT_LENGTH
     if len(prompt) < low:
         raise PromptError("Say what should change, for example “Make it snowy”.")

@@ -1,0 +1,228 @@
+"""What a visitor does, in a real Chromium: upload, edit, compare, stop, restore, look at the plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from sama.video import probe
+from tests.browser.conftest import FRAMES, watch
+from tests.media import make_text
+from ui.settings import ASSETS, Settings
+
+_PIXELS = """(element) => {
+  const canvas = element.querySelector("canvas"), pen = canvas.getContext("2d");
+  return [canvas.width, canvas.height, ...pen.getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+def picture(page: Page, viewer: str = "#viewer") -> np.ndarray:
+    """What the viewer's canvas shows, (H, W, 3)."""
+    width, height, *data = page.locator(viewer).evaluate(_PIXELS)
+    return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def barcode(image: np.ndarray) -> int:
+    from tests.media import read_barcode
+
+    return read_barcode(image)
+
+
+def press_edit(page: Page) -> None:
+    page.get_by_role("button", name="Edit video").click()
+
+
+def upload(page: Page, path: Path) -> None:
+    page.get_by_role("button", name="Clear").click()
+    page.set_input_files("#clip input[type=file]", path)
+
+
+def test_the_page_opens_on_a_finished_edit(page):
+    viewer = page.locator("#viewer")
+    expect(viewer).to_contain_text("Make it snowy")
+    expect(viewer.get_by_role("listitem").filter(has_text="Original")).to_be_visible()
+    expect(page.get_by_role("button", name="Edit video")).to_be_enabled()
+    assert picture(page).std() > 10
+
+
+def test_stepping_and_seeking_show_the_very_frame(page):
+    page.get_by_role("radio", name="Original").check(force=True)
+    slider = page.get_by_label("Frame", exact=True)
+    slider.focus()
+    for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("PageUp", 12), ("End", FRAMES - 1), ("Home", 0)):
+        page.keyboard.press(key)
+        expect(page.locator("#viewer .viewer")).to_have_attribute("data-frame", str(frame))
+        page.wait_for_function("!document.querySelector('#viewer video').seeking")
+        assert barcode(picture(page)) == frame
+
+
+def test_both_panels_show_the_same_frame_while_playing(page):
+    viewer = page.locator("#viewer .viewer")
+    page.get_by_role("radio", name="Original").check(force=True)
+    page.locator("#viewer").get_by_role("button", name="Play").click()
+    expect(viewer).to_have_attribute("data-playing", "true")
+    seen = set()
+    for _ in range(12):
+        frame, shown = page.evaluate(
+            """() => new Promise((done) => {
+              const video = document.querySelector("#viewer video"), canvas = document.querySelector("#viewer canvas");
+              video.requestVideoFrameCallback(() => {
+                const pen = canvas.getContext("2d"), bits = [];
+                for (let i = 0; i < 16; i++) {
+                  const x = Math.floor(((i + 0.5) * canvas.width) / 16);
+                  bits.push(pen.getImageData(x, Math.floor(canvas.height / 4), 1, 1).data[0] > 128 ? 1 : 0);
+                }
+                const number = bits.reduce((sum, bit, i) => sum + bit * 2 ** i, 0);
+                done([Number(document.querySelector("#viewer .viewer").dataset.frame), number]);
+              });
+            })"""
+        )
+        assert frame == shown
+        seen.add(frame)
+    assert len(seen) > 3
+    page.locator("#viewer").get_by_role("button", name="Pause").click()
+
+
+def test_the_keyboard_moves_the_divider_and_changes_the_view(page):
+    viewer = page.locator("#viewer .viewer")
+    divider = page.get_by_role("slider", name="Divider")
+    viewer.focus()
+    page.keyboard.press("]")
+    expect(divider).to_have_value("55")
+    expect(divider).to_have_attribute("aria-valuetext", "55% original, 45% edited")
+    page.keyboard.press("4")
+    expect(page.get_by_role("radio", name="Edited")).to_be_checked()
+    edited = picture(page)
+    page.keyboard.down("o")
+    assert np.abs(picture(page).astype(int) - edited).mean() > 5
+    page.keyboard.up("o")
+    assert np.array_equal(picture(page), edited)
+
+
+def test_upload_edit_and_download(page, clip, tmp_path):
+    upload(page, clip)
+    expect(page.get_by_text(f"96 × 64 · {FRAMES} frames")).to_be_visible()  # noqa: RUF001
+    page.get_by_label("What should change?").fill("Replace the pattern with a cat")
+    page.get_by_label("What should change?").press("Enter")
+    expect(page.locator("#progress")).to_contain_text("Painting")
+    expect(page.locator("#progress")).to_contain_text("Done in", timeout=30_000)
+    expect(page.locator("#viewer")).to_contain_text("Replace the pattern with a cat")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Edited clip").click()
+    download.value.save_as(tmp_path / "edited.mp4")
+    info = probe(tmp_path / "edited.mp4")
+    assert (info.frames, info.fps, info.has_audio) == (FRAMES, 24, True)
+
+
+def test_stop_ends_the_job_within_a_step_and_the_next_one_starts(page, app):
+    press_edit(page)
+    page.wait_for_function("document.querySelector('#progress .progress')?.dataset.step >= 2")
+    before = len(app.steps)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#progress")).to_contain_text("Stopped at")
+    after = len(app.steps)
+    assert after - before <= 2  # the step at work, and one that ended before the click arrived
+    time.sleep(0.8)
+    assert len(app.steps) == after
+    press_edit(page)
+    expect(page.locator("#progress")).to_contain_text("Done in", timeout=30_000)
+
+
+def test_leaving_the_page_stops_its_job(browser, app):
+    other = browser.new_page()
+    other.goto(app.url)
+    expect(other.locator("#viewer .viewer[data-frame]")).to_be_visible()
+    press_edit(other)
+    other.wait_for_function("document.querySelector('#progress .progress')?.dataset.step >= 1")
+    other.close()
+    time.sleep(1.0)
+    count = len(app.steps)
+    time.sleep(0.8)
+    assert len(app.steps) == count
+
+
+def test_a_file_that_is_no_video_is_refused_in_a_sentence(page, tmp_path):
+    upload(page, make_text(tmp_path / "notes.mp4"))
+    alert = page.get_by_role("alert").filter(has_text="notes.mp4")
+    expect(alert).to_be_visible()
+    words = alert.inner_text()
+    assert words.count(".") >= 2 and "Traceback" not in words and str(tmp_path) not in words
+    press_edit(page)
+    expect(page.get_by_role("alert").filter(has_text="Upload a clip first")).to_be_visible()
+
+
+def test_an_empty_instruction_is_refused_at_its_field(page):
+    page.get_by_label("What should change?").fill(" ")
+    press_edit(page)
+    expect(page.get_by_role("alert").filter(has_text="Say what should change")).to_be_visible()
+
+
+def test_a_restoration(page):
+    page.get_by_role("tab", name="Pretext").click()
+    viewer = page.locator("#pretext-viewer .viewer")
+    expect(viewer).to_have_attribute("data-panels", "Clean|Given to the model")  # at once, without the model
+    page.get_by_label("Shuffled tubes").check()
+    expect(page.get_by_text("blocks of space and time")).to_be_visible()
+    page.get_by_role("button", name="Restore", exact=True).click()
+    expect(viewer).to_have_attribute("data-panels", "Clean|Given to the model|Restored", timeout=30_000)
+    expect(page.locator("#scores")).to_contain_text("in the hidden part")
+    expect(page.locator("#scores")).to_contain_text("dB")
+
+
+def test_a_look_at_the_plan(page):
+    page.get_by_role("tab", name="Semantic anchors").click()
+    plan = page.locator("#plan .plan")
+    expect(plan).to_have_attribute("data-step", "3")
+    expect(page.locator("#plan [role=gridcell]")).to_have_count(3 * 64)
+    cell = page.get_by_role("grid", name="Tokens of the source").get_by_role("gridcell").nth(10)
+    cell.click()
+    expect(plan).to_have_attribute("data-mode", "similarity")
+    expect(cell).to_have_attribute("aria-label", "row 2, column 3, similarity 1.00")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#plan .readout")).to_contain_text("Token of the source at row 2, column 4")
+    page.get_by_role("button", name="Step 1", exact=True).click()
+    expect(plan).to_have_attribute("data-step", "1")
+
+
+def test_an_edit_of_this_session_can_be_looked_into(page):
+    page.get_by_label("What should change?").fill("Add a red balloon")
+    press_edit(page)
+    expect(page.locator("#progress")).to_contain_text("Done in", timeout=30_000)
+    page.get_by_role("tab", name="Semantic anchors").click()
+    expect(page.get_by_label("Edit", exact=True)).to_have_value("This session: Add a red balloon")
+    expect(page.locator("#plan .plan")).to_have_attribute("data-step", "12")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_screen_needs_no_sideways_scroll(browser, app, scheme):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    seen = watch(page, app.url)
+    page.goto(app.url)
+    for tab in ("Edit", "Pretext", "Semantic anchors"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    dark = page.evaluate("document.body.classList.contains('dark')")
+    context.close()
+    assert dark == (scheme == "dark")
+    assert seen.errors == [] and seen.foreign == []
+
+
+@pytest.mark.skipif(not (ASSETS / "sama-tiny" / "model_index.json").is_file(), reason="needs assets/sama-tiny")
+def test_the_embedded_model_edits_a_clip(browser, serve, clip, tmp_path):
+    url = serve(Settings(examples=tmp_path))
+    page = browser.new_page()
+    seen = watch(page, url)
+    page.goto(url)
+    page.set_input_files("#clip input[type=file]", clip)
+    expect(page.get_by_text(f"{FRAMES} frames")).to_be_visible(timeout=20_000)
+    page.get_by_label("What should change?").fill("Make it snowy")
+    press_edit(page)
+    expect(page.locator("#progress")).to_contain_text("Done in", timeout=120_000)
+    page.close()
+    assert seen.errors == [] and seen.foreign == []

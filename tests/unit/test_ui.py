@@ -1,0 +1,302 @@
+"""The web app without a browser: what it refuses and says, its jobs, its files and its API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sama.request import EditError, EditRequest
+from sama.video import FrameReader, VideoError, probe
+from tests.media import audio_packets, make_clip, make_text, read_barcode
+from tests.tiny import tiny_pipeline
+from ui import text
+from ui.clips import Clip, take_upload
+from ui.errors import PromptError, sentence
+from ui.examples import build_example, load_examples
+from ui.jobs import Edited, Jobs, Restoration, Restored, Step
+from ui.limits import PROMPT_LENGTH, UPLOAD_LIMITS, clean_prompt, table
+from ui.pretext import damage, psnr, scores
+from ui.runs import FinishedEdit, Tokens, compose_film, new_folder, sweep
+from ui.settings import PRESETS, Settings
+from ui.viewer import plan_value
+
+INSTRUCTION = "Make it snowy"
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Jobs:
+    return Jobs(Settings(pipeline_loader=lambda: tiny_pipeline(default_steps=STEPS), warm=False))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=9, audio="aac")
+
+
+@pytest.fixture(scope="module")
+def finished(jobs: Jobs, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedEdit:
+    folder = tmp_path_factory.mktemp("examples")
+    entry = {"name": "snow", "title": "Snow", "caption": "a pattern", "credit": "made here"}
+    return build_example(EditRequest(clip, INSTRUCTION, ""), jobs, folder, entry, film=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("  Make it snowy\n", "Make it snowy"), ("Add\x00 a\tcat", "Add a cat"), ("雪を降らせて", "雪を降らせて")],
+)
+def test_prompts_are_cleaned(given, kept):
+    assert clean_prompt(given) == kept
+
+
+@pytest.mark.parametrize("bad", [None, "", "  ", "ab", "a" * (PROMPT_LENGTH[1] + 1)])
+def test_prompts_of_the_wrong_length_are_refused_on_the_server(bad):
+    with pytest.raises(PromptError, match=r"\.$|”\.$"):
+        clean_prompt(bad)
+
+
+def test_the_table_of_limits_says_what_is_checked():
+    words = table(97)
+    for number in (UPLOAD_LIMITS.max_side, int(UPLOAD_LIMITS.max_seconds), UPLOAD_LIMITS.max_bytes // 1_000_000, 97):
+        assert str(number) in words
+
+
+def test_mistakes_of_the_user_are_said_as_they_are():
+    for kind in (VideoError, EditError, PromptError):
+        assert sentence(kind("Cut the clip first.")) == "Cut the clip first."
+
+
+def test_failures_of_ours_get_a_number_and_show_nothing(caplog):
+    words = sentence(FileNotFoundError(2, "No such file", "/secret/place/model.bin"))
+    assert "secret" not in words and "ref " in words
+    reference = words.split("ref ")[1].split(")")[0]
+    assert reference in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("title", "part"),
+    [
+        ("ZeroGPU quota exceeded", "used up"),
+        ("ZeroGPU illegal duration", "fewer frames"),
+        ("ZeroGPU queue timeout", "try again"),
+        ("ZeroGPU pending credits exceeded", "Wait"),
+        ("CUDA out of memory", "fewer frames"),
+    ],
+)
+def test_refusals_of_the_gpu_are_translated(title, part):
+    error = RuntimeError("a message of theirs")
+    error.title = title
+    assert part in sentence(error)
+
+
+def test_an_upload_is_always_rewritten(tmp_path, cache):
+    taken = take_upload(make_clip(tmp_path / "name with spaces.mp4", frames=6, rotation=90))
+    assert taken.path.is_relative_to(cache) and taken.path.name == "clip.mp4"
+    assert (taken.width, taken.height, taken.frames) == (64, 96, 6)
+
+
+def test_a_refused_upload_leaves_nothing(tmp_path, cache):
+    with pytest.raises(VideoError):
+        take_upload(make_text(tmp_path / "notes.mp4"))
+    assert not list(cache.glob("*"))
+
+
+def test_old_folders_are_removed(cache):
+    import os
+
+    old, young = new_folder(), new_folder()
+    os.utime(old, (time.time() - 7200,) * 2)
+    sweep(3600)
+    assert young.exists() and not old.exists()
+
+
+def test_an_edit_reports_every_step_and_ends_with_its_tokens(jobs, clip, tmp_path):
+    events = list(jobs.edit(EditRequest(clip, INSTRUCTION, tmp_path / "result.mp4")))
+    painted = [event.step for event in events if isinstance(event, Step) and event.phase == "painting" and event.step]
+    assert painted == list(range(1, STEPS + 1))
+    assert isinstance(events[-1], Edited) and events[-1].tokens.plan.shape[:2] == (STEPS, 65)
+    assert probe(tmp_path / "result.mp4").frames == 9
+
+
+def test_closing_an_edit_stops_it_and_the_next_one_runs(jobs, clip, tmp_path):
+    run = jobs.edit(EditRequest(clip, INSTRUCTION, tmp_path / "result.mp4"))
+    while next(run).step < 1:
+        pass
+    run.close()
+    assert not list(tmp_path.glob("*.mp4"))
+    *_, last = jobs.edit(EditRequest(clip, INSTRUCTION, tmp_path / "result.mp4"))
+    assert isinstance(last, Edited)
+
+
+def test_a_job_stays_in_one_thread(jobs, clip, tmp_path):
+    seen = set()
+    stream = jobs.engine.pipeline().stream
+
+    def watched(*args, **kwargs):
+        for item in stream(*args, **kwargs):
+            seen.add(threading.get_ident())
+            yield item
+
+    other = Jobs(jobs.settings)
+    other.engine._pipeline = jobs.engine.pipeline()
+    other.engine._pipeline.stream = watched
+    try:
+        run = other.edit(EditRequest(clip, INSTRUCTION, tmp_path / "result.mp4"))
+        while True:  # as gradio does: every step from another thread
+            ended = []
+            thread = threading.Thread(target=lambda into=ended: into.append(next(run, None) is None))
+            thread.start()
+            thread.join()
+            if ended[0]:
+                break
+    finally:
+        del other.engine._pipeline.stream
+    assert len(seen) == 1 and threading.get_ident() not in seen
+
+
+def test_the_asked_gpu_time_grows_with_the_work_and_is_bounded(jobs):
+    short, long = (EditRequest("a.mp4", INSTRUCTION, "b.mp4", frames=n, steps=s) for n, s in ((17, 4), (97, 50)))
+    assert jobs.edit_seconds(short) < jobs.edit_seconds(long) <= 120
+    for preset in PRESETS:
+        every = Jobs(Settings(preset=preset, warm=False))
+        assert 15 <= every.edit_seconds(replace(short, frames=None, steps=None)) <= 120
+
+
+def test_settings_name_the_presets_there_are():
+    with pytest.raises(ValueError, match="tiny"):
+        Settings(preset="huge")
+
+
+def test_only_a_space_listens_to_the_outside():
+    assert Settings(on_spaces=False).address == "127.0.0.1"
+    assert Settings(on_spaces=True).address == "0.0.0.0"
+
+
+def test_the_packed_video_holds_both_clips_in_step(finished):
+    half = finished.width
+    with FrameReader(finished.folder / "packed.mp4") as packed, FrameReader(finished.result) as result:
+        for index, (both, edited) in enumerate(zip(packed, result, strict=True)):
+            assert read_barcode(both.image[:, :half]) == index
+            assert np.abs(both.image[:, half:].astype(int) - edited.image).mean() < 8
+    assert index + 1 == finished.frames == 9
+
+
+def test_the_film_for_people_loses_no_frame_and_no_sound(finished):
+    info = probe(finished.film)
+    assert (info.frames, info.fps) == (finished.frames, probe(finished.result).fps)
+    assert info.width > 2 * finished.width
+    assert [data for _, data in audio_packets(finished.film)] == [data for _, data in audio_packets(finished.result)]
+
+
+def test_the_film_says_which_is_which(finished, tmp_path):
+    plain = compose_film(finished)
+    with FrameReader(plain, 0, 1) as reader:
+        image = next(iter(reader)).image
+    bar = image[:40]
+    assert bar[:, : image.shape[1] // 2].max() > 200 and bar[:, image.shape[1] // 2 :].max() > 200
+
+
+def test_settings_of_a_finished_edit_name_no_place_of_this_machine(finished):
+    stored = json.loads(finished.settings_file.read_text())
+    assert (stored["video"], stored["output"]) == ("source.mp4", "result.mp4")
+    assert "/" not in json.dumps({k: v for k, v in stored.items() if k != "fps"})
+
+
+def test_examples_load_in_order_and_a_broken_one_is_left_out(finished, caplog):
+    folder = finished.folder.parent
+    manifest = folder / "manifest.json"
+    entries = json.loads(manifest.read_text())
+    try:
+        manifest.write_text(json.dumps([{"name": "gone", "title": "Gone"}, *entries]))
+        (loaded,) = load_examples(folder)
+    finally:
+        manifest.write_text(json.dumps(entries))
+    assert loaded.title == "Snow" and loaded.caption == "a pattern" and loaded.instruction == INSTRUCTION
+    assert "gone" in caplog.text
+
+
+def test_tokens_survive_their_file(finished, tmp_path):
+    tokens = finished.tokens()
+    tokens.save(tmp_path / "again.npz")
+    again = Tokens.load(tmp_path / "again.npz")
+    assert np.array_equal(again.plan, tokens.plan) and again.ordered == tokens.ordered
+    assert tokens.anchor_source.dtype == np.uint8
+
+
+def test_the_plan_view_gets_one_basis_and_true_cosines(finished):
+    tokens = finished.tokens()
+    value = plan_value(tokens)
+    blocks = np.frombuffer(base64.b64decode(value["cosines"]), np.uint8).reshape(-1, 64, 64)
+    assert len(blocks) == 3 + 3 * STEPS and value["steps"] == STEPS
+    assert (np.diag(blocks[0]) == 254).all()
+    plan, result = tokens.plan[-1, :64].astype(float), tokens.result[:64].astype(float)
+    expected = plan[5] @ result[9] / np.linalg.norm(plan[5]) / np.linalg.norm(result[9])
+    assert blocks[-1][5, 9] / 127 - 1 == pytest.approx(expected, abs=0.01)
+    colours = np.frombuffer(base64.b64decode(value["colours"]), np.uint8)
+    assert colours.size == (2 + STEPS) * 64 * 3
+
+
+def test_tokens_without_a_place_are_matched_and_said_to_be(finished):
+    tokens = finished.tokens()
+    order = np.random.default_rng(0).permutation(64)
+    result = np.concatenate([tokens.plan[-1, :64][order], tokens.result[64:]])
+    value = plan_value(replace(tokens, result=result, ordered=False))
+    blocks = np.frombuffer(base64.b64decode(value["cosines"]), np.uint8).reshape(-1, 64, 64)
+    assert (np.diag(blocks[-1]) >= 253).all()  # every planned token lies where the result has its twin
+    assert value["note"] == text.UNORDERED
+
+
+@pytest.mark.parametrize("task", text.TASKS.values())
+def test_damage_is_limited_to_what_it_says(clip, task):
+    damaged = damage(Clip.of(probe(clip)), task, 0, 0, "tiny")
+    assert damaged.clean.shape == damaged.given.shape and len(damaged.clean) == 9
+    assert damaged.hidden.any()
+    assert np.array_equal(damaged.clean[~damaged.hidden], damaged.given[~damaged.hidden])
+    assert psnr(damaged.clean, damaged.given, ~damaged.hidden) == float("inf") or not (~damaged.hidden).any()
+
+
+def test_a_restoration_is_scored_in_the_hidden_part_and_overall(jobs, clip):
+    damaged = damage(Clip.of(probe(clip)), "cube", 0, 0, "tiny")
+    *steps, last = jobs.restore(Restoration(damaged.given, damaged.prefix, "", 0))
+    assert [step.step for step in steps if step.phase == "restoring"] == list(range(1, STEPS + 1))
+    assert isinstance(last, Restored) and last.frames.shape == damaged.clean.shape
+    values = scores(damaged, damaged.clean)
+    assert values["restored_hidden"] == values["restored_overall"] == float("inf")
+    assert values["given_hidden"] < values["given_overall"]
+
+
+def test_the_api_is_three_documented_functions_and_nothing_else(jobs, finished):
+    from ui.app import build, launch_options
+
+    settings = replace(jobs.settings, examples=finished.folder.parent)
+    demo = build(settings)
+    api = demo.get_api_info()
+    assert set(api["named_endpoints"]) == {"/edit_video", "/corrupt_clip", "/restore_clip"}
+    assert not api["unnamed_endpoints"]
+    assert all(endpoint["description"] for endpoint in api["named_endpoints"].values())
+    assert demo.api_open is False and demo._queue.max_size == settings.queue_size
+    options = launch_options(settings)
+    assert options["share"] is False and options["show_error"] is False and options["run_history"] is False
+    assert options["allowed_paths"] == [str(settings.examples)]
+
+
+def test_starting_the_app_does_not_wait_for_torch():
+    code = "import sys, app; app.parse([]); print(sorted({'torch', 'gradio', 'diffusers'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
