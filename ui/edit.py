@@ -51,6 +51,7 @@ class EditTab:
     def __init__(self, jobs: Jobs, examples: list[FinishedEdit], session: Session) -> None:
         self.jobs, self.examples, self.session = jobs, examples, session
         self.first = examples[0] if examples else None
+        self.shown = gr.State(self.first)
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=300, elem_classes="inputs"):
                 self._build_inputs()
@@ -66,7 +67,7 @@ class EditTab:
         self.video = gr.Video(
             value=str(clip.path) if clip else None, label="Your clip", sources=["upload"], height=220, elem_id="clip"
         )
-        self.clip_note = gr.HTML(notice(clip.facts) if clip else "", elem_classes="field-note")
+        self.clip_note = gr.HTML(notice(self._facts(clip)) if clip else "", elem_classes="field-note")
         with gr.Accordion("Which part", open=False):
             self.start = gr.Slider(0, max(1, frames - 1), 0, step=1, label="Start frame")
             self.frames = gr.Slider(1, max(2, frames), min(frames, info.max_frames), step=1, label="Frames")
@@ -124,8 +125,9 @@ class EditTab:
     @property
     def _opened(self) -> list[Any]:
         return [
-            self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.video, self.clip_note,
-            self.session.clip, self.start, self.frames, self.instruction, self.seed, self.progress, self.problem,
+            self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.video,
+            self.clip_note, self.session.clip, self.start, self.frames, self.instruction,
+            self.seed, self.progress, self.problem,
         ]  # fmt: skip
 
     def _wire(self) -> None:
@@ -144,7 +146,7 @@ class EditTab:
             [self.go.click, self.instruction.submit],
             self._run,
             [clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep, self.session.runs],
-            [self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
+            [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
              self.problem, self.go, self.stop, self.session.runs, self.session.where],
             concurrency_id=GPU, concurrency_limit=1, trigger_mode="once",
             show_progress="minimal", show_progress_on=self.progress, **private,
@@ -152,7 +154,7 @@ class EditTab:
         self.finished = job
         wire_stop(self.stop, job, self.session.where, self.progress, self.go)
         self.again.click(
-            self._again, self.session.runs,
+            self._again, self.shown,
             [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
         )  # fmt: skip
         gr.on(
@@ -180,13 +182,20 @@ class EditTab:
         return {
             self.video: str(clip.path),
             self.session.clip: clip,
-            self.clip_note: notice(clip.facts),
+            self.clip_note: notice(self._facts(clip)),
             self.start: gr.Slider(maximum=max(1, clip.frames - 1), value=0),
             self.frames: gr.Slider(maximum=max(2, limit), value=limit),
         }
 
+    def _facts(self, clip: Clip) -> str:
+        limit = self.jobs.settings.info.max_frames
+        return clip.facts + (
+            f" · {limit} frames at a time are edited: choose which below" if clip.frames > limit else ""
+        )
+
     def _show_result(self, edit: FinishedEdit) -> Updates:
         return {
+            self.shown: edit,
             self.viewer: edit.comparison().value(),
             self.downloads: gr.Row(visible=True),
             self.get_result: str(edit.result),
@@ -207,8 +216,7 @@ class EditTab:
             }
         )
 
-    def _again(self, runs: list[FinishedEdit]) -> Updates:
-        edit = runs[0] if runs else self.first
+    def _again(self, edit: FinishedEdit | None) -> Updates:
         return self._show_clip(result_of(edit)) | {self.instruction: ""} if edit else {}
 
     def _request(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 
+from ui.settings import ASSETS
+
 logger = logging.getLogger(__name__)
 
 KEPT = "Your clip and settings are kept"
@@ -30,7 +32,7 @@ def sentence(error: BaseException) -> str:
     from sama.video import VideoError
 
     if isinstance(error, (VideoError, EditError, PromptError)):
-        return str(error)
+        return str(error).replace(f"{ASSETS.parent}/", "")  # visitors need not know where the server keeps things
     said = f"{getattr(error, 'title', '')} {error}".lower()
     for part, words in _ZERO_GPU:
         if part in said:

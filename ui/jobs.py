@@ -116,8 +116,8 @@ class Engine:
                 grey = np.full((5, 64, 64, 3), 127, np.uint8)
                 with self.busy:
                     pipeline(video=grey, prompt="", num_inference_steps=1, guidance_scale=1.0)
-        except Exception:  # the first real job meets the same failure and tells its user
-            logger.warning("the model could not be warmed", exc_info=True)
+        except Exception as error:  # the first real job meets the same failure and tells its user
+            logger.warning("the model could not be loaded ahead of time: %s", error)
 
 
 class Jobs:
@@ -141,13 +141,13 @@ class Jobs:
         """Edit a clip. Closing the generator stops it within one step and leaves no file."""
         if not self.engine.loaded:
             yield Step("loading")
-        yield from _in_one_thread(partial(self._edit_on_gpu, request))
+        yield from self._stepped(partial(self._edit_on_gpu, request))
 
     def restore(self, task: Restoration) -> Generator[Step | Restored, None, None]:
         """Restore a damaged clip. Closing the generator stops it within one step."""
         if not self.engine.loaded:
             yield Step("loading")
-        yield from _in_one_thread(partial(self._restore_on_gpu, task))
+        yield from self._stepped(partial(self._restore_on_gpu, task))
 
     def estimate(self, request: EditRequest) -> float | None:
         """Seconds that an edit will take, or None where nothing is known about the model."""
@@ -179,6 +179,10 @@ class Jobs:
     def restore_seconds(self, task: Restoration) -> int:
         """GPU seconds to ask for."""
         return _clamp(10 + 0.02 * len(task.frames) * (task.steps or self.settings.info.steps))
+
+    def _stepped(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+        # On ZeroGPU the job has a process of its own, and the visitor's quota is found through the calling context.
+        return start() if self.settings.zero_gpu else _in_one_thread(start)
 
     def _edit(self, request: EditRequest) -> Iterator[Step | Edited]:
         from sama.edit import edit_video

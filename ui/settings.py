@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +25,7 @@ class PresetInfo(NamedTuple):
 
 
 PRESETS: dict[str, PresetInfo] = {
-    "tiny": PresetInfo("SAMA tiny, the embedded model", 12, 3.0, 97),
+    "tiny": PresetInfo("SAMA tiny, the embedded model", 12, 3.0, 121),
     "1.3b": PresetInfo("SAMA on Wan2.1 1.3B", 50, 5.0, 81),
     "14b": PresetInfo("SAMA 14B", 50, 5.0, 81),
 }
@@ -57,9 +58,17 @@ class Settings:
         if self.preset not in PRESETS:
             raise ValueError(f"the preset {self.preset!r} does not exist: choose one of {', '.join(PRESETS)}")
 
-    @property
+    @cached_property
     def info(self) -> PresetInfo:
-        return PRESETS[self.preset]
+        """The preset, with the steps and the guidance that its weights were saved with, where they are here."""
+        from sama.estimate import architecture_of
+
+        info = PRESETS[self.preset]
+        try:
+            model = architecture_of(self.preset)
+        except ValueError:  # not fetched yet, or in a place of the user's own
+            return info
+        return info._replace(steps=model.steps, guidance=model.guidance)
 
     @property
     def address(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sama.request import EditRequest
+from tests.browser.watching import FRAMES, watch
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from ui.settings import Settings
@@ -19,7 +20,6 @@ from ui.settings import Settings
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need: pip install playwright")
 
 STEP_SECONDS = 0.15
-FRAMES = 17
 
 
 def pytest_collection_modifyitems(items):
@@ -114,23 +114,6 @@ def app(serve, clip, tmp_path_factory) -> Served:
     entry = {"name": "pattern", "title": "A snowy pattern", "caption": "a pattern"}
     build_example(EditRequest(clip, "Make it snowy", "", steps=3), Jobs(settings), settings.examples, entry, film=True)
     return Served(serve(settings), done)
-
-
-@dataclass
-class Seen:
-    """What a page did that it should not have done."""
-
-    errors: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-
-
-def watch(page, url: str) -> Seen:
-    seen = Seen()
-    page.on("console", lambda m: seen.errors.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: seen.errors.append(str(error)))
-    own = (url + "/", "data:", "blob:")
-    page.on("request", lambda request: None if request.url.startswith(own) else seen.foreign.append(request.url))
-    return seen
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sama.video import probe
-from tests.browser.conftest import FRAMES, watch
+from tests.browser.watching import FRAMES, watch
 from tests.media import make_text
 from ui.settings import ASSETS, Settings
 
