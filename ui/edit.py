@@ -6,7 +6,7 @@ import random
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ KEEP_LABELS = {"Automatic": "auto", "Always": "on", "Never": "off"}
 
 @dataclass(frozen=True)
 class Where:
-    """Where a session's job is, and whether it has ended."""
+    """Where a session's job is: how many steps are done, whether it left the queue, and whether it has ended."""
 
     step: int = 0
     steps: int = 0
+    started: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -142,16 +143,17 @@ class EditTab:
         for chip, words in zip(self.chips, text.VERBS.values(), strict=True):
             chip.click(None, None, self.instruction, js=_write(words), **private)
         self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **private, queue=False)
-        job = gr.on(
-            [self.go.click, self.instruction.submit],
+        queued = wire_start([self.go.click, self.instruction.submit], self.session.where, self.progress, self.problem,
+                            self.go, self.stop)  # fmt: skip
+        job = queued.success(
             self._run,
-            [clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep, self.session.runs],
+            [self.session.where, clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep,
+             self.session.runs],
             [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
              self.problem, self.go, self.stop, self.session.runs, self.session.where],
             concurrency_id=GPU, concurrency_limit=1, trigger_mode="once",
             show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
-        self.finished = job
         wire_stop(self.stop, job, self.session.where, self.progress, self.go)
         self.again.click(
             self._again, self.shown,
@@ -163,7 +165,13 @@ class EditTab:
             trigger_mode="always_last", show_progress="hidden", **private,
         )  # fmt: skip
         if self.examples:
-            self.gallery.select(self._open_example, None, self._opened, **private, queue=False)
+            self.gallery.select(self._open_example, None, self._opened, **private, queue=False).then(
+                None,
+                None,
+                None,
+                js="() => document.querySelector('#viewer').scrollIntoView({block: 'nearest'})",
+                **private,
+            )
 
     def _upload(self, path: str | None) -> Updates:
         if not path:
@@ -237,19 +245,17 @@ class EditTab:
             device=self.jobs.settings.device,
         )
 
-    def _run(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
+    def _run(self, where: Where, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
              guidance: float, keep: str, runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
-        folder, kept, ended = new_folder(), False, threading.Event()
+        if where.ended.is_set():  # stopped while it waited
+            return
+        folder, kept = new_folder(), False
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
         try:
             request = self._request(clip, instruction, start, frames, seed, steps, guidance, keep, folder)
-            busy = {self.go: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
             view = ProgressView()
-            yield busy | {
-                self.problem: "",
-                self.progress: view(Step("reading")),
-                self.session.where: Where(ended=ended),
-            }
+            where.started.set()
+            yield {self.progress: view(Step("reading"))}
             for event in self.jobs.edit(request):
                 if isinstance(event, Edited):
                     yield {self.progress: view(Step("saving", 1, 1))}
@@ -259,11 +265,14 @@ class EditTab:
                     yield idle | self._show_result(edit) | {
                         self.progress: done, self.session.runs: [edit, *runs]}  # fmt: skip
                 else:
-                    yield {self.progress: view(event), self.session.where: Where(event.step, event.steps, ended)}
+                    yield {
+                        self.progress: view(event),
+                        self.session.where: replace(where, step=event.step, steps=event.steps),
+                    }
         except Exception as error:
             yield idle | {self.problem: alert(sentence(error)), self.progress: ""}
         finally:
-            ended.set()
+            where.ended.set()
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -275,13 +284,35 @@ class EditTab:
         return notice(f"About {text.duration(seconds)}.") if seconds else ""
 
 
+def wire_start(
+    triggers: list[Any], where: gr.State, progress: gr.HTML, problem: gr.HTML, go: gr.Button, stop: gr.Button
+) -> Any:
+    """What happens at once, before a job's turn comes: the page says that it waits, and Stop is there.
+
+    Returns the event that the job follows on. A session has one job at a time.
+    """
+
+    def wait(at: Where | None) -> Updates:
+        if at is not None and not at.ended.is_set():
+            raise gr.Error(text.ONE_AT_A_TIME, print_exception=False)
+        return {where: Where(), progress: notice(text.WAITING), problem: "", go: gr.Button(visible=False),
+                stop: gr.Button(visible=True)}  # fmt: skip
+
+    return gr.on(
+        triggers, wait, where, [where, progress, problem, go, stop],
+        queue=False, api_visibility="private", show_progress="hidden", trigger_mode="once",
+    )  # fmt: skip
+
+
 def wire_stop(stop: gr.Button, job: Any, where: gr.State, progress: gr.HTML, go: gr.Button) -> None:
     """Stop ends the job, waits until it has ended, which takes a step at most, and then says so."""
     private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
     def stopped(at: Where | None) -> Updates:
-        if at is not None:
+        if at is not None and at.started.is_set():
             at.ended.wait(_STEP_SECONDS)
+        elif at is not None:
+            at.ended.set()  # it never left the queue
         words = text.stopped(at.step, at.steps) if at else text.stopped(0, 0)
         return {
             progress: notice(words),

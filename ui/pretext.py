@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sama.shapes import TEMPORAL_FACTOR, nearest_bucket
 from sama.video import pack_side_by_side, read_clip
 from ui import text
 from ui.clips import Clip, source_of
-from ui.edit import Session, Updates, Where, wire_stop
+from ui.edit import Session, Updates, Where, wire_start, wire_stop
 from ui.errors import PromptError, sentence
 from ui.jobs import GPU, Jobs, Restoration, Restored, Step
 from ui.limits import MAX_SEED, PRETEXT_FRAMES, PROMPT_LENGTH
@@ -128,8 +127,9 @@ class PretextTab:
             show_progress="hidden", trigger_mode="always_last", **private,
         )  # fmt: skip
         self.clip.change(self._caption, [self.clip, self.session.clip], self.caption, queue=False, **private)
-        job = self.go.click(
-            self._restore, [*inputs, self.caption],
+        queued = wire_start([self.go.click], self.session.where, self.progress, self.problem, self.go, self.stop)
+        job = queued.success(
+            self._restore, [self.session.where, *inputs, self.caption],
             [self.viewer, self.progress, self.problem, self.scores, self.go, self.stop, self.session.where],
             concurrency_id=GPU, trigger_mode="once", show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
@@ -155,21 +155,19 @@ class PretextTab:
             return cleared | {self.viewer: None, self.problem: alert(sentence(error))}
 
     def _restore(
-        self, index: int | None, task: str, start: int, seed: int, own: Clip | None, caption: str
+        self, where: Where, index: int | None, task: str, start: int, seed: int, own: Clip | None, caption: str
     ) -> Iterator[Updates]:
+        if where.ended.is_set():  # stopped while it waited
+            return
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
-        folder, kept, ended = new_folder(), False, threading.Event()
+        folder, kept = new_folder(), False
         view = ProgressView()
         try:
             damaged = damage(
                 self._chosen(index, own), text.TASKS[task], start or 0, seed or 0, self.jobs.settings.preset
             )
-            busy = {self.go: gr.Button(visible=False), self.stop: gr.Button(visible=True)}
-            yield busy | {
-                self.progress: view(Step("reading")),
-                self.problem: "",
-                self.session.where: Where(ended=ended),
-            }
+            where.started.set()
+            yield {self.progress: view(Step("reading"))}
             order = Restoration(damaged.given, damaged.prefix, (caption or "").strip(), int(seed or 0))
             for event in self.jobs.restore(order):
                 if isinstance(event, Restored):
@@ -181,11 +179,14 @@ class PretextTab:
                         self.progress: notice("Restored."),
                     }
                 else:
-                    yield {self.progress: view(event), self.session.where: Where(event.step, event.steps, ended)}
+                    yield {
+                        self.progress: view(event),
+                        self.session.where: replace(where, step=event.step, steps=event.steps),
+                    }
         except Exception as error:
             yield idle | {self.problem: alert(sentence(error)), self.progress: ""}
         finally:
-            ended.set()
+            where.ended.set()
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -52,6 +52,8 @@ EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
 EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
 EXAMPLES_TITLE = "Finished examples: they open at once"
+WAITING = "Waiting for the model. Others may be ahead of you."
+ONE_AT_A_TIME = "Your last run is still going. Wait for it, or stop it."
 NO_CLIP = "Upload a clip first, or open an example."
 
 

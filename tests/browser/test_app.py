@@ -132,6 +132,23 @@ def test_stop_ends_the_job_within_a_step_and_the_next_one_starts(page, app):
     expect(page.locator("#progress")).to_contain_text("Done in", timeout=30_000)
 
 
+def test_whoever_waits_is_told_and_can_leave_the_queue(browser, page, app):
+    other = browser.new_page()
+    other.goto(app.url)
+    expect(other.locator("#viewer .viewer[data-frame]")).to_be_visible()
+    press_edit(page)
+    expect(page.locator("#progress")).to_contain_text("Painting")
+    press_edit(other)
+    expect(other.locator("#progress")).to_contain_text("Waiting for the model")
+    other.get_by_role("button", name="Stop").click()
+    expect(other.locator("#progress")).to_contain_text("Stopped. Nothing was saved")
+    other.close()
+    expect(page.locator("#progress")).to_contain_text("Done in", timeout=30_000)
+    count = len(app.steps)
+    time.sleep(0.5)
+    assert len(app.steps) == count  # the one who left was not served
+
+
 def test_leaving_the_page_stops_its_job(browser, app):
     other = browser.new_page()
     other.goto(app.url)
