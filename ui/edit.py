@@ -103,7 +103,8 @@ class EditTab:
         self.viewer = viewer(first.comparison() if first else None, elem_id="viewer")
         with gr.Row(visible=first is not None, elem_classes="downloads") as self.downloads:
             self.get_result = gr.DownloadButton("↓ Edited clip", _path(first.result if first else None), size="sm")
-            self.get_film = gr.DownloadButton("↓ Side by side", _path(first.film if first else None), size="sm")
+            film = first.film if first else None
+            self.get_film = gr.DownloadButton("↓ Side by side", _path(film), size="sm", visible=film is not None)
             self.get_settings = gr.DownloadButton(
                 "↓ Settings", _path(first.settings_file if first else None), size="sm"
             )
