@@ -151,6 +151,8 @@ class Jobs:
 
     def estimate(self, request: EditRequest) -> float | None:
         """Seconds that an edit will take, or None where nothing is known about the model."""
+        if self.settings.pipeline_loader is not None:
+            return None
         from sama.estimate import architecture_of, default_device, estimate, known_speed, measure_speed
 
         try:

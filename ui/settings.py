@@ -64,6 +64,8 @@ class Settings:
         from sama.estimate import architecture_of
 
         info = PRESETS[self.preset]
+        if self.pipeline_loader is not None:  # other weights than the preset's
+            return info
         try:
             model = architecture_of(self.preset)
         except ValueError:  # not fetched yet, or in a place of the user's own

@@ -19,6 +19,8 @@ from ui.settings import Settings
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need: pip install playwright")
 
+sync_api.expect.set_options(timeout=15_000)  # a busy machine is no failure
+
 STEP_SECONDS = 0.15
 
 

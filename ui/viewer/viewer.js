@@ -39,6 +39,7 @@ function buildModes() {
     ...data.panels.map((name, i) => ["panel-" + i, name]), ["difference", "Difference"]];
   if (!list.some(([key]) => key === mode)) mode = "wipe";
   if (root.dataset.panels !== data.panels.join("|")) mode = data.mode || "wipe";
+  if (root.dataset.panels === data.panels.join("|")) return setMode(mode); // keep what somebody may be clicking on
   root.dataset.panels = data.panels.join("|");
   modes.replaceChildren(modes.querySelector("legend"), ...list.map(([key, label], i) => {
     const line = document.createElement("label"), input = document.createElement("input");
