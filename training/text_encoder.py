@@ -88,11 +88,10 @@ def build(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
     state["embeddings.word_embeddings.weight"] = state["embeddings.word_embeddings.weight"][ids]
     state["embeddings.position_embeddings.weight"] = state["embeddings.position_embeddings.weight"][:MAX_LENGTH]
     state.pop("embeddings.position_ids", None)
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
 
     config = BertConfig.from_pretrained(model_folder)
     config.vocab_size, config.max_position_embeddings = len(ids), MAX_LENGTH
-    encoder = BertModel(config, add_pooling_layer=False)
+    encoder = BertModel(config)  # with its pooler, which nothing reads: without it the library reports it missing
     encoder.load_state_dict(state)
     folder = out / "text_encoder"
     encoder.to(torch.bfloat16).save_pretrained(folder)
