@@ -127,6 +127,8 @@ class Jobs:
         self.settings = settings
         self.engine = Engine(settings)
         self._speed: Speed | None = None
+        self._pace = 1.0
+        """Seconds that the last edit took for each that was expected: a short measurement on a busy machine errs."""
         self._edit_on_gpu = _on_gpu(settings, self._edit, self.edit_seconds)
         self._restore_on_gpu = _on_gpu(settings, self._restore, self.restore_seconds)
 
@@ -141,7 +143,17 @@ class Jobs:
         """Edit a clip. Closing the generator stops it within one step and leaves no file."""
         if not self.engine.loaded:
             yield Step("loading")
-        yield from self._stepped(partial(self._edit_on_gpu, request))
+        done: Edited | None = None
+        with closing(self._stepped(partial(self._edit_on_gpu, request))) as events:
+            for event in events:
+                if isinstance(event, Edited):
+                    done = event
+                else:
+                    yield event
+        if done is not None:
+            expected = self._estimate(request) if self._speed is not None else None
+            self._pace = done.seconds / expected if expected else self._pace
+            yield done
 
     def restore(self, task: Restoration) -> Generator[Step | Restored, None, None]:
         """Restore a damaged clip. Closing the generator stops it within one step."""
@@ -151,6 +163,10 @@ class Jobs:
 
     def estimate(self, request: EditRequest) -> float | None:
         """Seconds that an edit will take, or None where nothing is known about the model."""
+        seconds = self._estimate(request)
+        return None if seconds is None else seconds * self._pace
+
+    def _estimate(self, request: EditRequest) -> float | None:
         if self.settings.pipeline_loader is not None:
             return None
         from sama.estimate import architecture_of, default_device, estimate, known_speed, measure_speed
@@ -182,7 +198,7 @@ class Jobs:
         """GPU seconds to ask for."""
         return _clamp(10 + 0.02 * len(task.frames) * (task.steps or self.settings.info.steps))
 
-    def _stepped(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+    def _stepped(self, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
         # On ZeroGPU the job has a process of its own, and the visitor's quota is found through the calling context.
         return start() if self.settings.zero_gpu else _in_one_thread(start)
 
@@ -261,7 +277,7 @@ def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
     return Tokens(plan, source.cpu().numpy(), outcome.cpu().numpy(), pictures[0], pictures[1], ordered)
 
 
-def _in_one_thread(start: Callable[[], Iterator[T]]) -> Generator[T, None, None]:
+def _in_one_thread(start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
     """Run a generator in a thread of its own, step by step.
 
     gradio resumes a generator in whichever thread is free, but torch keeps its gradient mode per thread: a generator
@@ -269,14 +285,12 @@ def _in_one_thread(start: Callable[[], Iterator[T]]) -> Generator[T, None, None]
     """
     end = object()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="job") as thread:
-        iterator = thread.submit(lambda: iter(start())).result()
+        iterator = thread.submit(start).result()
         try:
             while (item := thread.submit(next, iterator, end).result()) is not end:
                 yield item  # type: ignore[misc]
         finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                thread.submit(close).result()
+            thread.submit(iterator.close).result()
 
 
 def _on_gpu(settings: Settings, function: Callable[..., Any], seconds: Callable[..., int]) -> Callable[..., Any]:
