@@ -10,7 +10,7 @@ Everything is a pure function of the pack, the seed and the sizes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ from training.procedural.plan import Pair, Plan, Variant, make_plan
 from training.procedural.scene import Camera, Scene, canvas_size, sample_scene
 from training.procedural.styles import apply_style, apply_weather
 
-__all__ = ["Group", "Pair", "render_group", "render_pair"]
+__all__ = ["Case", "Group", "Pair", "render_case", "render_group", "render_pair"]
 
 _WEATHER_ADJECTIVES = {"snow": "snowy", "rain": "rainy", "fog": "foggy"}
 
@@ -61,10 +61,38 @@ def render_group(pack: Pack, seed: int, bucket: Bucket, frames: int = 17, split:
     return Group(clips, plan.pairs, captions, labels, names)
 
 
+@dataclass(frozen=True)
+class Case:
+    """One pair with what an examiner needs to know about it.
+
+    Attributes:
+        source, target: uint8 (T, H, W, 3).
+        edit: what leads from one to the other.
+        mask: (H, W) bool, frame 0's pixels of the object that appears or takes a colour; None for other tasks.
+        box: left, top, right, bottom of that object in frame 0.
+        flip: whether its drawing is mirrored.
+        without: (H, W, 3) uint8, the target's frame 0 without that object.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    edit: Edit
+    mask: np.ndarray | None = None
+    box: tuple[float, float, float, float] | None = None
+    flip: bool = False
+    without: np.ndarray | None = None
+
+
 def render_pair(
     pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str
 ) -> tuple[np.ndarray, np.ndarray, Edit]:
-    """One pair (source, target, edit) of the given task, drawn as in :func:`render_group`.
+    """One pair (source, target, edit) of the given task; see :func:`render_case`."""
+    case = render_case(pack, seed, bucket, frames, split, task)
+    return case.source, case.target, case.edit
+
+
+def render_case(pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str) -> Case:
+    """One pair of the given task, drawn as in :func:`render_group`.
 
     Raises ValueError for an unknown task, or when the pack has nothing to show for it.
     """
@@ -76,9 +104,7 @@ def render_pair(
         if pairs:
             rng = np.random.default_rng((seed, 2))
             pair = pairs[int(rng.integers(len(pairs)))]
-            artist = _Artist(pack, scene, plan)
-            source, target = (artist.clip(plan.variants[i]) for i in (pair.source, pair.target))
-            return source, target, pair.edit
+            return _Artist(pack, scene, plan).case(pair)
     raise ValueError(f"no scene of this pack allows the task {task!r}")
 
 
@@ -118,6 +144,18 @@ class _Artist:
             for frame in clip:
                 patch.over(frame)
         return clip
+
+    def case(self, pair: Pair) -> Case:
+        """A pair with its examiner's knowledge."""
+        before, after = self.plan.variants[pair.source], self.plan.variants[pair.target]
+        source, target = self.clip(before), self.clip(after)
+        new = [number for number in after.objects if number not in before.objects]
+        if pair.edit.task not in ("add", "replace", "recolour") or len(new) != 1:
+            return Case(source, target, pair.edit)
+        thing = self.plan.objects[new[0]]
+        rest = replace(after, objects=tuple(number for number in after.objects if number != new[0]))
+        mask = self._layer(new[0]).mask
+        return Case(source, target, pair.edit, mask, thing.box(), thing.flip, self.clip(rest)[0])
 
     def labels(self, variant: Variant, names: list[str]) -> np.ndarray:
         """The label map of the variant's frame 0; names that it needs are added to ``names``."""

@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: app test lint train-tiny benchmark chromium
+
+app: .venv/app-installed          ## set up and open the app
+	$(BIN)/python app.py
+
+test: .venv/dev-installed chromium  ## set up and run every test that this machine can run
+	$(BIN)/python -m pytest
+
+lint: .venv/dev-installed         ## style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+train-tiny: .venv/dev-installed   ## train the embedded model from nothing, on all GPUs of this machine
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash training/train_tiny.sh
+
+benchmark: .venv/dev-installed    ## score the embedded model on held-out pairs
+	$(BIN)/python -m training.evaluate --model assets/sama-tiny --out docs/benchmark
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/app-installed: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -r requirements.txt
+	touch $@
+
+.venv/dev-installed: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	touch $@
+
+# The browser tests drive the system's Chromium (Debian's package); without one they say that they were skipped.
+chromium:
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null 2>&1 || true

@@ -1,0 +1,91 @@
+"""The house rules that imports must keep: who may import whom, and what `import sama` costs."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FORBIDDEN = {
+    "sama": {"ui", "training", "gradio", "spaces", "wandb"},
+    "ui": {"training"},
+    "training": {"ui", "gradio", "spaces"},
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Top-level names of everything a file imports, wherever the statement stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_import_only_downwards(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        crossing = imported_modules(file) & FORBIDDEN[package]
+        assert not crossing, f"{file.relative_to(ROOT)} imports {', '.join(sorted(crossing))}"
+
+
+def test_training_uses_only_public_names_of_sama():
+    for file in (ROOT / "training").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sama":
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, f"{file.relative_to(ROOT)} imports {private} from {node.module}"
+
+
+def test_nothing_prints_in_libraries():
+    for file in [*(ROOT / "sama").rglob("*.py"), *(ROOT / "ui").rglob("*.py")]:
+        if file.name in ("cli.py", "__main__.py"):
+            continue
+        calls = [
+            node
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        ]
+        assert not calls, f"{file.relative_to(ROOT)} prints at line {calls[0].lineno}"
+
+
+def test_import_sama_is_quick_and_touches_nothing():
+    code = """
+import sys, socket, builtins, os
+def refuse(*a, **k): raise AssertionError("import sama opened a socket")
+socket.socket.connect = refuse
+wrote = []
+real_open = builtins.open
+def watched(file, mode="r", *a, **k):
+    if set(mode) & set("wax+"): wrote.append(file)
+    return real_open(file, mode, *a, **k)
+builtins.open = watched
+import sama
+assert not wrote, wrote
+assert "torch" not in sys.modules and "diffusers" not in sys.modules, "import sama loads heavy libraries"
+"""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-B", "-c", code], check=True, cwd=ROOT, timeout=30)
+    assert time.monotonic() - start < 0.5 + interpreter_start()
+
+
+def interpreter_start() -> float:
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-B", "-c", "pass"], check=True, timeout=30)
+    return time.monotonic() - start
+
+
+def test_names_of_the_package_are_there_on_first_use():
+    import sama
+
+    assert {"SamaPipeline", "SamaTransformer3DModel", "edit_video", "EditRequest"} <= set(sama.__all__)
+    assert sama.SamaTransformer3DModel.__name__ == "SamaTransformer3DModel"
+    with pytest.raises(AttributeError):
+        _ = sama.NoSuchThing
