@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", type=Path, nargs="+", required=True, help="run folders")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--shift", type=float, default=3.0)
     arguments = parser.parse_args()
     assemble(arguments.out, arguments.parts, arguments.steps, arguments.guidance, arguments.shift)
