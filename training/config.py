@@ -29,9 +29,14 @@ class DataConfig:
     pack: str = "data/pack"
     frames: int = 17
     workers: int = 8
+    """Processes that render and tokenise, for each training process."""
     groups: int = 0
     """Scenes to render and encode before training (0: as many as fit into `encode_minutes`)."""
     encode_minutes: float = 2.0
+    capacity_groups: int = 2000
+    """Scenes held on each device (about 4 MB each); when they are all there, a new one replaces the oldest."""
+    refresh_per_step: float = 0.0
+    """New scenes rendered and encoded in each training step, a whole number or a share of one (0: never)."""
     paraphrases: int = 6
     """Wordings drawn for each pair of clips."""
     pretext_share: float = 0.15

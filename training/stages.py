@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertModel, SiglipVisionModel
+from transformers import BertModel, SiglipVisionModel
 
 from sama.pretext import EDIT_PREFIX
 from sama.prompts import model_prompt
 from sama.semantics import anchor_tokens
+from sama.shapes import TINY_BUCKETS
 from sama.transformer import SamaTransformer3DModel
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.data.latents import EditBatch, LatentStore
-from training.data.rendered import PairedClips, RenderedGroups, stream
+from training.data.rendered import TEXT_LENGTH, PairedClips, RenderedGroups, stream, tokenise, tokenizer
 from training.loop import autocast
 from training.objective import add_noise, edit_weights, losses, sample_sigmas
 from training.one_pass import OnePassVAE
@@ -34,8 +35,10 @@ from training.vae import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
-TEXT_LENGTH = 64
 SIGMA_BANDS = 4
+CLIPS_AT_ONCE = 4
+"""Clips that the VAE encodes at a time, a group's last ones padded to it: one shape for each bucket. Kernels are tuned
+(`cudnn.benchmark`) for every shape that a convolution meets, which takes seconds."""
 
 
 class EditStage:
@@ -49,7 +52,9 @@ class EditStage:
         self.vae = OnePassVAE(vae).to(device).eval().requires_grad_(False)
         self.tower = SiglipVisionModel.from_pretrained(base / "semantic_tower", dtype=torch.float32)
         self.tower.to(device).eval().requires_grad_(False)
-        self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
+        words = tokenizer(str(base / "tokenizer"))
+        self.pad_token = words.pad_token_id
+        self.bare_ids = tokenise(words, [model_prompt("", EDIT_PREFIX)])[0].long().to(device)
         self.text = BertModel.from_pretrained(base / "text_encoder", dtype=torch.float32, add_pooling_layer=False)
         self.text.to(device).eval().requires_grad_(False)
         statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std], device=device)
@@ -61,22 +66,30 @@ class EditStage:
             text_dim=self.text.config.hidden_size,
             semantic_dim=self.tower.config.hidden_size,
         )
-        start = base / "transformer" / WEIGHTS_FILE
-        if config.start_from_base and start.is_file():
-            transformer.load_state_dict({name: tensor.float() for name, tensor in load_file(start).items()})
+        if config.start_from_base:
+            _load_stored(transformer, base / "transformer" / WEIGHTS_FILE)
         self.transformer = transformer.to(device)
         self.model: nn.Module = self.transformer
         if config.compile:
-            self.transformer.compile_repeated_blocks(dynamic=True)  # buckets have two sequence lengths
-        seed = config.seed + 1000 * (1 + accelerator.process_index)
-        self.random = torch.Generator(device).manual_seed(seed)
-        bare = self._tokenise([model_prompt("", EDIT_PREFIX)])[0]
-        self.bare_ids = torch.tensor((bare + [0] * TEXT_LENGTH)[:TEXT_LENGTH], device=device)
+            # Buckets have two sequence lengths: two fixed compilations make better kernels than one for any length.
+            self.transformer.compile_repeated_blocks(dynamic=False)
+        self.seed = config.seed + 1000 * (1 + accelerator.process_index)
+        self.random = torch.Generator(device).manual_seed(self.seed)
 
     def batches(self) -> Iterator[EditBatch]:
+        """Fill the store, then draw from it; `refresh_per_step` new groups are encoded before each batch."""
         data = self.config.data
-        store = self._encoded()
-        return store.batches(self.config.batch_size, data.pretext_share, self.random)
+        groups = self._groups()
+        store = self._filled(groups)
+        if not data.refresh_per_step:
+            del groups  # and with it the workers
+        due = 0.0
+        while True:
+            due += data.refresh_per_step
+            while due >= 1:
+                store.add(*next(groups))
+                due -= 1
+            yield store.draw(self.config.batch_size, data.pretext_share)
 
     def loss(self, model: nn.Module, batch: EditBatch) -> tuple[Tensor, dict[str, Tensor]]:
         objective = self.config.objective
@@ -108,36 +121,50 @@ class EditStage:
         self.transformer.save_pretrained(folder / "transformer")
         rewrite_compact(folder / "transformer" / WEIGHTS_FILE)
 
-    def _encoded(self) -> LatentStore:
-        """Render and encode groups until there are `groups` of them, or for `encode_minutes`."""
-        data, device = self.config.data, self.accelerator.device
-        store = LatentStore(device, self._tokenise, TEXT_LENGTH, data.task_weights)
-        dataset = RenderedGroups(
-            data.pack, data.frames, PairedClips(data.paraphrases), self.config.seed, self.accelerator.process_index
-        )
+    def _filled(self, groups: Iterator[tuple[dict[str, Any], Tensor]]) -> LatentStore:
+        """A store with the first `groups` groups, or with those that come within `encode_minutes`."""
+        data = self.config.data
+        capacity = -(-data.capacity_groups // len(TINY_BUCKETS))
+        store = LatentStore(self.accelerator.device, capacity, data.task_weights, self.seed)
         count, start = 0, time.monotonic()
-        for group in stream(dataset, data.workers, None):
-            store.add(group, self._encode(group["clips"].to(device, non_blocking=True)), self._words)
+        for group, latents in groups:
+            store.add(group, latents)
             count += 1
             enough = count >= data.groups if data.groups else time.monotonic() - start > data.encode_minutes * 60
             if enough:
                 break
-        store.seal()
         logger.info("encoded %d groups in %.0f s: %s", count, time.monotonic() - start, store.counts())
         return store
 
+    def _groups(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Groups with their latents, without end. While one is encoded, the next one's clips travel to the device."""
+        data, device = self.config.data, self.accelerator.device
+        transform = PairedClips(str(Path(self.config.base) / "tokenizer"), data.paraphrases)
+        dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.accelerator.process_index)
+        travel = torch.cuda.Stream(device) if device.type == "cuda" else None
+        ahead: tuple[dict[str, Any], Tensor] | None = None
+        for group in stream(dataset, data.workers, None, pin=travel is not None):
+            with torch.cuda.stream(travel):  # None: does nothing
+                clips = group.pop("clips")
+                room = -(-len(clips) // CLIPS_AT_ONCE) * CLIPS_AT_ONCE
+                moved = torch.zeros(room, *clips.shape[1:], dtype=torch.uint8, device=device)
+                moved[: len(clips)].copy_(clips, non_blocking=True)
+            group["count"] = len(clips)
+            if ahead:
+                yield ahead[0], self._encode(ahead[1])[: ahead[0]["count"]]
+            if travel is not None:
+                torch.cuda.current_stream(device).wait_stream(travel)
+                moved.record_stream(torch.cuda.current_stream(device))
+            ahead = group, moved
+
     @torch.no_grad()
     def _encode(self, clips: Tensor) -> Tensor:
-        """Clips (N, 3, T, H, W) uint8 to normalised latents (N, C, F, H/8, W/8)."""
+        """Clips (N, T, H, W, 3) uint8 to normalised latents (N, C, F, H/8, W/8)."""
+        means = []
         with autocast(self.config, self.accelerator.device):
-            mean, _ = self.vae.encode(clips.float() / 127.5 - 1)
-        return (mean.float() - self.mean) / self.std
-
-    def _tokenise(self, prompts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(prompts), truncation=True, max_length=TEXT_LENGTH)["input_ids"]
-
-    def _words(self, prefix: str, text: str) -> str:
-        return model_prompt(text, prefix or EDIT_PREFIX, spell_quotes=True)
+            for some in clips.permute(0, 4, 1, 2, 3).split(CLIPS_AT_ONCE):
+                means.append(self.vae.encode(some.float() / 127.5 - 1)[0])
+        return (torch.cat(means).float() - self.mean) / self.std
 
     def _dropped(self, token_ids: Tensor) -> Tensor:
         drop = torch.rand(len(token_ids), 1, generator=self.random, device=token_ids.device)
@@ -145,12 +172,24 @@ class EditStage:
 
     def _text_states(self, token_ids: Tensor) -> Tensor:
         """States (B, L, text_dim); padded rows are zero and take part in the attention, as in the official code."""
-        mask = token_ids != self.tokenizer.pad_token_id
-        states = self.text(input_ids=token_ids, attention_mask=mask).last_hidden_state
+        mask = token_ids != self.pad_token
+        # With four dimensions it is taken as it is; of two, the encoder would first ask the device for padding.
+        wide = mask[:, None, None].expand(-1, 1, TEXT_LENGTH, -1)
+        states = self.text(input_ids=token_ids, attention_mask=wide).last_hidden_state
         return states * mask.unsqueeze(-1)
 
     def _noise_like(self, tensor: Tensor) -> Tensor:
         return torch.randn(tensor.shape, generator=self.random, device=tensor.device)
+
+
+def _load_stored(transformer: SamaTransformer3DModel, path: Path) -> None:
+    """Load compactly stored weights. ConfigError: there are none, or they are another model's."""
+    if not path.is_file():
+        raise ConfigError(f"start_from_base: there is no {path}; train with start_from_base=false first")
+    try:
+        transformer.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except RuntimeError as error:
+        raise ConfigError(f"start_from_base: {path} does not fit the section `model`: {error}") from error
 
 
 def build_stage(config: TrainConfig, accelerator: Accelerator) -> Any:

@@ -1,16 +1,30 @@
-"""Rendered groups as latents on the device: encoded once, drawn many times in other pairs, wordings and noise."""
+"""Rendered groups as latents on the device: encoded once, drawn often in other pairs, wordings and noise, then replaced
+by new ones.
+
+Memory is laid out in slots of one group each, so that a pair never outlives its clips:
+
+    shelf of a bucket   slot 0            slot 1            ...   slot capacity-1
+                        16 latents        16 latents
+                        14 anchors        14 anchors
+                        24 pairs          24 pairs                source, target (within the slot), task
+                        24 x K prompts    24 x K prompts
+                                          ^ the oldest group, replaced by the next that comes
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sama.pretext import PRETEXT_TASKS
 from sama.shapes import Bucket
+from training.data.rendered import ALL_TASKS, MAX_CLIPS, MAX_PAIRS, NO_TASK
+
+EDITS, RESTORATIONS = 0, 1
 
 
 @dataclass
@@ -29,117 +43,133 @@ class EditBatch:
 
 @dataclass
 class _Shelf:
-    """Everything of one bucket."""
+    """Everything of one bucket; S slots. `counts` (clips, edits, restorations of each slot) is on the host, so that
+    nobody waits for the device to learn how much there is."""
 
-    latents: list[Tensor] = field(default_factory=list)
-    anchors: list[Tensor] = field(default_factory=list)
-    anchor_rows: list[int] = field(default_factory=list)  # row of `anchors` per latent, -1 for perturbed clips
-    pairs: dict[bool, list[tuple[int, int, int]]] = field(default_factory=lambda: {False: [], True: []})
-    tasks: list[str] = field(default_factory=list)  # of pairs[False]
-    texts: list[list[list[int]]] = field(default_factory=list)
-    clips: int = 0
-    pictures: int = 0
+    latents: Tensor  # (S, 16, C, F, H, W)
+    anchors: Tensor  # (S, 16, 3, 128, 128)
+    pairs: Tensor  # (S, 24, 3)
+    tokens: Tensor  # (S, 24, K, L)
+    counts: list[tuple[int, int, int]] = field(default_factory=list)
+    added: int = 0
+    chances: Tensor | None = None  # (2, S * 24) cumulative weights of edits and of restorations; None: out of date
 
 
 class LatentStore:
-    """Latents, anchor pictures and tokenised instructions of many groups.
+    """Latents, anchor pictures and tokenised instructions of the last `capacity` groups of each bucket.
 
-    Draws batches of one bucket; the buckets take turns at random, weighted by how many pairs they hold. Edits are drawn
-    task by task, in the shares that `task_weights` sets (1 where it says nothing), however many pairs each task has;
-    pretext restorations are drawn apart, in the share that `pretext_share` sets.
+    Draws batches of one bucket; the first batches take each bucket once, later ones are drawn in proportion to the
+    groups held. Edits are drawn task by task, in the shares that `task_weights` sets (1 where it says nothing), however
+    many pairs each task has; restorations are drawn apart, in the share asked for. What is drawn is a function of the
+    seed and of the order in which groups were added.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        tokenise: Callable[[Sequence[str]], list[list[int]]],
-        length: int,
-        task_weights: Mapping[str, float],
-    ) -> None:
-        self.device, self.tokenise, self.length, self.task_weights = device, tokenise, length, task_weights
+    def __init__(self, device: torch.device, capacity: int, task_weights: Mapping[str, float], seed: int) -> None:
+        """capacity: groups of one bucket, at least 1. Raises ValueError for a weight of a task that does not exist."""
+        unknown = set(task_weights) - set(ALL_TASKS)
+        if unknown:
+            raise ValueError(f"task_weights names unknown tasks {sorted(unknown)}: use some of {', '.join(ALL_TASKS)}")
+        if capacity < 1:
+            raise ValueError(f"a store needs room for a group of each bucket, not {capacity}")
+        self.device, self.capacity = device, capacity
+        edits = [0.0 if task in PRETEXT_TASKS else task_weights.get(task, 1.0) for task in ALL_TASKS]
+        restorations = [float(task in PRETEXT_TASKS) for task in ALL_TASKS]
+        self._weights = torch.tensor([[*edits, 0.0], [*restorations, 0.0]], dtype=torch.double, device=device)
+        self._random = torch.Generator(device).manual_seed(seed)
+        self._host = torch.Generator().manual_seed(seed)
         self._shelves: dict[Bucket, _Shelf] = {}
-        self.tables: dict[Bucket, dict[str, Tensor]] = {}
+        self._drawn = 0
 
-    def add(self, group: dict[str, Any], latents: Tensor, words: Callable[[str, str], str]) -> None:
-        """Keep a group of `training.data.rendered.PairedClips` with its clips' latents (N, C, F, H, W).
+    def add(self, group: Mapping[str, Any], latents: Tensor) -> None:
+        """Keep a group of `training.data.rendered.PairedClips`, in place of its bucket's oldest if there is no room.
 
-        words: (prefix, instruction) to the prompt that the model sees.
+        group: `pairs` on the host, the others anywhere; latents: (N, C, F, H, W) of its N clips. Raises ValueError for
+        a group without pairs.
         """
-        shelf = self._shelves.setdefault(Bucket(*group["bucket"]), _Shelf())
-        pictures = len(group["anchors"])
-        shelf.latents.append(latents.to(torch.bfloat16))
-        shelf.anchors.append(group["anchors"].to(self.device))
-        shelf.anchor_rows += [shelf.pictures + i if i < pictures else -1 for i in range(len(latents))]
-        prompts = [words(pair["prefix"], text) for pair in group["pairs"] for text in pair["texts"]]
-        tokens = iter(self.tokenise(prompts))
-        for pair in group["pairs"]:
-            texts = [self._padded(next(tokens)) for _ in pair["texts"]]
-            row = (shelf.clips + pair["source"], shelf.clips + pair["target"], len(shelf.texts))
-            shelf.pairs[bool(pair["prefix"])].append(row)
-            if not pair["prefix"]:
-                shelf.tasks.append(pair["task"])
-            shelf.texts.append(texts)
-        shelf.clips += len(latents)
-        shelf.pictures += pictures
-
-    def seal(self) -> None:
-        """Make one tensor of each kind and bucket; no group can be added after it."""
-        self.tables = {
-            bucket: {
-                "latents": torch.cat(shelf.latents),
-                "anchors": torch.cat(shelf.anchors),
-                "rows": torch.tensor(shelf.anchor_rows, device=self.device),
-                "shares": self._shares(shelf.tasks),
-                "texts": torch.tensor(shelf.texts, device=self.device, dtype=torch.int32),
-                **{
-                    f"pairs_{kind}": torch.tensor(pairs, device=self.device).view(-1, 3)
-                    for kind, pairs in shelf.pairs.items()
-                },
-            }
-            for bucket, shelf in self._shelves.items()
-        }
-        self._shelves.clear()
+        tasks = group["pairs"][:, 2].numpy()
+        pairs = int((tasks < NO_TASK).sum())
+        edits = int((tasks < NO_TASK - len(PRETEXT_TASKS)).sum())
+        if not pairs:
+            raise ValueError("a group without pairs has nothing to draw")
+        bucket = Bucket(*group["bucket"])
+        shelf = self._shelves.get(bucket)
+        if shelf is None:
+            shelf = self._shelves[bucket] = self._empty(group, latents)
+        slot = shelf.added % self.capacity
+        shelf.latents[slot, : len(latents)].copy_(latents, non_blocking=True)
+        shelf.anchors[slot, : len(group["anchors"])].copy_(group["anchors"], non_blocking=True)
+        shelf.pairs[slot].copy_(group["pairs"], non_blocking=True)
+        shelf.tokens[slot].copy_(group["tokens"], non_blocking=True)
+        shelf.counts[slot : slot + 1] = [(len(latents), edits, pairs - edits)]
+        shelf.added += 1
+        shelf.chances = None
 
     def counts(self) -> dict[str, int]:
-        """Clips, edit pairs and pretext pairs held."""
-        tables = self.tables.values()
-        return {
-            "clips": sum(len(table["latents"]) for table in tables),
-            "edits": sum(len(table["pairs_False"]) for table in tables),
-            "restorations": sum(len(table["pairs_True"]) for table in tables),
-        }
+        """Groups, clips, edit pairs and restorations held."""
+        counts = [count for shelf in self._shelves.values() for count in shelf.counts]
+        sums = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+        return {"groups": len(counts), **dict(zip(("clips", "edits", "restorations"), sums, strict=True))}
 
-    def batches(self, size: int, pretext_share: float, generator: torch.Generator) -> Iterator[EditBatch]:
-        """Endless batches of `size`, drawn with replacement by a generator on the device."""
-        buckets = sorted(self.tables)
-        weights = torch.tensor([len(self.tables[bucket]["pairs_False"]) for bucket in buckets], dtype=torch.float)
-        host = torch.Generator().manual_seed(int(torch.randint(2**31, (1,), generator=generator, device=self.device)))
+    def draw(self, size: int, pretext_share: float) -> EditBatch:
+        """A batch of `size`, drawn with replacement: first the edits, then round(size * pretext_share) restorations.
 
-        def draw(limit: int, count: int) -> Tensor:
-            return torch.randint(limit, (count,), generator=generator, device=self.device)
-
-        while True:
-            table = self.tables[buckets[int(torch.multinomial(weights, 1, generator=host))]]
-            restorations = round(size * pretext_share) if len(table["pairs_True"]) else 0
-            points = torch.rand(size - restorations, generator=generator, device=self.device)
-            edits = table["pairs_False"][
-                torch.searchsorted(table["shares"], points).clamp_max(len(table["shares"]) - 1)
+        Raises RuntimeError while the store is empty.
+        """
+        shelf = self._next_shelf()
+        if shelf.chances is None:
+            shelf.chances = self._chances(shelf.pairs[: len(shelf.counts)])
+        restorations = round(size * pretext_share) if any(count[2] for count in shelf.counts) else 0
+        if not any(count[1] for count in shelf.counts):
+            restorations = size
+        rows = torch.cat(
+            [
+                self._rows(shelf.chances[EDITS], size - restorations),
+                self._rows(shelf.chances[RESTORATIONS], restorations),
             ]
-            rows = torch.cat([edits, table["pairs_True"][draw(max(1, len(table["pairs_True"])), restorations)]])
-            source, target, text = rows.unbind(1)
-            wording = draw(table["texts"].shape[1], size)
-            yield EditBatch(
-                table["latents"][source],
-                table["latents"][target],
-                table["anchors"][table["rows"][target]],
-                table["texts"][text, wording].long(),
-            )
+        )
+        slot = rows // MAX_PAIRS
+        source, target, _ = shelf.pairs.view(-1, 3)[rows].long().unbind(1)
+        wordings = shelf.tokens.shape[2]
+        wording = torch.randint(wordings, (size,), generator=self._random, device=self.device)
+        return EditBatch(
+            shelf.latents[slot, source],
+            shelf.latents[slot, target],
+            shelf.anchors[slot, target],
+            shelf.tokens.flatten(0, 1)[rows, wording].long(),
+        )
 
-    def _shares(self, tasks: Sequence[str]) -> Tensor:
-        """Cumulative probability of each pair, (pairs,), ending at 1."""
-        counts = Counter(tasks)
-        shares = torch.tensor([self.task_weights.get(task, 1.0) / counts[task] for task in tasks], dtype=torch.double)
-        return (shares.cumsum(0) / shares.sum()).float().to(self.device)
+    def _empty(self, group: Mapping[str, Any], latents: Tensor) -> _Shelf:
+        def room(like: Tensor, *sizes: int, dtype: torch.dtype | None = None) -> Tensor:
+            return torch.zeros(self.capacity, *sizes, dtype=dtype or like.dtype, device=self.device)
 
-    def _padded(self, ids: list[int]) -> list[int]:
-        return (ids + [0] * self.length)[: self.length]
+        return _Shelf(
+            room(latents, MAX_CLIPS, *latents.shape[1:], dtype=torch.bfloat16),
+            room(group["anchors"], MAX_CLIPS, *group["anchors"].shape[1:]),
+            room(group["pairs"], *group["pairs"].shape),
+            room(group["tokens"], *group["tokens"].shape),
+        )
+
+    def _next_shelf(self) -> _Shelf:
+        if not self._shelves:
+            raise RuntimeError("nothing was added to the store yet")
+        buckets = sorted(self._shelves)
+        place = self._drawn
+        if place >= len(buckets):
+            held = torch.tensor([float(len(self._shelves[bucket].counts)) for bucket in buckets])
+            place = int(torch.multinomial(held, 1, generator=self._host))
+        self._drawn += 1
+        return self._shelves[buckets[place]]
+
+    def _chances(self, pairs: Tensor) -> Tensor:
+        """Cumulative weights (2, pairs) of `pairs` (slots, 24, 3): a task's weight is shared by its pairs."""
+        tasks = pairs[..., 2].long().flatten()
+        counts = torch.zeros(NO_TASK + 1, dtype=torch.double, device=self.device)
+        counts.index_add_(0, tasks, torch.ones_like(tasks, dtype=torch.double))
+        weights = self._weights.clone()
+        weights[EDITS] /= counts.clamp_min(1)  # restorations are drawn evenly: their tasks' shares are in the groups
+        return weights[:, tasks].cumsum(1)
+
+    def _rows(self, chances: Tensor, count: int) -> Tensor:
+        """`count` rows drawn by cumulative weights; rows of no weight are never drawn."""
+        points = torch.rand(count, generator=self._random, device=self.device).double() * chances[-1]
+        return torch.searchsorted(chances, points, right=True)

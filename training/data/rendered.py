@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sama.pretext import PRETEXT_TASKS, sample_generator
+from sama.pretext import EDIT_PREFIX, PRETEXT_TASKS, sample_generator
+from sama.prompts import model_prompt
 from sama.shapes import SEMANTIC_GRID, TINY_BUCKETS, Bucket
+from training.procedural.edits import TASKS
 from training.procedural.language import instruction
 from training.procedural.pack import Pack
 from training.procedural.render import Group, render_group
@@ -21,13 +27,27 @@ from training.procedural.render import Group, render_group
 ANCHOR_SIZE = 128
 """Side of the anchor pictures that streams carry, the tower's input size."""
 
+TEXT_LENGTH = 64
+"""Tokens of a prompt, padding included."""
+
+MAX_CLIPS = 16
+MAX_PAIRS = 24
+"""What `render_group` draws at most, with two pretext versions: the size of a group's place in memory."""
+
+ALL_TASKS = (*TASKS, *PRETEXT_TASKS)
+"""Samples name their tasks by index: editing tasks first, then the pretext tasks."""
+
+NO_TASK = len(ALL_TASKS)
+"""The task of rows that hold no pair."""
+
 Transform = Callable[[Group, np.random.Generator, Bucket], dict[str, Any]]
 
 
 class RenderedGroups(IterableDataset):
     """Groups of paired edits, each turned into a sample by `transform` in the worker that drew it.
 
-    The n-th group of a worker is a function of (seed, rank, worker, n): no two draw the same scene.
+    The n-th group of a worker is a function of (seed, rank, worker, n): no two draw the same scene. A loader takes the
+    workers in turn, so that the order of a stream depends on the seed and the number of workers alone.
     """
 
     def __init__(self, pack_folder: str, frames: int, transform: Transform, seed: int, rank: int = 0) -> None:
@@ -37,8 +57,10 @@ class RenderedGroups(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
-        pack = Pack.load(self.pack_folder)
         info = get_worker_info()
+        if info:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # of this worker: there is one for each core already
+        pack = Pack.load(self.pack_folder)
         worker = info.id if info else 0
         count = 0
         while True:
@@ -49,14 +71,20 @@ class RenderedGroups(IterableDataset):
             yield self.transform(group, rng, bucket)
 
 
-def stream(dataset: RenderedGroups, workers: int, batch_size: int | None, collate: Any = None) -> Iterator[Any]:
-    """Samples or batches of a stream, prefetched by `workers` processes (0: drawn in this one)."""
+def stream(
+    dataset: RenderedGroups, workers: int, batch_size: int | None, collate: Any = None, pin: bool = False
+) -> Iterator[Any]:
+    """Samples or batches of a stream, prefetched by `workers` processes (0: drawn in this one).
+
+    pin: a thread copies them to page-locked memory, from where they travel to a GPU without holding up its work.
+    """
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
+        pin_memory=pin,
         multiprocessing_context="fork" if workers else None,
     )
     return iter(loader)
@@ -105,48 +133,71 @@ class LabelledAnchors:
 class PairedClips:
     """For the editor: all clips of a group, its pairs in several wordings, and pretext versions of some clips.
 
-    Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4.
+    Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Everything
+    that costs Python's time happens here, in the worker: the training process only copies tensors.
+
+    tokenizer: folder of the tokenizer; paraphrases: wordings of each pair; pretext: perturbed clips a group.
     """
 
+    tokenizer: str
     paraphrases: int
     pretext: int = 2
 
     def __call__(self, group: Group, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
-        clips = [to_tensor(clip) for clip in group.clips]
-        pairs: list[dict[str, Any]] = [
-            {
-                "source": pair.source,
-                "target": pair.target,
-                "task": pair.edit.task,
-                "prefix": "",
-                "texts": [instruction(pair.edit, rng) for _ in range(self.paraphrases)],
-            }
-            for pair in group.pairs
-        ]
+        """With K = `paraphrases`:
+
+        bucket: the clips' size.
+        clips: (N <= 16, T, H, W, 3) uint8, the perturbed ones last; anchors: (M, 3, 128, 128) uint8, first frames of
+            all but those.
+        pairs: (24, 3) int16 with source, target and index in `ALL_TASKS`; rows without a pair have `NO_TASK`.
+        tokens: (24, K, 64) int32, the prompts that the model sees.
+        """
+        clips = group.clips[: MAX_CLIPS - self.pretext]
+        rows: list[tuple[int, int, int]] = []
+        prompts: list[str] = []
+        for pair in group.pairs:
+            if max(pair.source, pair.target) < len(clips) and len(rows) < MAX_PAIRS - self.pretext:
+                rows.append((pair.source, pair.target, ALL_TASKS.index(pair.edit.task)))
+                prompts += [_prompt(instruction(pair.edit, rng)) for _ in range(self.paraphrases)]
         tasks = list(PRETEXT_TASKS.values())
         weights = np.array([task.weight for task in tasks], dtype=float)
+        perturbed = []
         for number in range(self.pretext):
-            target = int(rng.integers(len(group.clips)))
+            target = int(rng.integers(len(clips)))
             task = tasks[int(rng.choice(len(tasks), p=weights / weights.sum()))]
             generator = sample_generator(int(rng.integers(2**31)), 0, number)
-            perturbed = task.perturb(torch.from_numpy(np.ascontiguousarray(group.clips[target])), generator)
+            rows.append((len(clips) + number, target, ALL_TASKS.index(task.name)))
+            perturbed.append(task.perturb(torch.from_numpy(clips[target]), generator).frames.numpy())
             captions = ["", group.captions[target]]  # a restoration needs no words, and takes them
-            pairs.append(
-                {
-                    "source": len(clips),
-                    "target": target,
-                    "task": task.name,
-                    "prefix": task.prefix,
-                    "texts": [captions[i % 2] for i in range(self.paraphrases)],
-                }
-            )
-            clips.append(perturbed.frames.permute(3, 0, 1, 2))
+            prompts += [_prompt(captions[i % 2], task.prefix) for i in range(self.paraphrases)]
+        pairs = torch.full((MAX_PAIRS, 3), NO_TASK, dtype=torch.int16)
+        pairs[:, :2] = 0
+        pairs[: len(rows)] = torch.tensor(rows, dtype=torch.int16)
+        tokens = torch.zeros(MAX_PAIRS, self.paraphrases, TEXT_LENGTH, dtype=torch.int32)
+        tokens[: len(rows)] = tokenise(tokenizer(self.tokenizer), prompts).view(len(rows), self.paraphrases, -1)
         return {
             "bucket": bucket,
-            "clips": torch.stack(clips),  # (N, 3, T, H, W) uint8
-            "anchors": torch.stack([anchor_picture(clip) for clip in group.clips]),
+            "clips": torch.from_numpy(np.stack([*clips, *perturbed])),
+            "anchors": torch.stack([anchor_picture(clip) for clip in clips]),
             "pairs": pairs,
+            "tokens": tokens,
         }
+
+
+@lru_cache(maxsize=1)
+def tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, read once a process."""
+    return AutoTokenizer.from_pretrained(Path(folder))
+
+
+def tokenise(words: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
+    """Prompts as (N, 64) int32, cut or padded."""
+    rows = words(list(prompts), truncation=True, max_length=TEXT_LENGTH, padding="max_length")["input_ids"]
+    return torch.tensor(rows, dtype=torch.int32)
+
+
+def _prompt(text: str, prefix: str = EDIT_PREFIX) -> str:
+    return model_prompt(text, prefix, spell_quotes=True)
 
 
 def anchor_picture(clip: np.ndarray) -> Tensor:
