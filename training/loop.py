@@ -26,6 +26,13 @@ from training.storage import RoundedWeights
 
 logger = logging.getLogger(__name__)
 
+UNTIMED_STEPS = 6
+"""The first steps of a session compile, tune kernels and wait for data: they do not count against `max_minutes`. There
+are as many as the embedded model has buckets, and one more."""
+
+STEPS_PER_LOOK = 10
+"""Several processes agree on the time this often; each look waits for the devices."""
+
 
 class Stage(Protocol):
     """What a stage brings to the loop."""
@@ -52,18 +59,23 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
 
 
 class Clock:
-    """How much of a run is over, by steps or by minutes, whichever is further."""
+    """How much of a run is over, by steps or by minutes, whichever is further. It stands still until it is started."""
 
     def __init__(self, max_steps: int, max_minutes: float) -> None:
         self._max_steps, self._seconds = max_steps, max_minutes * 60
+        self.before = 0.0
+        """Seconds of earlier sessions of the same run."""
+        self._start: float | None = None
+
+    def start(self) -> None:
         self._start = time.monotonic()
 
-    def restart(self) -> None:
-        """Forget the time spent so far (compiling, the first batch)."""
-        self._start = time.monotonic()
+    def session(self) -> float:
+        """Seconds since the start."""
+        return 0.0 if self._start is None else time.monotonic() - self._start
 
     def elapsed(self) -> float:
-        return time.monotonic() - self._start
+        return self.before + self.session()
 
     def progress(self, step: int) -> float:
         by_time = self.elapsed() / self._seconds if self._seconds else 0.0
@@ -77,7 +89,11 @@ class Trainer:
         self.config, self.stage, self.accelerator = config, stage, accelerator
         self.folder = Path(config.output)
         self.step = 0
-        self.skipped = 0
+        self.skipped = torch.zeros((), dtype=torch.long, device=accelerator.device)
+        self.waited = 0.0
+        """Seconds spent on getting batches since the last log: encoding's launches, and waiting for renderers."""
+        self._agreed = 0.0
+        self._timed_from = 0
         self.optimisers = build_optimisers(stage.model, config.optimiser)
         self.ema = Ema(stage.model, config.optimiser.ema_decay)
         self.rounded = RoundedWeights(stage.model)
@@ -90,12 +106,14 @@ class Trainer:
         """Train to the end of the schedule, then write the averaged weights."""
         config, accelerator = self.config, self.accelerator
         batches = self.stage.batches()
-        first = next(batches)
-        self._optimise(first, 0.0)
-        self.clock.restart()  # the first step compiles and waits for data: it does not count against `max_minutes`
-        saved = time.monotonic()
-        while (progress := self._shared_progress()) < 1.0:
-            logs = self._optimise(next(batches), progress)
+        first, saved = self.step, time.monotonic()
+        while (progress := self._shared_progress(self.step - first)) < 1.0:
+            asked = time.monotonic()
+            batch = next(batches)
+            self.waited += time.monotonic() - asked
+            logs = self._optimise(batch, progress)
+            if self.step - first == UNTIMED_STEPS:
+                self._start_clock()
             if self.step % config.log_every == 0:
                 self._log(logs, progress)
             if time.monotonic() - saved > config.save_minutes * 60:
@@ -107,12 +125,23 @@ class Trainer:
                 self.stage.export(self.folder)
         accelerator.wait_for_everyone()
 
-    def _shared_progress(self) -> float:
-        """Progress by time differs between processes, and all must stop together: the first one's clock counts."""
-        progress = torch.tensor(self.clock.progress(self.step), device=self.accelerator.device)
-        if self.accelerator.num_processes > 1 and self.config.max_minutes:
-            torch.distributed.broadcast(progress, src=0)
-        return float(progress)
+    def _start_clock(self) -> None:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize(self.accelerator.device)
+        self.clock.start()
+        self._timed_from, self.waited = self.step, 0.0
+
+    def _shared_progress(self, steps: int) -> float:
+        """Progress after `steps` steps of this session. By time it differs between processes, and all must use the same
+        rates and stop together: the first one's clock counts."""
+        own = self.clock.progress(self.step)
+        if self.accelerator.num_processes == 1 or not self.config.max_minutes:
+            return own
+        if steps % STEPS_PER_LOOK == 0:
+            shared = torch.tensor(own, dtype=torch.float64, device=self.accelerator.device)
+            torch.distributed.broadcast(shared, src=0)
+            self._agreed = float(shared)
+        return max(self._agreed, self.step / self.config.max_steps)
 
     def _optimise(self, batch: Any, progress: float) -> dict[str, Tensor]:
         config = self.config
@@ -120,36 +149,48 @@ class Trainer:
         with self.rounded if through_float8 else contextlib.nullcontext(), autocast(config, self.accelerator.device):
             loss, logs = self.stage.loss(self.wrapped, batch)
             self.accelerator.backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.stage.model.parameters(), config.optimiser.clip_norm)
+        norm = self._clip()
         set_rates(self.optimisers, rate_factor(self.step, progress, config.optimiser))
-        # DDP has averaged the gradients, so that every process finds the same norm and takes the same decision.
-        if torch.isfinite(norm):
-            for optimiser in self.optimisers:
-                optimiser.step()
-            self.ema.update()
-        else:
-            self.skipped += 1
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.ema.update()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         self.stage.model.zero_grad(set_to_none=True)
         self.step += 1
-        return {**logs, "loss": loss.detach(), "grad_norm": norm.detach()}
+        return {**logs, "loss": loss.detach(), "grad_norm": norm}
+
+    @torch.no_grad()
+    def _clip(self) -> Tensor:
+        """Clip the gradients and return their norm. If it is not finite, they are all zero afterwards, and the step is
+        counted as skipped. It is decided on the device: a host that asked for the norm would wait for the backward
+        pass, and the device then for the host. DDP has averaged the gradients, so that every process decides alike."""
+        gradients = [weight.grad for weight in self.stage.model.parameters() if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        broken = ~torch.isfinite(norm)
+        scale = (self.config.optimiser.clip_norm / (norm + 1e-6)).clamp_max(1.0)
+        torch._foreach_mul_(gradients, torch.where(broken, 0.0, scale))
+        for gradient in gradients:
+            gradient.masked_fill_(broken, 0.0)  # zero times infinity is not zero
+        self.skipped += broken
+        return norm
 
     def _log(self, logs: dict[str, Tensor], progress: float) -> None:
         if not self.accelerator.is_main_process:
             return
-        seconds = self.clock.elapsed()
         record: dict[str, Any] = {name: round(float(value), 5) for name, value in logs.items()}
+        per_step = self.config.batch_size * self.accelerator.num_processes
+        timed = (self.step - self._timed_from) * per_step if self.clock.session() else 0
         record |= {
             "step": self.step,
             "progress": round(progress, 4),
-            "samples": self.step * self.config.batch_size * self.accelerator.num_processes,
-            "samples_per_second": round(
-                (self.step - 1) * self.config.batch_size * self.accelerator.num_processes / max(seconds, 1e-9), 1
-            ),
-            "skipped_steps": self.skipped,
-            "seconds": round(seconds, 1),
+            "samples": self.step * per_step,
+            "samples_per_second": round(timed / max(self.clock.session(), 1e-9), 1),
+            "waited": round(self.waited, 2),
+            "skipped_steps": int(self.skipped),
+            "seconds": round(self.clock.elapsed(), 1),
         }
+        self.waited = 0.0
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         logger.info(" ".join(f"{name}={value}" for name, value in record.items()))
@@ -160,6 +201,7 @@ class Trainer:
             return
         state = {
             "step": self.step,
+            "seconds": self.clock.elapsed(),
             "fingerprint": self.config.fingerprint(),
             "model": self.stage.model.state_dict(),
             "ema": self.ema.state_dict(),
@@ -181,5 +223,5 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.step = state["step"]
+        self.step, self.clock.before = state["step"], state["seconds"]
         return True

@@ -1,0 +1,325 @@
+"""The loop, the averages and the editor's stage, on networks small enough for a CPU."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.tiny import tiny_pipeline
+from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
+from training.config import ConfigError, DataConfig, ObjectiveConfig, OptimiserConfig, TrainConfig
+from training.ema import Ema
+from training.loop import UNTIMED_STEPS, Clock, Trainer
+from training.optim import build_optimisers, rate_factor
+from training.procedural.pack import Pack
+from training.stages import EditStage
+from training.storage import RoundedWeights, float8_rounded
+from training.vae import WEIGHTS_FILE
+
+
+class Net(nn.Module):
+    """A weight of each kind: an outer one (AdamW), a convolution and a matrix (Muon), biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, 8, 1)
+        self.inner = nn.Conv2d(8, 16, 3)
+        self.matrix = nn.Linear(16 * 4, 64)
+        self.proj_out = nn.Linear(64, 1)
+
+    def forward(self, x):
+        return self.proj_out(torch.relu(self.matrix(torch.relu(self.inner(self.conv_in(x))).flatten(1))))
+
+
+class ToyStage:
+    """Batch n is a function of n."""
+
+    def __init__(self, first=0, broken=()):
+        torch.manual_seed(0)
+        self.model, self.first, self.broken = Net(), first, broken
+
+    def batches(self):
+        number = self.first
+        while True:
+            x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(number))
+            yield x * torch.inf if number in self.broken else x
+            number += 1
+
+    def loss(self, model, batch):
+        loss = (model(batch) - batch.mean((1, 2, 3), keepdim=True).flatten(1)).square().mean()
+        return loss, {"part": loss.detach()}
+
+    def export(self, folder):
+        torch.save(self.model.state_dict(), folder / "exported.pt")
+
+
+def configuration(output, **changes):
+    optimiser = OptimiserConfig(warmup_steps=3, decay_share=0.5, ema_decay=0.9)
+    settings = {"max_steps": 4, "precision": "float32", "float8_share": 0.0, "log_every": 1, "optimiser": optimiser}
+    return TrainConfig("sft", str(output), **(settings | changes))
+
+
+def trainer(config, **stage):
+    return Trainer(config, ToyStage(**stage), Accelerator(cpu=True))
+
+
+def weights_of(one):
+    return {**one.stage.model.state_dict(), **{f"ema.{k}": v for k, v in one.ema.state_dict().items()}}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
+
+
+def stop_after(one, steps):
+    """Run a part of the schedule, as if the process had been killed after saving."""
+    batches = one.stage.batches()
+    for _ in range(steps):
+        one._optimise(next(batches), one.clock.progress(one.step))
+    one.save()
+
+
+@pytest.mark.parametrize("float8_share", [0.0, 0.75])
+def test_two_steps_saved_and_two_more_are_four(tmp_path, float8_share):
+    config = configuration(tmp_path / "run", float8_share=float8_share)
+    whole = trainer(replace(config, output=str(tmp_path / "whole")))
+    whole.run()
+    half = trainer(config)
+    stop_after(half, 2)
+
+    resumed = trainer(config, first=2)
+    assert resumed.resume() and resumed.step == 2
+    for weight, matrix in zip(resumed.optimisers[0]._weights, resumed.optimisers[0]._matrices, strict=True):
+        assert weight.data_ptr() == matrix.data_ptr()
+    assert_same(weights_of(resumed), weights_of(half))
+    resumed.run()
+    assert resumed.step == 4
+    assert_same(weights_of(resumed), weights_of(whole))
+    exported = [torch.load(tmp_path / folder / "exported.pt") for folder in ("run", "whole")]
+    assert_same(*exported)
+
+
+def test_resume_is_no_restart_and_knows_its_run(tmp_path):
+    config = configuration(tmp_path)
+    assert not trainer(config).resume()
+    done = trainer(config)
+    done.run()
+    again = trainer(config)
+    again.resume()
+    before = {name: value.clone() for name, value in again.stage.model.state_dict().items()}
+    again.run()  # nothing is left to do
+    assert again.step == 4
+    assert_same(again.stage.model.state_dict(), before)
+    with pytest.raises(ValueError, match="another configuration"):
+        trainer(replace(config, seed=1)).resume()
+
+
+def test_muon_has_the_matrices_and_moves_convolutions():
+    model = Net()
+    muon, adam = build_optimisers(model, OptimiserConfig())
+    assert [tuple(weight.shape) for weight in muon._matrices] == [(16, 72), (64, 64)]
+    assert sum(len(group["params"]) for group in adam.param_groups) == 6
+    before = model.inner.weight.detach().clone()
+    model(torch.randn(2, 3, 4, 4)).sum().backward()
+    muon.step()
+    assert not torch.equal(model.inner.weight, before)
+
+
+def test_a_broken_batch_is_skipped_and_counted(tmp_path):
+    run = trainer(configuration(tmp_path, max_steps=3), broken={1})
+    run.run()
+    assert all(value.isfinite().all() for value in run.stage.model.state_dict().values())
+    logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [log["skipped_steps"] for log in logs] == [0, 1, 1] and run.step == 3
+    assert [log["samples"] for log in logs] == [16, 32, 48]
+
+
+def test_gradients_are_clipped_to_the_norm_that_the_library_finds(tmp_path):
+    one, other = (trainer(configuration(tmp_path)) for _ in range(2))
+    batch = next(one.stage.batches()) * 1000
+    for run in (one, other):
+        run.stage.loss(run.stage.model, batch)[0].backward()
+    norm = one._clip()
+    expected = nn.utils.clip_grad_norm_(other.stage.model.parameters(), 1.0)
+    assert norm > 1 and torch.equal(norm, expected)
+    for mine, theirs in zip(one.stage.model.parameters(), other.stage.model.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_time_does_not_count_before_the_clock_starts(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: now[0])
+    clock = Clock(max_steps=100, max_minutes=1)
+    now[0] = 500.0
+    assert clock.progress(step=3) == 0.03
+    clock.start()
+    now[0] = 530.0
+    assert clock.progress(3) == 0.5 and clock.progress(80) == 0.8
+    clock.before = 15.0
+    assert clock.progress(3) == 0.75
+
+    class Slow(ToyStage):
+        def loss(self, model, batch):
+            now[0] += 20.0
+            return super().loss(model, batch)
+
+    run = Trainer(configuration(tmp_path, max_steps=1000, max_minutes=1.0), Slow(), Accelerator(cpu=True))
+    run.run()
+    assert run.step == UNTIMED_STEPS + 3
+
+
+def test_the_rate_is_a_trapezoid():
+    config = OptimiserConfig(warmup_steps=10, decay_share=0.4)
+    assert rate_factor(0, 0.0, config) == pytest.approx(0.1)
+    assert rate_factor(50, 0.3, config) == rate_factor(50, 0.6, config) == 1.0
+    assert rate_factor(50, 0.8, config) == pytest.approx(0.5) and rate_factor(50, 1.0, config) == 0.0
+
+
+# Averages and stored weights
+
+
+def test_the_average_warms_up():
+    model = nn.Linear(2, 1)
+    nn.init.zeros_(model.weight)
+    average = Ema(model, decay=0.999)
+    nn.init.ones_(model.weight)
+    average.update()  # decay min(0.999, 2 / 11)
+    torch.testing.assert_close(average.state_dict()["weight"], torch.full((1, 2), 9 / 11))
+    for _ in range(50):
+        average.update()
+    assert (average.state_dict()["weight"] > 0.9999).all()
+
+
+def test_averages_are_swapped_in_and_out_again():
+    model = nn.Linear(2, 1)
+    start = model.weight.detach().clone()
+    average = Ema(model, decay=0.5)
+    with torch.no_grad():
+        model.weight += 1
+    own = model.weight.detach().clone()
+    with pytest.raises(KeyError), average.swapped_in():
+        assert torch.equal(model.weight, start)
+        raise KeyError
+    assert torch.equal(model.weight, own)
+    with pytest.raises(ValueError, match="another model"):
+        average.load_state_dict({"updates": 1, "other": torch.zeros(1)})
+
+
+def test_rounded_weights_are_the_stored_ones_and_come_back():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2))
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    rounded = RoundedWeights(model)
+    with rounded:
+        assert torch.equal(model[0].weight, float8_rounded(own["0.weight"]))
+        assert not torch.equal(model[0].weight, own["0.weight"])
+        assert torch.equal(model[1].weight, own["1.weight"])  # small: stored in more bits
+    assert_same(model.state_dict(), own)
+
+
+# The editor's stage
+
+MODEL = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "freq_dim": 32,
+    "ffn_dim": 64,
+    "num_layers": 2,
+    "semantic_hidden_dim": 32,
+    "semantic_positions": "grid",
+}
+
+
+@pytest.fixture
+def base(tmp_path):
+    pipeline = tiny_pipeline()
+    for part in ("vae", "semantic_tower", "text_encoder", "tokenizer", "transformer"):
+        getattr(pipeline, part).save_pretrained(tmp_path / "base" / part)
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def stage_config(base, pack, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Pack, "load", lambda folder: pack)
+    data = DataConfig(
+        frames=5, workers=0, groups=2, capacity_groups=5, refresh_per_step=0.5, paraphrases=2, pretext_share=0.25
+    )
+    return configuration(
+        base.parent / "run",
+        model=MODEL,
+        base=str(base),
+        data=data,
+        objective=ObjectiveConfig(edit_weight=3.0),
+        batch_size=4,
+        start_from_base=True,
+    )
+
+
+def editor(config):
+    return EditStage(config, Accelerator(cpu=True))
+
+
+def test_the_editor_trains_from_the_stored_weights(stage_config, base):
+    stage = editor(stage_config)
+    stored = load_file(base / "transformer" / WEIGHTS_FILE)
+    run = Trainer(stage_config, stage, Accelerator(cpu=True))
+    for name, value in run.ema.state_dict().items():
+        assert name == "updates" or torch.equal(value, stored[name])
+    run.run()
+    exported = load_file(base.parent / "run" / "transformer" / WEIGHTS_FILE)
+    assert exported.keys() == stored.keys()
+    assert any(not torch.equal(exported[name].float(), stored[name].float()) for name in stored)
+    logs = [json.loads(line) for line in (base.parent / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"flow", "semantic", "flow_band_3", "waited"} <= logs[-1].keys() and logs[-1]["skipped_steps"] == 0
+
+
+def test_new_groups_come_while_training_and_runs_repeat(stage_config, monkeypatch):
+    stage = editor(stage_config)
+    encoded = []
+    encode = stage._encode
+    monkeypatch.setattr(stage, "_encode", lambda clips: encoded.append(len(clips)) or encode(clips))
+    batches = stage.batches()
+    first = next(batches)
+    assert len(encoded) == 2  # 0.5 a step: none in the first
+    others = [next(batches) for _ in range(4)]
+    assert len(encoded) == 4 and all(count % 4 == 0 for count in encoded)
+    again = editor(stage_config).batches()
+    for batch in (first, *others):
+        twin = next(again)
+        assert torch.equal(batch.source, twin.source) and torch.equal(batch.target, twin.target)
+        assert torch.equal(batch.token_ids, twin.token_ids) and torch.equal(batch.anchors, twin.anchors)
+        assert not torch.equal(batch.source, batch.target)
+
+
+def test_latents_are_those_of_the_pipeline(stage_config, base):
+    stage = editor(stage_config)
+    clips = torch.randint(256, (3, 5, 32, 48, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = torch.cat([tiny_pipeline().encode_video(clip[None].float() / 255) for clip in clips])
+    torch.testing.assert_close(stage._encode(clips), expected.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_text_states_are_the_encoders_with_padding_at_zero(stage_config):
+    stage = editor(stage_config)
+    ids = stage.bare_ids.repeat(2, 1)
+    ids[1, 6:] = stage.pad_token
+    mask = ids != stage.pad_token
+    with torch.no_grad():
+        states = stage._text_states(ids)
+        plain = stage.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state * mask.unsqueeze(-1)
+    torch.testing.assert_close(states, plain)
+    assert not states[~mask].any() and states[mask].any(-1).all()
+
+
+def test_a_base_that_cannot_be_started_from_is_told(stage_config, base):
+    with pytest.raises(ConfigError, match="does not fit the section `model`"):
+        editor(replace(stage_config, model=MODEL | {"ffn_dim": 32}))
+    (base / "transformer" / WEIGHTS_FILE).unlink()
+    with pytest.raises(ConfigError, match="start_from_base: there is no"):
+        editor(stage_config)
+    assert editor(replace(stage_config, start_from_base=False)).model is not None
