@@ -49,7 +49,9 @@ class EditStage:
         device, base = accelerator.device, Path(config.base)
         torch.manual_seed(config.seed)
         vae = AutoencoderKLWan.from_pretrained(base / "vae", torch_dtype=torch.float32)
-        self.vae = OnePassVAE(vae).to(device).eval().requires_grad_(False)
+        # Autocast would round these weights anew for every clip; rounded once, they give the same latents, bit for bit.
+        stored = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self.vae = OnePassVAE(vae).to(device, stored).eval().requires_grad_(False)
         self.tower = SiglipVisionModel.from_pretrained(base / "semantic_tower", dtype=torch.float32)
         self.tower.to(device).eval().requires_grad_(False)
         words = tokenizer(str(base / "tokenizer"))

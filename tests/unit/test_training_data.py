@@ -83,6 +83,7 @@ def test_the_oldest_group_goes_and_the_others_stay():
 def test_a_shorter_group_leaves_nothing_of_its_predecessor():
     kept = store(capacity=1)
     kept.add(*group(1, ["add"] * 20, clips=8))
+    assert (kept.draw(8, 0.0).token_ids[:, 0] == 1).all()
     kept.add(*group(2, ["remove"], clips=3))
     batch = kept.draw(64, 0.0)
     assert (batch.token_ids[:, 0] == 2).all() and tasks_of(batch) == {"remove": 64}

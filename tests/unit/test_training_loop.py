@@ -304,6 +304,14 @@ def test_latents_are_those_of_the_pipeline(stage_config, base):
     torch.testing.assert_close(stage._encode(clips), expected.float(), atol=1e-4, rtol=1e-4)
 
 
+def test_latents_in_bfloat16_are_those_of_autocast(stage_config):
+    stage = editor(replace(stage_config, precision="bfloat16"))
+    clips = torch.randint(256, (3, 5, 32, 48, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    latents = stage._encode(clips)
+    stage.vae.float()
+    assert latents.dtype == torch.float32 and torch.equal(latents, stage._encode(clips))
+
+
 def test_text_states_are_the_encoders_with_padding_at_zero(stage_config):
     stage = editor(stage_config)
     ids = stage.bare_ids.repeat(2, 1)
