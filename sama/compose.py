@@ -16,51 +16,57 @@ from numpy.typing import NDArray
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
 Mask = NDArray[np.float32]  # (T, H, W) in [0, 1]: 1 shows the result, 0 the source
 
-MOSTLY_CHANGED = 0.6
+MOSTLY_CHANGED = 0.5
 """Above this share of the picture an edit counts as global: its result is shown whole."""
+
+_FAINT = 0.03
+"""A copy by the model differs from the decoded source by less, but for one pixel in a hundred."""
 
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How a difference becomes a mask.
+    """How a difference in [0, 1] becomes a mask. Lengths are shares of the picture's shorter side.
 
-    low, high: hysteresis thresholds on the difference in [0, 1]. A region of at least `low` counts when it reaches
-        `high` somewhere, so that faint rims of a change belong to it and faint noise alone does not.
-    smoothing: standard deviation of the blur of the difference, as a share of the shorter side; single pixels of
-        decoder noise must not pass for an edit.
-    grow: how far the mask reaches beyond the change, as a share of the shorter side.
-    feather: standard deviation of the blur of the mask's edge, as a share of the shorter side.
+    low, seed: hysteresis thresholds. A region of at least `low` counts when it reaches `seed` somewhere, so that faint
+        rims of a change belong to it and faint noise alone does not.
+    full: a difference that the mask shows whole. Between `low` and `full` its weight rises evenly: at the rim, where
+        the edit hardly differs, the source's own pixels are the better ones.
+    smoothing: standard deviation of the blur of the difference; single pixels of decoder noise must not pass for an
+        edit.
+    close: gaps in a region up to twice this wide belong to it. rim: what lies deeper inside a region is shown whole,
+        however little it differs, so that the source does not shine through a new object.
+    grow: how far the mask reaches beyond the change, so that the outline of a removed object does not stay behind.
+    feather: standard deviation of the blur of the mask.
     """
 
-    low: float = 0.06
-    high: float = 0.14
+    low: float = 0.08
+    seed: float = 0.14
+    full: float = 0.20
     smoothing: float = 0.010
-    grow: float = 0.035
-    feather: float = 0.015
+    close: float = 0.020
+    rim: float = 0.030
+    grow: float = 0.007
+    feather: float = 0.005
 
 
 def edit_mask(result: Frames, reference: Frames, settings: MaskSettings | None = None) -> Mask:
-    """Where `result` differs from `reference` (the decoded source latents), grown and feathered.
+    """Where `result` differs from `reference` (the decoded source latents), with soft edges.
 
     Both (T, h, w, 3) uint8 of one size. Returns (T, h, w) in [0, 1]; exactly 0 away from every change.
     """
-    if result.shape != reference.shape:
-        raise ValueError(f"result {result.shape} and reference {reference.shape} must have one shape")
     settings = settings or MaskSettings()
-    shorter = min(result.shape[1:3])
-    difference = np.stack(
-        [_difference(a, b, settings.smoothing * shorter) for a, b in zip(result, reference, strict=True)]
-    )
+    differences = _differences(result, reference, settings.smoothing)
     # A moving edit may dip under the upper threshold for a frame: its neighbours in time vouch for it.
-    seeds = _neighbours_in_time(difference >= settings.high)
-    regions = [_touched(low, seed) for low, seed in zip(difference >= settings.low, seeds, strict=True)]
-    # Frames of one latent share their information: a change that flickers within it is one change.
-    grown = _neighbours_in_time(np.stack(regions)).astype(np.uint8)
-    radius = max(1, round(settings.grow * shorter))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    sigma = max(0.5, settings.feather * shorter)
-    soft = np.stack([_blur(cv2.dilate(frame, kernel).astype(np.float32), sigma) for frame in grown])
-    return _snap(_smooth_in_time(soft))
+    seeds = _neighbours_in_time(differences >= settings.seed)
+    return _snap(
+        _smooth_in_time(np.stack([_weights(*frame, settings) for frame in zip(differences, seeds, strict=True)]))
+    )
+
+
+def changes_everything(result: Frames, reference: Frames) -> bool:
+    """Whether an edit is global: most of the picture differs from the decoded source, be it ever so faintly."""
+    differences = _differences(result, reference, MaskSettings.smoothing)
+    return float((differences >= _FAINT).mean()) > MOSTLY_CHANGED
 
 
 def coverage(mask: Mask) -> float:
@@ -104,10 +110,37 @@ def crossfade(earlier: NDArray, later: NDArray) -> NDArray:
     return (np.rint(blended) if np.issubdtype(earlier.dtype, np.integer) else blended).astype(earlier.dtype)
 
 
-def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
+def _differences(result: Frames, reference: Frames, smoothing: float) -> Mask:
+    """How far two clips are apart at each pixel, (T, h, w) in [0, 1]. Raises ValueError for different shapes."""
+    if result.shape != reference.shape:
+        raise ValueError(f"result {result.shape} and reference {reference.shape} must have one shape")
+    sigma = max(0.5, smoothing * min(result.shape[1:3]))
     # Signed differences are blurred before they are measured: noise cancels, a change of colour does not.
-    signed = _blur(a.astype(np.float32) - b, max(0.5, sigma))
-    return np.abs(signed).max(axis=-1) / np.float32(255)
+    signed = (_blur(a.astype(np.float32) - b, sigma) for a, b in zip(result, reference, strict=True))
+    return np.stack([np.abs(frame).max(axis=-1) / np.float32(255) for frame in signed])
+
+
+def _weights(difference: NDArray[np.float32], seeds: NDArray[np.bool_], settings: MaskSettings) -> NDArray[np.float32]:
+    """One frame's mask (h, w): whole inside a changed region, and at its rim by how much it differs."""
+    shorter = min(difference.shape)
+    region = _touched(difference >= settings.low, seeds)
+    rising = region * np.clip((difference - settings.low) / (settings.full - settings.low), 0, 1)
+    radius = _pixels(settings.close, shorter)
+    # Closing would take what lies beyond the frame for unchanged, and open the region there.
+    padded = cv2.copyMakeBorder(region.astype(np.uint8), radius, radius, radius, radius, cv2.BORDER_REPLICATE)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disc(radius))[radius:-radius, radius:-radius]
+    inside = cv2.erode(closed, _disc(_pixels(settings.rim, shorter)))
+    weights = np.maximum(rising, inside).astype(np.float32)
+    grown = cv2.dilate(weights, _disc(_pixels(settings.grow, shorter)))
+    return _blur(np.asarray(grown), max(0.5, settings.feather * shorter))
+
+
+def _pixels(share: float, side: int) -> int:
+    return max(1, round(share * side))
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8)
 
 
 def _touched(low: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.compose import MOSTLY_CHANGED, compose, coverage, crossfade, edit_mask, enlarge
-from sama.placement import fast_dtype, place, resolve_device
+from sama.compose import changes_everything, compose, crossfade, edit_mask, enlarge
+from sama.placement import fast_dtype, place, resolve_device, vae_dtype
 from sama.presets import PRESETS
 from sama.request import (
     SCHEDULERS,
@@ -202,9 +202,8 @@ def _saved_pipeline(folder: str | os.PathLike[str], device: str) -> SamaPipeline
 
     from sama.pipeline import SamaPipeline
 
-    dtype = fast_dtype(device)
-    vae = torch.float32 if device.startswith("cuda") else dtype  # on a CPU the autoencoder is a third of the work
-    return SamaPipeline.from_pretrained(folder, dtype={"transformer": dtype, "vae": vae, "default": torch.float32})
+    dtypes = {"transformer": fast_dtype(device), "vae": vae_dtype(device), "default": torch.float32}
+    return SamaPipeline.from_pretrained(folder, dtype=dtypes)
 
 
 def model_fingerprint(pipeline: SamaPipeline) -> str:
@@ -303,11 +302,11 @@ class _Painter:
     def _mask(self, result: NDArray[np.uint8], source: Any, count: int) -> NDArray[np.float32] | None:
         if self.keep is False:
             return None
-        mask = edit_mask(result, self._decoded(source, count))
+        reference = self._decoded(source, count)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
-            self.keep = coverage(mask) <= MOSTLY_CHANGED
-        return mask if self.keep else None
+            self.keep = not changes_everything(result, reference)
+        return edit_mask(result, reference) if self.keep else None
 
     def _decoded(self, latents: Any, count: int) -> NDArray[np.uint8]:
         return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
