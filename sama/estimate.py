@@ -8,27 +8,34 @@ and the estimate says which.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sama.presets import PRESETS
 from sama.request import Canvas, EditRequest, plan_of
 from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
 
+if TYPE_CHECKING:
+    import torch
+
 TEXT_TOKENS = 512
 _WAN_DEFAULTS = {"default_steps": 50, "default_guidance": 5.0, "max_sequence_length": TEXT_TOKENS}
 _BACKGROUND_BYTES = 0.7e9  # Python, torch, diffusers and a decoder
-_STARTUP_SECONDS = 6.0  # importing torch and diffusers, reading a small model
+_STARTUP_SECONDS = 8.0  # importing torch and diffusers, reading a small model
 _ACTIVATION_COPIES = 16  # tensors of (tokens, width) alive in a block; 39.8 GB measured for 65,585 tokens of the 14B
 _VAE_BYTES_PER_PIXEL = 20e3  # of one frame, with 96 base channels; encoding and decoding go frame by frame
-_COUNTED = (9, 64, 64)  # frames, height, width on which the autoencoder's arithmetic is counted
-_PROBE_SECONDS = 0.15
+_WRITE_SECONDS = 40e-9  # reading twice, composing and encoding, per pixel of the result
+_COUNTED = (9, 96, 96)  # frames, height, width on which the autoencoder is counted and timed
+_PROBED_TOKENS = 4096  # a few thousand reach a device's full speed; more would only make the probe slow
+_PROBE_RUNS = 8
+_PROBE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -157,15 +164,14 @@ def estimate(
     pixels = plan.bucket.width * plan.bucket.height
     tokens = token_counts(latent_shape(length, plan.bucket.height, plan.bucket.width))
     linear, attention = transformer_flops(tokens.total, model.width, model.ffn, model.blocks, model.text_tokens)
-    encode, decode = _vae_flops_per_pixel(json.dumps(dict(model.vae), sort_keys=True))
+    encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
     decodes = 1 if request.keep_source == "off" else 2
     vae = len(plan.windows) * length * pixels * (encode + decodes * decode)
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
     forwards = len(plan.windows) * steps * passes
-    seconds = (
-        _STARTUP_SECONDS + forwards * (linear / speed.linear + attention / speed.attention) + vae / speed.convolution
-    )
+    painting = forwards * (linear / speed.linear + attention / speed.attention) + vae / speed.convolution
+    writing = _WRITE_SECONDS * plan.frames * info.width * info.height
     return Estimate(
         tokens=tokens,
         windows=len(plan.windows),
@@ -174,7 +180,7 @@ def estimate(
         forward_flops=linear + attention,
         vae_flops=vae,
         memory_bytes=memory_bytes(model, tokens.total, pixels, device),
-        seconds=seconds,
+        seconds=_STARTUP_SECONDS + painting + writing,
         device=device,
         basis=speed.basis,
     )
@@ -213,50 +219,80 @@ def known_speed(device: str) -> Speed | None:
 
 
 def measure_speed(device: str, tokens: int, model: Architecture) -> Speed:
-    """Run a layer, an attention and a convolution of the model's own sizes for a moment."""
+    """Run one block of the transformer and the autoencoder, of the model's own sizes and type, for a moment."""
     import torch
-    import torch.nn.functional as F
+
+    tokens = min(tokens, _PROBED_TOKENS)
+    linear, attention = transformer_flops(tokens, model.width, model.ffn, 1, model.text_tokens)
+    encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
+    with torch.inference_mode():
+        block_rate = (linear + attention) / _best_seconds(_block_run(device, tokens, model), device)
+        vae_rate = math.prod(_COUNTED) * (encode + decode) / _best_seconds(_vae_run(device, model.vae), device)
+    return Speed(block_rate, block_rate, vae_rate, basis="measured on this machine just now")
+
+
+def _block_run(device: str, tokens: int, model: Architecture) -> Callable[[], Any]:
+    """One block on a sequence of `tokens`, norms, rotary embedding and cross-attention included."""
+    import torch
+    from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
     from sama.placement import fast_dtype
 
-    on_cpu = device.startswith("cpu")
     dtype = fast_dtype(device)
-    # A few thousand tokens reach a device's full speed; more would only make the probe slow.
-    length = min(tokens, 4096)
-    head = model.width // model.heads
-    channels, side = int(model.vae["base_dim"]), 64 if on_cpu else 256
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device=device, dtype=dtype)
-
-    x, weight = random(length, model.width), random(model.ffn, model.width)
-    q = random(1, model.heads, length, head)
-    image, kernel = random(1, channels, 3, side, side), random(channels, channels, 3, 3, 3)
-    with torch.inference_mode():
-        return Speed(
-            linear=_rate(lambda: F.linear(x, weight), 2 * length * model.width * model.ffn, device),
-            attention=_rate(lambda: F.scaled_dot_product_attention(q, q, q), 4 * length**2 * model.width, device),
-            convolution=_rate(lambda: F.conv3d(image, kernel), 2 * 27 * channels**2 * (side - 2) ** 2, device),
-            basis="measured on this machine just now",
-        )
+    with torch.device("meta"):
+        block = WanTransformerBlock(model.width, model.ffn, model.heads, cross_attn_norm=True)
+    block = _filled(block, device, dtype)
+    x = torch.randn(1, tokens, model.width, device=device).to(dtype)
+    text = torch.randn(1, model.text_tokens, model.width, device=device).to(dtype)
+    modulation = torch.randn(1, 6, model.width, device=device).to(dtype)
+    angles = torch.randn(1, tokens, 1, model.width // model.heads, device=device)
+    rotary = (angles.cos(), angles.sin())
+    return lambda: block(x, text, modulation, rotary)
 
 
-def _rate(run: Callable[[], Any], flops: int, device: str) -> float:
+def _vae_run(device: str, config: Mapping[str, Any]) -> Callable[[], Any]:
+    """The autoencoder there and back on a clip of `_COUNTED` size."""
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    from sama.placement import vae_dtype
+
+    with torch.device("meta"):
+        vae = AutoencoderKLWan.from_config(dict(config)).eval()
+    dtype = vae_dtype(device)
+    vae = _filled(vae, device, dtype)
+    clip = torch.rand(1, 3, *_COUNTED, device=device).to(dtype)
+    return lambda: vae.decode(vae.encode(clip).latent_dist.mode())
+
+
+def _filled(module: Any, device: str, dtype: torch.dtype) -> Any:
+    """A module without storage, on a device with weights of no meaning: initialising a large one takes too long."""
+    from torch import nn
+
+    # Not the model's own `to`, which warns about types that matter for real weights only.
+    module = nn.Module.to(module.requires_grad_(False), dtype).to_empty(device=device)
+    for parameter in module.parameters():
+        parameter.fill_(0.01)
+    return module
+
+
+def _best_seconds(run: Callable[[], Any], device: str) -> float:
+    """Seconds of the quickest of several runs after a warm one: what else the machine does only ever adds."""
     import torch
 
-    def wait() -> None:
+    def timed() -> float:
+        began = time.perf_counter()
+        run()
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
+        return time.perf_counter() - began
 
-    run()  # the first call chooses kernels
-    wait()
-    start, count, passed = time.perf_counter(), 0, 0.0
-    while passed < _PROBE_SECONDS:
-        run()
-        wait()
-        count += 1
-        passed = time.perf_counter() - start
-    return count * flops / passed
+    passed = timed()  # the first call chooses kernels
+    runs: list[float] = []
+    while not runs or (len(runs) < _PROBE_RUNS and passed < _PROBE_SECONDS):
+        runs.append(timed())
+        passed += runs[-1]
+    return min(runs)
 
 
 @lru_cache(maxsize=8)
@@ -275,6 +311,10 @@ def _vae_flops_per_pixel(config: str) -> tuple[float, float]:
             vae.decode(latents)
     pixels = frames * height * width
     return encoding.get_total_flops() / pixels, decoding.get_total_flops() / pixels
+
+
+def _as_key(vae: Mapping[str, Any]) -> str:
+    return json.dumps(dict(vae), sort_keys=True)
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from sama.estimate import Speed, architecture_of, estimate, transformer_flops
+from sama.estimate import Speed, architecture_of, estimate, measure_speed, transformer_flops
 from sama.request import EditError, EditRequest
 from sama.transformer import SamaTransformer3DModel
 from sama.video import VideoInfo
@@ -86,6 +86,21 @@ def test_a_saved_model_is_measured_on_this_machine(tmp_path):
     assert told.tokens.total == 2 * 5 * 9 * 16 + 65
     assert 0 < told.seconds < 120
     assert told.total_flops > told.vae_flops > 0
+
+
+def test_a_block_and_the_autoencoder_are_timed(tmp_path):
+    folder = tmp_path / "saved"
+    tiny_pipeline(tower=False).save_pretrained(folder)
+    model = architecture_of("tiny", folder)
+    speed = measure_speed("cpu", 500, model)
+    assert "measured" in speed.basis
+    assert speed.linear == speed.attention > 0
+    assert speed.convolution > 0
+
+
+def test_a_large_picture_takes_longer_to_write():
+    small, large = (estimate(request(preset="14b"), clip_of(81, *size), FAST) for size in ((832, 480), (3328, 1920)))
+    assert large.seconds - small.seconds == pytest.approx(81 * (3328 * 1920 - 832 * 480) * 40e-9)
 
 
 def test_a_start_beyond_the_clip_is_refused():
