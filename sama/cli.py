@@ -18,13 +18,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sama.presets import PRESETS
+
 if TYPE_CHECKING:
     from sama.edit import EditEvent
     from sama.estimate import Estimate
     from sama.video import VideoInfo
 
 OK, FAILED, BAD_INPUT, CANCELLED, TERMINATED = 0, 1, 2, 130, 143
-PRESET_NAMES = ("tiny", "14b", "1.3b")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,10 +55,9 @@ def _edit(arguments: argparse.Namespace) -> int:
     values.pop("output", None)  # an earlier result is not replaced by accident
     values |= _given(arguments)
     for name, what in (("video", "a video"), ("instruction", "an instruction")):
-        if name not in values:
+        if values.get(name) is None:
             raise _UsageError(f'Give {what}: python -m sama edit in.mp4 "Make it snowy" -o out.mp4')
     values.setdefault("output", free_output(values["video"]))
-    values["lora"] = tuple(values.get("lora", ()))
     progress = _Progress(quiet=arguments.quiet)
     with closing(edit_video(EditRequest(**values))) as events:
         for event in events:
@@ -299,7 +299,7 @@ def _add_info(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", help=f"{', '.join(PRESET_NAMES)} (tiny)")
+    parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (tiny)")
     parser.add_argument("--model", metavar="FOLDER", help="a saved pipeline in place of the preset's weights")
     parser.add_argument("--steps", type=int, help="denoising steps; the model's default if left out")
     parser.add_argument("--guidance", type=float, help="how strongly the instruction steers")
@@ -314,7 +314,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_doctor(commands: Any, common: argparse.ArgumentParser) -> None:
     doctor = commands.add_parser("doctor", parents=[common], help="is this machine ready?")
-    doctor.add_argument("--preset", choices=PRESET_NAMES, default="tiny")
+    doctor.add_argument("--preset", choices=tuple(PRESETS), default="tiny")
     doctor.add_argument("--folder", default=".", help="where results will go")
     doctor.set_defaults(run=_doctor)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,14 @@ def check_request(
     check_values(request)
     _check_text(request.instruction, "instruction", required=True)
     _check_text(request.negative_prompt, "negative prompt", required=False)
-    for spec in request.lora:
-        check_lora(parse_lora(spec)[0])
-    info = check_video(request.video, limits)
-    plan = plan_of(request, info, canvas)
-    output = check_output(request.output, request.video)
-    if with_weights:
-        check_weights(request.preset, request.model)
+    with _usable_paths():
+        for spec in request.lora:
+            check_lora(parse_lora(spec)[0])
+        info = check_video(request.video, limits)
+        plan = plan_of(request, info, canvas)
+        output = check_output(request.output, request.video)
+        if with_weights:
+            check_weights(request.preset, request.model)
     return Job(request, info, plan, output, output.with_suffix(".json"))
 
 
@@ -143,10 +145,11 @@ def check_values(request: EditRequest) -> None:
 
 def check_video(video: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
     """Facts about a clip. Raises `EditError` when it cannot be read."""
-    try:
-        return probe(video, limits)
-    except VideoError as error:
-        raise EditError(str(error)) from error
+    with _usable_paths():
+        try:
+            return probe(video, limits)
+        except VideoError as error:
+            raise EditError(str(error)) from error
 
 
 def plan_of(request: EditRequest, info: VideoInfo, canvas: Canvas | None = None) -> Plan:
@@ -206,18 +209,22 @@ def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) 
 
 
 def free_output(video: str | os.PathLike[str]) -> Path:
-    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost."""
+    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost. Raises
+    `EditError` for a path that cannot be used."""
     path = Path(video)
     candidate = path.with_name(f"{path.stem}-edited.mp4")
     number = 2
-    while candidate.exists():
-        candidate = path.with_name(f"{path.stem}-edited-{number}.mp4")
-        number += 1
+    with _usable_paths():
+        while candidate.exists():
+            candidate = path.with_name(f"{path.stem}-edited-{number}.mp4")
+            number += 1
     return candidate
 
 
 def parse_lora(spec: str) -> tuple[Path, float]:
     """`path` or `path@scale` as path and scale. Raises `EditError` for a scale that is not finite."""
+    if not str(spec):
+        raise EditError("The LoRA has no name; give a file such as snow.safetensors.")
     path, separator, scale = str(spec).rpartition("@")
     if not separator or Path(spec).exists():
         return Path(spec), 1.0
@@ -233,11 +240,13 @@ def parse_lora(spec: str) -> tuple[Path, float]:
 def check_lora(path: Path) -> None:
     """Raise `EditError` unless `path` is a safetensors file with LoRA weights, or a folder with one. Reads its header
     only."""
-    file = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
-    if not file.is_file():
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if len(files) > 1:
+        raise EditError(f"The folder {str(path)!r} holds several files of weights; give the LoRA's own file.")
+    if not files or not files[0].is_file():
         raise EditError(f"There is no LoRA file {str(path)!r}; check the path.")
     try:
-        with safe_open(file, framework="numpy") as opened:
+        with safe_open(files[0], framework="numpy") as opened:
             names = list(opened.keys())
     except (SafetensorError, OSError) as error:
         raise EditError(f"{path.name} is not a safetensors file; choose a LoRA saved as .safetensors.") from error
@@ -287,6 +296,16 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if isinstance(values.get("lora"), list):
         values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"])
     return values
+
+
+@contextmanager
+def _usable_paths() -> Iterator[None]:
+    """A path that the system refuses to look at (too long, a loop of links, a folder that may not be entered)."""
+    try:
+        yield
+    except OSError as error:
+        place = Path(os.fsdecode(error.filename)).name if error.filename else "A path"
+        raise EditError(f"{place} cannot be used: {error.strerror or error}; choose another place or name.") from error
 
 
 def _check_choice(value: str, choices: Sequence[str] | Mapping[str, Any], name: str) -> None:

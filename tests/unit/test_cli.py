@@ -78,6 +78,12 @@ def test_settings_fill_what_is_not_given(clip, model, tmp_path):
         (["{clip}", "Make it snowy", "--guidance", "nan"], "guidance cannot be nan"),
         (["{clip}", "Make it snowy", "--preset", "huge"], "tiny, 14b, 1.3b"),
         (["{clip}", "Make it snowy", "--sharpen"], "nrecognized arguments"),
+        (["{clip}", "Make it snowy", "--steps", "0"], "steps cannot be 0"),
+        (["{clip}", "Make it snowy", "-o", "y" * 300 + ".mp4"], "too long"),
+        (["y" * 300 + ".mp4", "Make it snowy"], "too long"),
+        (["{clip}", "Make it snowy", "--lora", "{text}"], "not a safetensors file"),
+        (["{clip}", "Make it snowy", "--lora", "y" * 300], "too long"),
+        (["{clip}", "Make it snowy", "--lora", ""], "LoRA has no name"),
         (["{clip}"], "Give an instruction"),
         ([], "Give a video"),
         (["--settings", "{text}"], "not a settings file"),
@@ -93,6 +99,25 @@ def test_bad_input_exits_2_with_one_sentence_and_no_file(arguments, says, clip, 
     assert says in refused.stderr
     assert refused.stdout == ""
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("stored", "says"),
+    [({"lora": 5}, "list of files"), ({"video": None}, "Give a video"), ({"instruction": 7}, "must be text")],
+)
+def test_settings_with_values_of_the_wrong_kind_are_refused(stored, says, clip, tmp_path, capsys):
+    settings = tmp_path / "odd.json"
+    good = {"sama_version": "0.1.0", "video": clip.name, "instruction": "Make it snowy"}
+    settings.write_text(json.dumps(good | stored))
+    assert cli.main(["edit", "--settings", str(settings)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_folder_of_several_loras_is_refused(clip, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    assert cli.main(["edit", str(clip), "Make it snowy", "--lora", str(tmp_path)]) == 2
+    assert "give the LoRA's own file" in capsys.readouterr().err
 
 
 def test_refusals_do_not_wait_for_torch(clip):
