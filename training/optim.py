@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ class FlattenedMuon(torch.optim.Muon):
         super().__init__(self._matrices, **options)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
+        """One update; `closure` as in `torch.optim.Optimizer`."""
         for weight, matrix in zip(self._weights, self._matrices, strict=True):
             matrix.grad = None if weight.grad is None else weight.grad.view_as(matrix)
         return super().step(closure)

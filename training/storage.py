@@ -64,8 +64,10 @@ class RoundedWeights:
     their own values again. A step taken with the gradients found inside trains the weights to survive the rounding."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._live = [parameter for name, parameter in model.named_parameters() if is_large_matrix(name, parameter)]
-        self._own = [torch.empty_like(parameter) for parameter in self._live]
+        self._live: list[Tensor] = [
+            parameter for name, parameter in model.named_parameters() if is_large_matrix(name, parameter)
+        ]
+        self._own: list[Tensor] = [torch.empty_like(parameter) for parameter in self._live]
 
     @torch.no_grad()
     def __enter__(self) -> None:

@@ -72,7 +72,7 @@ def generator_words(pack_folder: str) -> list[str]:
     phrases_said: list[str] = [*edits.WORDS, *edits.COLOURS, *styles.STYLES, *styles.WEATHERS, *backgrounds.BACKGROUNDS]
     for sprite in pack.all_sprites:
         phrases_said += [sprite.name, *sprite.aliases]
-    phrases_said += [item.caption for item in (*pack.all_stills, *pack.all_shots)]
+    phrases_said += [still.caption for still in pack.all_stills] + [shot.caption for shot in pack.all_shots]
     for task in edits.TASKS:
         phrases_said += [*templates(task, "train"), *templates(task, "test")]
     for table in (phrases.STYLE_PHRASES, phrases.WEATHER_PHRASES, phrases.BACKGROUND_NOUNS, phrases.PLACES):
