@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _edit(arguments: argparse.Namespace) -> int:
     from sama.edit import edit_video
-    from sama.request import EditRequest, free_output, load_settings
+    from sama.request import EditRequest, free_output
+    from sama.settings import load_settings
 
     values = load_settings(arguments.settings) if arguments.settings else {}
     values.pop("output", None)  # an earlier result is not replaced by accident

@@ -7,10 +7,7 @@ full-size frame are ever held.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -37,8 +34,8 @@ from sama.request import (
     check_request,
     check_weights,
     parse_lora,
-    settings_of,
 )
+from sama.settings import write_settings
 from sama.shapes import padded_frame_count
 from sama.video import Frame, FrameReader, VideoError, VideoWriter
 from sama.video.limits import VideoLimits
@@ -135,7 +132,7 @@ def edit_video(
         seconds = time.monotonic() - began
         facts = {"frames": frames, "seconds": round(seconds, 2), "kept_source": painter.keep}
         try:
-            _write_settings(job, pipeline, facts)
+            write_settings(job, pipeline, facts)
         except BaseException:
             job.output.unlink(missing_ok=True)
             raise
@@ -204,20 +201,6 @@ def _saved_pipeline(folder: str | os.PathLike[str], device: str) -> SamaPipeline
 
     dtypes = {"transformer": fast_dtype(device), "vae": vae_dtype(device), "default": torch.float32}
     return SamaPipeline.from_pretrained(folder, dtype=dtypes)
-
-
-def model_fingerprint(pipeline: SamaPipeline) -> str:
-    """Which weights these are: a hash over names, shapes and a sample of the values of every tensor, LoRAs left out."""
-    digest = hashlib.sha256()
-    for component in ("transformer", "vae", "text_encoder"):
-        for name, tensor in sorted(getattr(pipeline, component).state_dict().items()):
-            if "lora_" in name:
-                continue
-            flat = tensor.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
-            digest.update(f"{component}.{name.replace('.base_layer', '')}{tuple(tensor.shape)}".encode())
-            digest.update(sample.tobytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -404,27 +387,6 @@ def _user_errors() -> Iterator[None]:
         raise EditFailedError(
             "The device ran out of memory; edit fewer frames at a time, or use a smaller preset."
         ) from error
-
-
-def _write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:
-    config, request = pipeline.config, job.request
-    resolved = {
-        "steps": request.steps or config["default_steps"],
-        "guidance": config["default_guidance"] if request.guidance is None else request.guidance,
-        "source_guidance": 1.0 if request.source_guidance is None else request.source_guidance,
-        "device": request.device,
-        "fingerprint": model_fingerprint(pipeline),
-    }
-    text = json.dumps(settings_of(job, resolved | facts), indent=2, ensure_ascii=False) + "\n"
-    handle, name = tempfile.mkstemp(dir=job.settings.parent, prefix=f".{job.settings.name}.")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.chmod(0o644)
-        part.replace(job.settings)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _faded(earlier: NDArray, later: NDArray) -> NDArray:

@@ -1,4 +1,4 @@
-"""What is asked for: the request, its check at the door, and the settings file that repeats it.
+"""What is asked for: the request, and its check at the door.
 
 Nothing here imports torch, so that bad input is refused at once.
 """
@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ MAX_SEED = 2**32 - 1
 KEEP_SOURCE = ("auto", "on", "off")
 SCHEDULERS = ("euler", "unipc")
 SETTINGS_MARK = "sama_version"
+"""The field by which a file of settings is known."""
 
 
 @dataclass(frozen=True)
@@ -254,50 +255,6 @@ def check_lora(path: Path) -> None:
         raise EditError(f"{path.name} holds no LoRA weights; choose a file made by LoRA training.")
 
 
-def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that repeats an edit: every field of the request, and `resolved` facts about how it was done.
-
-    Paths are stored relative to the settings file, so that a folder can be moved as a whole.
-    """
-    from sama import __version__
-
-    values = {field.name: getattr(job.request, field.name) for field in fields(EditRequest)}
-    folder = job.settings.parent
-    values |= {
-        "video": _relative(job.request.video, folder),
-        "output": _relative(job.output, folder),
-        "model": None if job.request.model is None else _relative(job.request.model, folder),
-        "lora": [_relative(path, folder) + f"@{scale:g}" for path, scale in map(parse_lora, job.request.lora)],
-        "frames": job.plan.frames,
-        "fps": str(job.info.fps),
-        "width": job.info.width,
-        "height": job.info.height,
-        "bucket": list(job.plan.bucket),
-        "windows": len(job.plan.windows),
-    }
-    return {SETTINGS_MARK: __version__} | values | dict(resolved)
-
-
-def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields of `EditRequest` in a settings file; relative paths become paths from here. Raises `EditError`."""
-    file = Path(path)
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EditError(f"The settings {file.name or str(file)!r} cannot be read; check the path.") from error
-    except ValueError as error:
-        raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.") from error
-    if not isinstance(stored, dict) or SETTINGS_MARK not in stored:
-        raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.")
-    values = {field.name: stored[field.name] for field in fields(EditRequest) if field.name in stored}
-    for name in ("video", "output", "model"):
-        if values.get(name) is not None:
-            values[name] = str(file.parent / str(values[name]))
-    if isinstance(values.get("lora"), list):
-        values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"])
-    return values
-
-
 @contextmanager
 def _usable_paths() -> Iterator[None]:
     """A path that the system refuses to look at (too long, a loop of links, a folder that may not be entered)."""
@@ -346,10 +303,3 @@ def _is_settings(path: Path) -> bool:
         return SETTINGS_MARK in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _relative(path: str | os.PathLike[str], folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive
-        return Path(path).resolve().as_posix()
