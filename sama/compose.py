@@ -69,11 +69,6 @@ def changes_everything(result: Frames, reference: Frames) -> bool:
     return float((differences >= _FAINT).mean()) > MOSTLY_CHANGED
 
 
-def coverage(mask: Mask) -> float:
-    """Share of the picture that a mask (T, h, w) gives to the result, 0 to 1."""
-    return float(mask.mean())
-
-
 def compose(source: NDArray[np.uint8], result: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
     """One full-size frame: the result where the mask is 1, the source's own pixels where it is 0.
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sama.compose import MOSTLY_CHANGED, compose, coverage
+from sama.compose import changes_everything, compose
 from sama.compose import edit_mask as soft_mask
 from sama.edit import load_pipeline
 from sama.pipeline import SamaPipeline
@@ -93,9 +93,9 @@ class Examiner:
         result = self._edit(case.source, words, seed)
         truth_again, source_again = self._through_vae(case.target), self._through_vae(case.source)
         mask = edit_mask(case.source, case.target)
-        soft = soft_mask(result, source_again)
         kept = result
-        if coverage(soft) <= MOSTLY_CHANGED:
+        if not changes_everything(result, source_again):
+            soft = soft_mask(result, source_again)
             kept = np.stack([compose(*frame) for frame in zip(case.source, result, soft, strict=True)])
         score = Score(
             task=task,
