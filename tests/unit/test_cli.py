@@ -130,7 +130,9 @@ def test_refusals_do_not_wait_for_torch(clip):
 def test_stopping_leaves_no_file(number, status, clip, model, tmp_path):
     command = [sys.executable, "-m", "sama", "edit", str(clip), "Make it snowy", "-o", str(tmp_path / "out.mp4")]
     command += ["--model", str(model), "--steps", "200"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that: here a person is at the keyboard.
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=listen) as process:
         for line in process.stderr:
             if line.startswith("Painting"):
                 break
