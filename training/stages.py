@@ -1,7 +1,8 @@
 """Stages `pretrain` and `sft`: what the transformer is shown, and what it is asked for.
 
-`pretrain` is the paper's stage 0: image edits (one-frame clips) with pretext restorations of videos. `sft` is its
-stage 1: video edits; the embedded model keeps a share of restorations in it, so that both abilities stay.
+Both show video edits and pretext restorations on rendered clips; the mixture (`data.pretext_share`,
+`data.task_weights`) tells them apart. The embedded model is trained in one `sft` run with a share of restorations, so
+that both abilities stay. The paper's stage 0 also has image edits, which are not drawn yet.
 """
 
 from __future__ import annotations
