@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,6 +42,7 @@ from training.procedural.edits import TASKS
 from training.procedural.language import instruction
 from training.procedural.pack import Pack
 from training.procedural.render import Case, render_case
+from training.storage import whole
 
 logger = logging.getLogger(__name__)
 
@@ -206,15 +206,10 @@ def evaluate(examiner: Examiner, tasks: Sequence[str], per_task: int, out: Path,
             contact_sheet(rows, out / f"{task}.jpg", frame_height=112, columns=columns, quality=82)
     summary = summarise(scores)
     report = {"summary": summary, "scores": [asdict(score) for score in scores]}
-    _write(out / "scores.json", json.dumps(report, indent=1))
-    _write(out / "scores.md", as_markdown(summary))
+    for name, text in (("scores.json", json.dumps(report, indent=1)), ("scores.md", as_markdown(summary))):
+        with whole(out / name) as part:
+            part.write_text(text, encoding="utf-8")
     return report
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def main() -> None:

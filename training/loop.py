@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 from training.ema import Ema
 from training.optim import build_optimisers, rate_factor, set_rates
-from training.storage import RoundedWeights
+from training.storage import RoundedWeights, whole
 
 logger = logging.getLogger(__name__)
 
@@ -207,9 +206,8 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
-        temporary = self.folder / f".state.{os.getpid()}"
-        torch.save(state, temporary)
-        temporary.replace(self.folder / "state.pt")
+        with whole(self.folder / "state.pt") as part:
+            torch.save(state, part)
 
     def resume(self) -> bool:
         """Go on from the output folder's `state.pt`, if there is one. ValueError: it has another configuration."""

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import BertModel, SiglipVisionModel
+from transformers import SiglipVisionModel
 
 from sama.pretext import EDIT_PREFIX
 from sama.prompts import model_prompt
@@ -32,6 +32,7 @@ from training.loop import autocast
 from training.objective import add_noise, edit_weights, losses, sample_sigmas
 from training.one_pass import OnePassVAE
 from training.storage import rewrite_compact
+from training.text_encoder import load_frozen
 from training.vae import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,7 @@ class EditStage:
         words = tokenizer(str(base / "tokenizer"))
         self.pad_token = words.pad_token_id
         self.bare_ids = tokenise(words, [model_prompt("", EDIT_PREFIX)])[0].long().to(device)
-        self.text = BertModel.from_pretrained(base / "text_encoder", dtype=torch.float32, add_pooling_layer=False)
-        self.text.to(device).eval().requires_grad_(False)
+        self.text = load_frozen(base, device)
         statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std], device=device)
         self.mean, self.std = statistics.view(2, 1, -1, 1, 1, 1)
         transformer = SamaTransformer3DModel(

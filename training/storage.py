@@ -8,7 +8,8 @@ through the rounding (`float8_rounded`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,13 +51,20 @@ def rewrite_compact(path: Path, in_float8: Callable[[str, Tensor], bool] = is_la
 
 def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
     """Write weights whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with whole(path) as part:
+        save_file(dict(state), part, metadata={"format": "pt"})
+        part.chmod(0o644)  # the writer's temporary files are private
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`: it takes the name when the block ends well, and is gone when it does not."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(dict(state), temporary, metadata={"format": "pt"})
-        temporary.chmod(0o644)  # the writer's temporary files are private
-        temporary.replace(path)
+        yield part
+        part.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 class RoundedWeights:

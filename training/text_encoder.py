@@ -62,6 +62,12 @@ def kept_ids(vocabulary: Sequence[str], kept_words: int = KEPT_WORDS, extra: Seq
     return kept
 
 
+def load_frozen(base: Path, device: torch.device) -> BertModel:
+    """The stored encoder of the pipeline folder `base`, float32, for states that nothing is trained through."""
+    encoder = BertModel.from_pretrained(base / "text_encoder", dtype=torch.float32, add_pooling_layer=False)
+    return encoder.to(device).eval().requires_grad_(False)
+
+
 def generator_words(pack_folder: str) -> list[str]:
     """Every word that the pair generator can say: names, captions, colours, looks, subtitles and its grammar."""
     from training.procedural import backgrounds, edits, phrases, styles

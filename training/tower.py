@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from training.config import TrainConfig
 from training.data.rendered import LabelledAnchors, RenderedGroups, stream
 from training.storage import rewrite_compact
+from training.text_encoder import load_frozen
 
 CLIPS_PER_GROUP = 6
 TEMPERATURE = 0.05
@@ -51,8 +52,7 @@ class TowerStage:
         torch.manual_seed(config.seed)
         base = Path(config.base)
         self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
-        self.text = BertModel.from_pretrained(base / "text_encoder", dtype=torch.float32, add_pooling_layer=False)
-        self.text.to(accelerator.device).eval().requires_grad_(False)
+        self.text = load_frozen(base, accelerator.device)
         siglip = SiglipVisionConfig(**config.model)
         self.model: nn.Module = NamedTower(siglip, self.text.config.hidden_size).to(accelerator.device)
         self.embeddings: dict[str, Tensor] = {}

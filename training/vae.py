@@ -16,7 +16,7 @@ from training.config import TrainConfig
 from training.data.rendered import ClipCrops, RenderedGroups, stream
 from training.loop import autocast
 from training.one_pass import OnePassVAE
-from training.storage import float8_rounded, is_large_matrix, rewrite_compact
+from training.storage import RoundedWeights, rewrite_compact
 
 CROP = 144
 CLIPS_PER_GROUP = 4
@@ -62,17 +62,18 @@ class VaeStage:
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """Measure the latents' mean and deviation through the stored weights, and write `vae`."""
-        for name, parameter in self.vae.named_parameters():
-            if is_large_matrix(name, parameter):
-                parameter.copy_(float8_rounded(parameter))
-        batches = self.batches()
-        means = []
+        with RoundedWeights(self.vae):
+            latents = self._latents()  # (z, everything)
+            self.vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
+            self.vae.save_pretrained(folder / "vae")
+        rewrite_compact(folder / "vae" / WEIGHTS_FILE)
+
+    def _latents(self) -> Tensor:
+        """Latents of eight batches, (z, positions)."""
+        batches, means = self.batches(), []
         for _ in range(8):
             frames = next(batches)["frames"].flatten(0, 1).to(self.accelerator.device).float() / 127.5 - 1
             with autocast(self.config, self.accelerator.device):
                 mean, _ = self.model.encode(frames)  # type: ignore[operator]
             means.append(mean.float().transpose(0, 1).flatten(1))
-        latents = torch.cat(means, dim=1)  # (z, everything)
-        self.vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())
-        self.vae.save_pretrained(folder / "vae")
-        rewrite_compact(folder / "vae" / WEIGHTS_FILE)
+        return torch.cat(means, dim=1)
