@@ -1,35 +1,31 @@
-"""One YAML per run: typed and closed. A key that does not exist is an error that suggests the right one."""
+"""One YAML per run. What can be set, section by section, with what it means."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import types
-import typing
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-import yaml
+from training.closed_yaml import ConfigError, read_yaml
 
-Stage = Literal["vae", "tower", "pretrain", "sft"]
-Config = TypeVar("Config")
+__all__ = [
+    "ConfigError", "DataConfig", "LoraConfig", "ManifestConfig", "ObjectiveConfig", "OptimiserConfig", "ParallelConfig",
+    "RenderedConfig", "SaveConfig", "SetConfig", "TrainConfig", "WatchConfig", "load_config",
+]  # fmt: skip
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key."""
+Stage = Literal["vae", "tower", "pretrain", "sft", "lora"]
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Where the material comes from and how much of it is made."""
+class RenderedConfig:
+    """Pairs drawn by `training.procedural`, encoded once and drawn often in other pairs, wordings and noise."""
 
     pack: str = "data/pack"
     frames: int = 17
-    workers: int = 8
-    """Processes that render and tokenise, for each training process."""
     groups: int = 0
     """Scenes to render and encode before training (0: as many as fit into `encode_minutes`)."""
     encode_minutes: float = 2.0
@@ -43,16 +39,65 @@ class DataConfig:
     """Share of training samples that restore a perturbed clip instead of following an instruction."""
     task_weights: dict[str, float] = field(default_factory=dict)
     """How often each editing task is drawn, relative to 1."""
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """One data set on disk."""
+
+    manifest: str
+    """A .jsonl or .csv file, or WebDataset shards (`shards/{000..127}.tar`)."""
+    adapter: str = "pairs"
+    """How its rows are read: `pairs` (source_video, target_video, prompt and the usual aliases), `clips` (video and
+    caption, for the pretext tasks), or a published set's name: see `training.data.adapters`."""
+    root: str = ""
+    """Folder that the manifest's paths are relative to (default: the manifest's own)."""
+    weight: float = 1.0
+    """How often its samples are drawn, relative to their number."""
+
+
+@dataclass(frozen=True)
+class ManifestConfig:
+    """Pairs, image pairs and clips from files, in buckets of aspect ratio and frames."""
+
+    sets: tuple[SetConfig, ...] = ()
+    buckets: Literal["tiny", "official"] = "official"
+    """Sizes: those of the embedded model, or the released model's fifteen."""
+    frames: tuple[int, ...] = (1, 17, 33, 49, 81)
+    """Frame counts of the form 4k+1; a clip goes to the largest that it fills."""
+    image_batch: int = 4
+    """Images a process and micro-step; the batch of a video bucket follows from `cost_bound`."""
+    video_batch: int = 1
+    """Clips of the largest video bucket a process and micro-step; smaller buckets take more at the same cost."""
+    image_share: float = 0.8
+    """Share of samples that are images (paper: 448 of 560). Every process has the same kind in one micro-step."""
+    cache: str = ""
+    """Folder for encoded latents and text states, keyed by content (empty: encode every time)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from."""
+
+    source: Literal["rendered", "manifest"] = "rendered"
+    workers: int = 8
+    """Processes that read or draw samples, for each training process."""
     text_dropout: float = 0.1
     """Share of instructions replaced by the bare prefix, for guidance."""
+    rendered: RenderedConfig = RenderedConfig()
+    manifest: ManifestConfig = ManifestConfig()
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Muon for matrices, AdamW for everything else, one trapezoidal schedule for both."""
+    """The optimisers and their one schedule: warm-up, plateau, linear fall to zero."""
 
+    name: Literal["muon", "adamw"] = "muon"
+    """`muon`: Muon for matrices, AdamW for everything else; `adamw`: AdamW for everything, sharded weights too."""
     learning_rate: float = 2e-3
+    """Of Muon, or of AdamW where it is alone (paper: 2e-5)."""
     adam_learning_rate: float = 1e-3
+    """Of AdamW beside Muon."""
     weight_decay: float = 0.01
     warmup_steps: int = 100
     decay_share: float = 0.4
@@ -66,10 +111,69 @@ class ObjectiveConfig:
     """Flow matching plus L1 on the anchors (paper, section 3.2)."""
 
     semantic_weight: float = 0.1
+    """0 trains without anchors: the model sees none."""
     edit_weight: float = 1.0
     """Weight of latent positions where source and target differ; 1 is the paper's plain mean."""
+    timesteps: Literal["uniform", "logit_normal"] = "uniform"
+    """Distribution of noise levels before the shift, stratified over the batch."""
     sigma_shift: float = 3.0
-    """Noise levels are uniform in (0, 1), then shifted: s u / (1 + (s - 1) u)."""
+    """Noise levels are shifted towards noise: s u / (1 + (s - 1) u)."""
+    pretext: bool = True
+    """Motion pretext tasks in stage `pretrain` (and in rendered data by `pretext_share`)."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How several processes share the work."""
+
+    weights: Literal["auto", "replicate", "shard"] = "auto"
+    """`replicate` is DDP, `shard` is FSDP2; auto: DDP for LoRA and small models, FSDP2 for the rest."""
+    sequence: int = 1
+    """Processes that share one long sequence; divides the number of processes and the attention heads."""
+    checkpointing: Literal["none", "full", "offload"] = "none"
+    """Activations: kept, recomputed, or recomputed with the blocks' inputs kept in host memory."""
+    checkpoint_every: int = 1
+    """Recompute every n-th block only."""
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """When the whole state is written to `output`/checkpoints."""
+
+    minutes: float = 10.0
+    steps: int = 0
+    """0: by minutes alone."""
+    keep: int = 2
+    """The newest checkpoints that stay."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter on the transformer."""
+
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.0
+    added_modules: bool = False
+    """Also adapt the semantic projector and head."""
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What is measured on the way."""
+
+    log_every: int = 20
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Beside the local `metrics.jsonl`, which is always written."""
+    validate_every: int = 0
+    """Steps between losses on held-out samples at fixed noise and noise levels (0: never)."""
+    validation_samples: int = 8
+    sample_every_minutes: float = 0.0
+    """Grids of source, target, raw and averaged samples (0: never)."""
+    sample_count: int = 4
+    sample_steps: int = 10
+    sample_seconds: float = 60.0
+    """A grid stops after this long and shows what it has."""
 
 
 @dataclass(frozen=True)
@@ -79,81 +183,43 @@ class TrainConfig:
     stage: Stage
     output: str
     model: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the model class that the stage trains."""
+    """Arguments of the model class that the stage trains. Empty with `start_from_base`: the base's own."""
     base: str = "assets/sama-tiny"
-    """Folder with the frozen parts of the pipeline (`vae`, `text_encoder`, `tokenizer`, `semantic_tower`)."""
+    """Folder or Hub name with the frozen parts of the pipeline (`vae`, `text_encoder`, `tokenizer`)."""
+    tower: str = ""
+    """Folder or Hub name of the SigLIP tower that makes the anchors (default: `base`/semantic_tower)."""
     start_from_base: bool = False
     """Start the transformer from `base`/transformer instead of random weights."""
+    start_from: str = ""
+    """Start the transformer from this file or folder: ours, official, or a base Wan2.1 checkpoint."""
     seed: int = 0
     batch_size: int = 16
-    """Samples a process and step."""
+    """Samples a process and micro-step (rendered data; manifests set theirs by cost)."""
+    accumulate: int = 1
+    """Micro-steps of one optimiser step."""
     max_steps: int = 1000
     max_minutes: float = 0.0
     """End, with the schedule run to its end, after this many minutes (0: by steps alone)."""
-    float8_share: float = 0.15
-    """The last part of the run goes through the float8 rounding of the stored weights."""
+    float8_share: float = 0.0
+    """The last part of the run goes through the float8 rounding of the stored weights (embedded model)."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
-    log_every: int = 20
-    save_minutes: float = 2.0
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = DataConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    save: SaveConfig = SaveConfig()
+    lora: LoraConfig = LoraConfig()
+    watch: WatchConfig = WatchConfig()
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides what the run computes."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """A hash of everything that decides what the run computes, and of nothing else."""
+        values = dataclasses.asdict(self)
+        for name in ("output", "save", "watch"):
+            values.pop(name)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_config(path: Path, overrides: typing.Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file and apply `a.b=value` overrides. Raises ConfigError naming the key at fault."""
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration {path}: see training/configs for those that are shipped")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no keys")
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise ConfigError(f"{override!r} is no override: write key=value, with dots for nested keys")
-        place = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = yaml.safe_load(value)
-    return _build(TrainConfig, values, "")
-
-
-def _build(kind: type[Config], values: dict[str, Any], prefix: str) -> Config:
-    assert is_dataclass(kind)
-    known = {item.name: item for item in fields(kind)}
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {prefix}{key}: {hint}")
-    for name, item in known.items():
-        missing = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if missing and name not in values:
-            raise ConfigError(f"the key {prefix}{name} is missing")
-    hints = get_type_hints(kind)
-    return kind(**{key: _convert(hints[key], value, prefix + key) for key, value in values.items()})
-
-
-def _convert(kind: Any, value: Any, key: str) -> Any:
-    if is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{key} must be a section of keys")
-        return _build(kind, value, f"{key}.")
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ConfigError(f"{key} must be one of {', '.join(map(str, get_args(kind)))}, not {value!r}")
-        return value
-    plain = get_origin(kind) or kind
-    if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(plain, types.UnionType) or not isinstance(plain, type):
-        return value
-    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        raise ConfigError(f"{key} must be a {plain.__name__}, not {value!r}")
-    return value
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a run's YAML file and apply `a.b=value` overrides. Raises ConfigError naming the key at fault."""
+    return read_yaml(TrainConfig, path, overrides)

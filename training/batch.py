@@ -1,0 +1,55 @@
+"""What a feed gives and a stage takes: one encoded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Encoded samples of one bucket, on the device.
+
+    source: (B, C, F, H, W) normalised latents, float32 or bfloat16; None to train text-to-video.
+    target: (B, C, F, H, W).
+    text: (B, L, text_dim) states, padded rows zero; drop-out has been applied.
+    anchors: (B, 65, semantic_dim) clean tokens of the targets' first frames.
+    """
+
+    source: Tensor | None
+    target: Tensor
+    text: Tensor
+    anchors: Tensor
+
+
+class Place(NamedTuple):
+    """Where a process stands among those that see different samples; the processes of one sequence-parallel group have
+    the same place and draw the same batches and noise."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+
+class Feed(Protocol):
+    """An endless stream of batches of one place whose position can be stored."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches from the present position on. Every place has the same bucket in the same micro-step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was taken: integers, no more."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a stored position; call before `batches`."""
+        ...
+
+    def summary(self) -> str:
+        """What will be seen and what was left out, as lines for a person: sizes, buckets, drops and why."""
+        ...
