@@ -16,7 +16,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sama.shapes import PATCH_SIZE, TokenCounts
+from sama.shapes import PATCH_SIZE, LatentShape, TokenCounts, token_counts
+from training.batch import Batch
 
 
 class ModelShape(NamedTuple):
@@ -78,6 +79,25 @@ def training_flops(forward: Flops, frozen: bool = False) -> int:
     """Forward and backward: three forward passes. frozen: the weights take no gradients of their own (LoRA, whose
     small matrices are not counted), so that layers cost two passes and attention three."""
     return (2 if frozen else 3) * forward.linear + 3 * forward.attention
+
+
+class Cost(NamedTuple):
+    """What a micro-step works through."""
+
+    samples: int
+    tokens: int
+    flops: int
+
+
+def batch_cost(config: Mapping[str, Any], batch: Batch, frozen: bool = False) -> Cost:
+    """The cost of training on a batch, from its real sizes. config: the transformer's. frozen: see
+    `training_flops`. In a sequence-parallel group it is the cost for the group together."""
+    shape = LatentShape(*batch.target.shape[2:])
+    semantic = 0 if batch.anchors is None else batch.anchors.shape[1]
+    tokens = token_counts(shape, with_source=batch.source is not None, semantic_tokens=semantic)
+    each = training_flops(forward_flops(ModelShape.of(config), tokens, batch.text.shape[1]), frozen)
+    samples = len(batch.target)
+    return Cost(samples, samples * tokens.total, samples * each)
 
 
 _PEAKS: tuple[tuple[str, float], ...] = (
