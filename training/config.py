@@ -156,6 +156,12 @@ class LoraConfig:
     dropout: float = 0.0
     added_modules: bool = False
     """Also adapt the semantic projector and head."""
+    name: str = ""
+    """Of the file that is written, without suffix (default: the output folder's)."""
+    trigger: str = ""
+    """An instruction that asks for what was learned; stored in the file, and offered by the app."""
+    stored: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in the file."""
 
 
 @dataclass(frozen=True)
