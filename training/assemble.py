@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertModel, SiglipVisionModel
 
 from sama.pipeline import SamaPipeline
 from sama.transformer import SamaTransformer3DModel
-from training.stages import TEXT_LENGTH
+from training.data.rendered import TEXT_LENGTH
 
 PARTS = ("vae", "semantic_tower", "transformer")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,16 +17,17 @@ class Batch:
     source: (B, C, F, H, W) normalised latents, float32 or bfloat16; None to train text-to-video.
     target: (B, C, F, H, W).
     text: (B, L, text_dim) states, padded rows zero; drop-out has been applied.
-    anchors: (B, 65, semantic_dim) clean tokens of the targets' first frames.
+    anchors: (B, 65, semantic_dim) clean tokens of the targets' first frames; None where the objective uses none.
     """
 
     source: Tensor | None
     target: Tensor
     text: Tensor
-    anchors: Tensor
+    anchors: Tensor | None
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a process stands among those that see different samples; the processes of one sequence-parallel group have
     the same place and draw the same batches and noise."""
 

@@ -54,6 +54,9 @@ class SetConfig:
     """Folder that the manifest's paths are relative to (default: the manifest's own)."""
     weight: float = 1.0
     """How often its samples are drawn, relative to their number."""
+    length_tolerance: float = 0.1
+    """Largest difference of a pair's lengths, relative to the longer; pairs that differ more are dropped. Clips that
+    correspond from the beginning, one of which goes on, need more."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,13 @@ class ManifestConfig:
     """Clips of the largest video bucket a process and micro-step; smaller buckets take more at the same cost."""
     image_share: float = 0.8
     """Share of samples that are images (paper: 448 of 560). Every process has the same kind in one micro-step."""
+    token_bound: float = 1.5
+    """No batch of clips holds more than this many times the tokens of the largest bucket's: memory grows with tokens,
+    not with cost."""
+    fps: float = 0.0
+    """Frames per second at which clips are seen (0: each clip's own)."""
+    extract: Literal["head", "uniform"] = "head"
+    """Which frames of a longer clip: the first ones, or ones spread evenly over it."""
     cache: str = ""
     """Folder for encoded latents and text states, keyed by content (empty: encode every time)."""
 

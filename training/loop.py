@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 from training.ema import Ema
 from training.optim import build_optimisers, rate_factor, set_rates
+from training.precision import autocast
+from training.randomness import generator
 from training.storage import RoundedWeights, whole
 
 logger = logging.getLogger(__name__)
@@ -43,18 +45,26 @@ class Stage(Protocol):
         """An endless stream of batches of this process."""
         ...
 
-    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts, for the log. `model` is the wrapped module to call."""
+    def loss(self, model: nn.Module, batch: Any, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts, for the log. `model` is the wrapped module to call, `random` all the
+        randomness there may be, on the model's device."""
         ...
 
     def export(self, folder: Path) -> None:
         """Write the module's present weights where the pipeline finds them."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the stream of batches."""
+        ...
 
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Forward passes in bfloat16 where the configuration says so; weights, gradients and losses stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a stored position; called before `batches`."""
+        ...
+
+    def summary(self) -> str:
+        """What will be seen, as lines for a person."""
+        ...
 
 
 class Clock:
@@ -113,9 +123,9 @@ class Trainer:
             logs = self._optimise(batch, progress)
             if self.step - first == UNTIMED_STEPS:
                 self._start_clock()
-            if self.step % config.log_every == 0:
+            if self.step % config.watch.log_every == 0:
                 self._log(logs, progress)
-            if time.monotonic() - saved > config.save_minutes * 60:
+            if time.monotonic() - saved > config.save.minutes * 60:
                 self.save()
                 saved = time.monotonic()
         self.save()
@@ -145,8 +155,11 @@ class Trainer:
     def _optimise(self, batch: Any, progress: float) -> dict[str, Tensor]:
         config = self.config
         through_float8 = self.step > 0 and progress >= 1.0 - config.float8_share
-        with self.rounded if through_float8 else contextlib.nullcontext(), autocast(config, self.accelerator.device):
-            loss, logs = self.stage.loss(self.wrapped, batch)
+        with (
+            self.rounded if through_float8 else contextlib.nullcontext(),
+            autocast(config.precision, self.accelerator.device),
+        ):
+            loss, logs = self.stage.loss(self.wrapped, batch, self._random())
             self.accelerator.backward(loss)
         norm = self._clip()
         set_rates(self.optimisers, rate_factor(self.step, progress, config.optimiser))
@@ -158,6 +171,10 @@ class Trainer:
         self.stage.model.zero_grad(set_to_none=True)
         self.step += 1
         return {**logs, "loss": loss.detach(), "grad_norm": norm}
+
+    def _random(self) -> torch.Generator:
+        accelerator = self.accelerator
+        return generator(accelerator.device, "loss", self.config.seed, self.step, 0, accelerator.process_index)
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
@@ -202,6 +219,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.clock.elapsed(),
             "fingerprint": self.config.fingerprint(),
+            "stage": self.stage.state_dict(),
             "model": self.stage.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -217,6 +235,7 @@ class Trainer:
         state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
         if state["fingerprint"] != self.config.fingerprint():
             raise ValueError(f"{path} belongs to another configuration: choose another output, or remove it")
+        self.stage.load_state_dict(state["stage"])
         self.stage.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):

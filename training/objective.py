@@ -21,12 +21,15 @@ class Noised(NamedTuple):
     velocity: Tensor
 
 
-def sample_sigmas(count: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Noise levels in (0, 1), (count,): stratified over the batch, then shifted towards noise as at inference."""
+def sample_sigmas(count: int, config: ObjectiveConfig, generator: torch.Generator) -> Tensor:
+    """Noise levels in (0, 1), (count,): stratified over the batch by `timesteps`, then shifted towards noise as at
+    inference."""
     device = generator.device
     offsets = torch.rand(count, generator=generator, device=device)
-    uniform = (torch.randperm(count, generator=generator, device=device) + offsets) / count
-    return shift * uniform / (1 + (shift - 1) * uniform)
+    levels = (torch.randperm(count, generator=generator, device=device) + offsets) / count
+    if config.timesteps == "logit_normal":
+        levels = torch.special.ndtri(levels.double()).float().sigmoid()
+    return config.sigma_shift * levels / (1 + (config.sigma_shift - 1) * levels)
 
 
 def add_noise(clean: Tensor, sigmas: Tensor, noise: Tensor) -> Noised:
@@ -35,10 +38,12 @@ def add_noise(clean: Tensor, sigmas: Tensor, noise: Tensor) -> Noised:
     return Noised((1 - sigmas) * clean + sigmas * noise, noise - clean)
 
 
-def edit_weights(source: Tensor, target: Tensor, weight: float, threshold: float = 0.25) -> Tensor:
+def edit_weights(source: Tensor | None, target: Tensor, weight: float, threshold: float = 0.25) -> Tensor:
     """Weights (B, 1, F, H, W) with mean 1 per sample: `weight` where the latents of source and target differ by more
     than `threshold` standard deviations on average, 1 elsewhere. An edit often covers a tenth of the picture, and the
     plain mean then mostly rewards copying."""
+    if source is None or weight == 1.0:
+        return target.new_ones(()).expand(len(target), 1, *target.shape[2:])
     changed = (source - target).abs().mean(dim=1, keepdim=True) > threshold
     weights = torch.where(changed, weight, 1.0)
     return weights / weights.mean(dim=(1, 2, 3, 4), keepdim=True)
@@ -47,12 +52,13 @@ def edit_weights(source: Tensor, target: Tensor, weight: float, threshold: float
 def losses(
     velocity: Tensor,
     wanted: Tensor,
-    semantic: Tensor,
-    wanted_semantic: Tensor,
     weights: Tensor,
-    config: ObjectiveConfig,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Total, flow and semantic loss in float32. The flow loss is returned per sample, (B,), for the log."""
+    semantic: Tensor | None = None,
+    wanted_semantic: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Flow and semantic loss of each sample, (B,) float32 each: weighted squared error of the video's velocity, and L1
+    on the anchors' velocity (None without anchors)."""
     flow = ((velocity.float() - wanted.float()).square() * weights).mean(dim=(1, 2, 3, 4))
-    anchors = (semantic.float() - wanted_semantic.float()).abs().mean()
-    return flow.mean() + config.semantic_weight * anchors, flow, anchors
+    if semantic is None or wanted_semantic is None:
+        return flow, None
+    return flow, (semantic.float() - wanted_semantic.float()).abs().mean(dim=(1, 2))

@@ -56,14 +56,32 @@ class TowerStage:
         siglip = SiglipVisionConfig(**config.model)
         self.model: nn.Module = NamedTower(siglip, self.text.config.hidden_size).to(accelerator.device)
         self.embeddings: dict[str, Tensor] = {}
+        self.taken = 0
 
-    def batches(self) -> Iterator[Any]:
-        groups = RenderedGroups(
-            self.config.data.pack, 1, LabelledAnchors(CLIPS_PER_GROUP), self.config.seed, self.accelerator.process_index
-        )
-        return stream(groups, self.config.data.workers, max(1, self.config.batch_size // CLIPS_PER_GROUP), _collate)
+    def batches(self) -> Iterator[dict[str, Any]]:
+        data, rank = self.config.data.rendered, self.accelerator.process_index
+        batch = (max(1, self.config.batch_size // CLIPS_PER_GROUP), _collate)
+        labelled = LabelledAnchors(CLIPS_PER_GROUP)
+        groups = RenderedGroups(data.pack, 1, labelled, self.config.seed, rank, batch, self.taken)
+        for samples in stream(groups, self.config.data.workers):
+            self.taken += 1
+            yield samples
 
-    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = state["taken"]
+
+    def summary(self) -> str:
+        return f"first frames of scenes rendered from {self.config.data.rendered.pack}"
+
+    def loss(
+        self,
+        model: nn.Module,
+        batch: dict[str, Any],
+        random: torch.Generator,  # noqa: ARG002 - one signature
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.accelerator.device
         pixels = batch["anchors"].to(device).float() / 127.5 - 1
         names, captions, colours = model(pixels)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.data.rendered import ClipCrops, RenderedGroups, stream
-from training.loop import autocast
 from training.one_pass import OnePassVAE
+from training.precision import autocast
 from training.storage import RoundedWeights, rewrite_compact
 
 CROP = 144
@@ -37,20 +37,22 @@ class VaeStage:
         neutral = {"latents_mean": [0.0] * z_dim, "latents_std": [1.0] * z_dim}
         self.vae = AutoencoderKLWan(**config.model, **neutral)
         self.model: nn.Module = OnePassVAE(self.vae).to(accelerator.device)
-        self.noise = torch.Generator(accelerator.device).manual_seed(config.seed + 1 + accelerator.process_index)
+        self.taken = 0
 
-    def batches(self) -> Iterator[Any]:
-        data = self.config.data
-        groups = RenderedGroups(
-            data.pack, data.frames, ClipCrops(CROP, CLIPS_PER_GROUP), self.config.seed, self.accelerator.process_index
-        )
-        return stream(groups, data.workers, max(1, self.config.batch_size // CLIPS_PER_GROUP))
+    def batches(self) -> Iterator[Tensor]:
+        """Clips (B, 3, T, 144, 144) uint8, on the host."""
+        data, rank = self.config.data.rendered, self.accelerator.process_index
+        batch = (max(1, self.config.batch_size // CLIPS_PER_GROUP), _collate)
+        crops = ClipCrops(CROP, CLIPS_PER_GROUP)
+        groups = RenderedGroups(data.pack, data.frames, crops, self.config.seed, rank, batch, self.taken)
+        for frames in stream(groups, self.config.data.workers):
+            self.taken += 1
+            yield frames
 
-    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = batch["frames"].flatten(0, 1).to(self.accelerator.device, non_blocking=True).float() / 127.5 - 1
+    def loss(self, model: nn.Module, batch: Tensor, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        frames = self._pixels(batch)
         shape = (len(frames), self.config.model["z_dim"], (frames.shape[2] - 1) // 4 + 1, CROP // 8, CROP // 8)
-        noise = torch.randn(shape, generator=self.noise, device=frames.device)
-        output, mean, logvar = model(frames, noise)
+        output, mean, logvar = model(frames, torch.randn(shape, generator=random, device=frames.device))
         error = output.float() - frames
         absolute, square = error.abs().mean(), error.square().mean()
         gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -58,6 +60,19 @@ class VaeStage:
         loss = absolute + SQUARE_WEIGHT * square + GRADIENT_WEIGHT * gradient + KL_WEIGHT * kl
         psnr = -10 * torch.log10(F.mse_loss(output.float().clamp(-1, 1), frames) / 4)
         return loss, {"l1": absolute.detach(), "psnr": psnr.detach(), "kl": kl.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = state["taken"]
+
+    def summary(self) -> str:
+        data = self.config.data.rendered
+        return f"crops of {CROP} x {CROP} from clips of {data.frames} frames, rendered from {data.pack}"
+
+    def _pixels(self, batch: Tensor) -> Tensor:
+        return batch.to(self.accelerator.device, non_blocking=True).float() / 127.5 - 1
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
@@ -72,8 +87,11 @@ class VaeStage:
         """Latents of eight batches, (z, positions)."""
         batches, means = self.batches(), []
         for _ in range(8):
-            frames = next(batches)["frames"].flatten(0, 1).to(self.accelerator.device).float() / 127.5 - 1
-            with autocast(self.config, self.accelerator.device):
-                mean, _ = self.model.encode(frames)  # type: ignore[operator]
+            with autocast(self.config.precision, self.accelerator.device):
+                mean, _ = self.model.encode(self._pixels(next(batches)))  # type: ignore[operator]
             means.append(mean.float().transpose(0, 1).flatten(1))
         return torch.cat(means, dim=1)
+
+
+def _collate(samples: list[dict[str, Any]]) -> Tensor:
+    return torch.cat([sample["frames"] for sample in samples])

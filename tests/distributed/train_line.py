@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from training.config import OptimiserConfig, TrainConfig
+from training.config import OptimiserConfig, TrainConfig, WatchConfig
 from training.loop import Trainer
 
 BATCH = 8
@@ -27,7 +27,10 @@ class LineStage:
             inputs = torch.randn(BATCH, 4, generator=random)
             yield inputs.chunk(self.count)[self.rank]
 
-    def loss(self, model, batch):
+    def state_dict(self):
+        return {}
+
+    def loss(self, model, batch, random):
         wanted = torch.stack([batch.sum(1), batch[:, 0] * batch[:, 1]], dim=1)
         loss = (model(batch) - wanted).square().mean()
         return loss, {"square": loss.detach()}
@@ -40,7 +43,7 @@ def main(folder: str) -> None:
     accelerator = Accelerator(cpu=True)
     config = TrainConfig(
         stage="sft", output=folder, batch_size=BATCH // accelerator.num_processes, max_steps=12, precision="float32",
-        float8_share=0.0, log_every=1, optimiser=OptimiserConfig(warmup_steps=2),
+        watch=WatchConfig(log_every=1), optimiser=OptimiserConfig(warmup_steps=2),
     )  # fmt: skip
     trainer = Trainer(config, LineStage(accelerator), accelerator)
     trainer.run()

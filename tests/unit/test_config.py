@@ -21,7 +21,7 @@ def path(tmp_path):
 def test_shipped_configurations_load(path):
     config = load_config(path)
     assert config.model and config.max_minutes > 0
-    assert set(config.data.task_weights) <= set(ALL_TASKS)
+    assert set(config.data.rendered.task_weights) <= set(ALL_TASKS)
 
 
 def test_configurations_are_shipped():
@@ -29,8 +29,8 @@ def test_configurations_are_shipped():
 
 
 def test_an_unknown_key_is_named_with_the_right_one(path):
-    with pytest.raises(ConfigError, match=r"unknown key data\.refresh_per_stp: did you mean data\.refresh_per_step"):
-        load_config(path, ["data.refresh_per_stp=1"])
+    with pytest.raises(ConfigError, match=r"unknown key data\.rendered\.(\w+): did you mean data\.rendered\.groups"):
+        load_config(path, ["data.rendered.group=1"])
     with pytest.raises(ConfigError, match=r"unknown key xyzzy: known keys: stage, output"):
         load_config(path, ["xyzzy=1"])
 
@@ -42,7 +42,7 @@ def test_an_unknown_key_is_named_with_the_right_one(path):
         ("compile=1", "compile must be a bool, not 1"),
         ("seed=true", "seed must be a int, not True"),
         ("data=3", "data must be a section"),
-        ("stage=vea", "stage must be one of vae, tower, pretrain, sft, not 'vea'"),
+        ("stage=vea", "stage must be one of vae, tower, pretrain, sft, lora, not 'vea'"),
         ("data.workers=1.5", "data.workers must be a int"),
     ],
 )
@@ -52,10 +52,13 @@ def test_a_wrong_type_is_named(path, override, message):
 
 
 def test_overrides(path):
-    config = load_config(path, ["data.refresh_per_step=2", "optimiser.ema_decay=0.5", "data.task_weights={add: 3.0}"])
-    assert config.data.refresh_per_step == 2.0 and isinstance(config.data.refresh_per_step, float)
+    config = load_config(
+        path, ["data.rendered.refresh_per_step=2", "optimiser.ema_decay=0.5", "data.rendered.task_weights={add: 3.0}"]
+    )
+    rendered = config.data.rendered
+    assert rendered.refresh_per_step == 2.0 and isinstance(rendered.refresh_per_step, float)
     assert config.data.workers == 2 and config.optimiser.ema_decay == 0.5
-    assert config.data.task_weights == {"add": 3.0}
+    assert rendered.task_weights == {"add": 3.0}
     with pytest.raises(ConfigError, match="write key=value"):
         load_config(path, ["seed"])
 

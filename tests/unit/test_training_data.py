@@ -58,13 +58,13 @@ def test_a_store_never_mixes_groups_after_wrap_around():
     kept = store(capacity=3)
     for number in range(8):  # latents are stored in bfloat16, which knows these numbers
         kept.add(*group(number % 2 + 1, ["add", "remove", "cube"], clips=4 + number % 3))
-        for _ in range(4):
-            batch = kept.draw(16, 0.25)
+        for draw in range(4):
+            batch = kept.draw(4 * number + draw, 16, 0.25)
             numbers = batch.token_ids[:, 0]
             source, target = (latents[:, 0, 0, 0, 0].long() for latents in (batch.source, batch.target))
             assert torch.equal(source // 100, numbers) and torch.equal(target // 100, numbers)
-            assert torch.equal(batch.anchors[:, 1, 5, 5].long(), numbers)
-            assert torch.equal(batch.anchors[:, 0, 0, 0].long(), target % 100)
+            assert torch.equal(batch.pictures[:, 1, 5, 5].long(), numbers)
+            assert torch.equal(batch.pictures[:, 0, 0, 0].long(), target % 100)
             edits, restorations = slice(0, 12), slice(12, 16)
             assert torch.equal(target[edits], source[edits] + 1)
             assert (target[restorations] % 100 == 0).all() and (source[restorations] % 100 >= 3).all()
@@ -76,16 +76,16 @@ def test_the_oldest_group_goes_and_the_others_stay():
         kept.add(*group(number, ["add", "add", "tube"]))
         kept.add(*group(number, ["add"], TALL, clips=3))
     assert kept.counts() == {"groups": 4, "clips": 14, "edits": 6, "restorations": 2}
-    seen = {int(number) for _ in range(20) for number in kept.draw(16, 0.0).token_ids[:, 0]}
+    seen = {int(number) for draw in range(20) for number in kept.draw(draw, 16, 0.0).token_ids[:, 0]}
     assert seen == {2, 3}
 
 
 def test_a_shorter_group_leaves_nothing_of_its_predecessor():
     kept = store(capacity=1)
     kept.add(*group(1, ["add"] * 20, clips=8))
-    assert (kept.draw(8, 0.0).token_ids[:, 0] == 1).all()
+    assert (kept.draw(0, 8, 0.0).token_ids[:, 0] == 1).all()
     kept.add(*group(2, ["remove"], clips=3))
-    batch = kept.draw(64, 0.0)
+    batch = kept.draw(1, 64, 0.0)
     assert (batch.token_ids[:, 0] == 2).all() and tasks_of(batch) == {"remove": 64}
 
 
@@ -93,7 +93,7 @@ def test_tasks_are_drawn_by_weight_however_many_pairs_they_have():
     kept = store(weights={"add": 3.0, "style": 0.0})
     kept.add(*group(1, ["remove"] * 9 + ["add"] + ["style"] * 4 + ["recolour"] * 2 + ["cube"]))
     kept.add(*group(2, ["remove"] * 9 + ["recolour"] * 6))
-    drawn = tasks_of(kept.draw(4000, 0.0))
+    drawn = tasks_of(kept.draw(0, 4000, 0.0))
     assert set(drawn) == {"add", "remove", "recolour"}
     assert drawn["add"] / 4000 == pytest.approx(0.6, abs=0.04)
     assert drawn["remove"] / drawn["recolour"] == pytest.approx(1.0, abs=0.2)
@@ -103,31 +103,44 @@ def test_the_share_of_restorations_is_exact():
     kept = store()
     kept.add(*group(1, ["add", "cube", "tube", "tube", "tube"]))
     for size, share, expected in ((20, 0.15, 3), (96, 0.15, 14), (10, 0.0, 0), (10, 1.0, 10)):
-        drawn = tasks_of(kept.draw(size, share))
+        drawn = tasks_of(kept.draw(0, size, share))
         assert sum(drawn[task] for task in PRETEXT_TASKS) == expected
-    drawn = tasks_of(kept.draw(2000, 1.0))  # evenly by pair: the groups were drawn in the tasks' shares
+    drawn = tasks_of(kept.draw(1, 2000, 1.0))  # evenly by pair: the groups were drawn in the tasks' shares
     assert drawn["cube"] / 2000 == pytest.approx(0.25, abs=0.05)
     bare = store()
     bare.add(*group(1, ["add"]))
-    assert tasks_of(bare.draw(10, 0.5)) == {"add": 10}
+    assert tasks_of(bare.draw(0, 10, 0.5)) == {"add": 10}
 
 
 def test_every_wording_and_group_is_drawn():
     kept = store(capacity=8)
     for number in range(1, 7):
         kept.add(*group(number, ["add", "remove"]))
-    seen = Counter(tuple(row[:3].tolist()) for row in kept.draw(3600, 0.0).token_ids)
+    seen = Counter(tuple(row[:3].tolist()) for row in kept.draw(0, 3600, 0.0).token_ids)
     assert len(seen) == 6 * 2 * 3 and min(seen.values()) > 60
 
 
-def test_the_first_batches_take_each_bucket_once_and_later_ones_by_what_is_held():
-    kept = store()
-    for number in range(3):
-        kept.add(*group(number, ["add"], WIDE))
-    kept.add(*group(9, ["add"], TALL))
-    numbers = [int(kept.draw(1, 0.0).token_ids[0, 0]) for _ in range(400)]
-    assert numbers[0] == 9 and numbers[1] != 9
-    assert numbers.count(9) / 400 == pytest.approx(0.25, abs=0.08)
+def test_every_round_has_each_bucket_once_in_the_order_of_all_ranks():
+    def buckets(rank):
+        kept = LatentStore(CPU, 4, {}, 0, rank)
+        for bucket, number in ((WIDE, 1), (WIDE, 2), (TALL, 8), (Bucket(192, 192), 9)):
+            kept.add(*group(number, ["add"], bucket))
+        return [max(int(kept.draw(number, 1, 0.0).token_ids[0, 0]), 2) for number in range(60)]
+
+    numbers = buckets(0)
+    rounds = [tuple(numbers[start : start + 3]) for start in range(0, 60, 3)]
+    assert all(sorted(one) == [2, 8, 9] for one in rounds) and len(set(rounds)) > 3
+    assert buckets(1) == numbers
+
+
+def test_a_store_that_begins_later_draws_what_one_from_the_start_does():
+    whole, later = store(capacity=3), LatentStore(CPU, 3, {}, 0, gone=4)
+    for number in range(7):
+        for kept in (whole, later) if number >= 4 else (whole,):
+            kept.add(*group(number + 1, ["add", "remove", "cube"], clips=4 + number % 3))
+    for number in range(5):
+        one, other = whole.draw(number, 16, 0.25), later.draw(number, 16, 0.25)
+        assert torch.equal(one.token_ids, other.token_ids) and torch.equal(one.source, other.source)
 
 
 def test_what_is_drawn_depends_on_the_seed_alone():
@@ -136,7 +149,7 @@ def test_what_is_drawn_depends_on_the_seed_alone():
         drawn = []
         for number in range(1, 5):
             kept.add(*group(number, ["add", "remove", "cube"], (WIDE, TALL)[number % 2]))
-            drawn += [kept.draw(8, 0.25).token_ids for _ in range(3)]
+            drawn += [kept.draw(3 * number + draw, 8, 0.25).token_ids for draw in range(3)]
         return torch.stack(drawn)
 
     assert torch.equal(tokens(1), tokens(1)) and not torch.equal(tokens(1), tokens(2))
@@ -144,7 +157,7 @@ def test_what_is_drawn_depends_on_the_seed_alone():
 
 def test_a_store_says_what_it_cannot_do():
     with pytest.raises(RuntimeError, match="nothing was added"):
-        store().draw(2, 0.0)
+        store().draw(0, 2, 0.0)
     with pytest.raises(ValueError, match=r"unknown tasks \['explode'\].*recolour"):
         store(weights={"explode": 1.0})
     with pytest.raises(ValueError, match="without pairs"):
@@ -166,8 +179,8 @@ def words(tmp_path):
 def samples(pack, words, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Pack, "load", lambda folder: pack)
 
-    def make(count, seed=0, rank=0, workers=0):
-        groups = stream(RenderedGroups("", 5, PairedClips(words, 2), seed, rank), workers, None)
+    def make(count, seed=0, rank=0, workers=0, start=0):
+        groups = stream(RenderedGroups("", 5, PairedClips(words, 2), seed, rank, start=start), workers)
         return [next(groups) for _ in range(count)]
 
     return make
@@ -211,9 +224,23 @@ def test_samples_depend_on_the_seed_and_the_rank_alone(samples):
         assert not torch.equal(one[0]["tokens"], first[0]["tokens"])
 
 
-def test_one_worker_gives_what_none_gives(samples):
-    for alone, worked in zip(samples(3), samples(3, workers=1), strict=True):
-        assert torch.equal(alone["clips"], worked["clips"]) and torch.equal(alone["tokens"], worked["tokens"])
+def test_the_number_of_workers_changes_nothing_and_a_stream_may_start_anywhere(samples):
+    alone = samples(5)
+    for other, first in ((samples(5, workers=1), 0), (samples(5, workers=2), 0), (samples(2, workers=2, start=3), 3)):
+        for one, twin in zip(alone[first:], other, strict=True):
+            assert torch.equal(one["clips"], twin["clips"]) and torch.equal(one["tokens"], twin["tokens"])
+
+
+def test_all_ranks_have_the_same_buckets_and_each_once_in_every_five(samples):
+    mine, theirs = ([Bucket(*sample["bucket"]) for sample in samples(10, rank=rank)] for rank in (0, 1))
+    assert mine == theirs and sorted(mine[:5]) == sorted(mine[5:]) == sorted(TINY_BUCKETS)
+
+
+def test_batches_of_a_stream_are_its_samples_in_order(pack, words, monkeypatch, samples):  # noqa: F811
+    monkeypatch.setattr(Pack, "load", lambda folder: pack)
+    whole = RenderedGroups("", 5, PairedClips(words, 2), 0, batch=(2, list), start=1)
+    (one, other), alone = next(stream(whole, 2)), samples(4)
+    assert torch.equal(one["clips"], alone[2]["clips"]) and torch.equal(other["clips"], alone[3]["clips"])
 
 
 def test_no_group_is_too_large_for_its_slot(pack):  # noqa: F811

@@ -11,8 +11,19 @@ from torch import nn
 
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.config import ConfigError, DataConfig, ObjectiveConfig, OptimiserConfig, TrainConfig
+from training.batch import Place
+from training.config import (
+    ConfigError,
+    DataConfig,
+    ObjectiveConfig,
+    OptimiserConfig,
+    RenderedConfig,
+    TrainConfig,
+    WatchConfig,
+)
+from training.data.rendered_feed import RenderedFeed
 from training.ema import Ema
+from training.encoders import Encoders
 from training.loop import UNTIMED_STEPS, Clock, Trainer
 from training.optim import build_optimisers, rate_factor
 from training.procedural.pack import Pack
@@ -38,19 +49,26 @@ class Net(nn.Module):
 class ToyStage:
     """Batch n is a function of n."""
 
-    def __init__(self, first=0, broken=()):
+    def __init__(self, broken=()):
         torch.manual_seed(0)
-        self.model, self.first, self.broken = Net(), first, broken
+        self.model, self.number, self.broken = Net(), 0, broken
 
     def batches(self):
-        number = self.first
         while True:
-            x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(number))
-            yield x * torch.inf if number in self.broken else x
-            number += 1
+            x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(self.number))
+            x = x * torch.inf if self.number in self.broken else x
+            self.number += 1
+            yield x
 
-    def loss(self, model, batch):
-        loss = (model(batch) - batch.mean((1, 2, 3), keepdim=True).flatten(1)).square().mean()
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state):
+        self.number = state["number"]
+
+    def loss(self, model, batch, random):
+        wanted = batch.mean((1, 2, 3), keepdim=True).flatten(1) + torch.randn(8, 1, generator=random)
+        loss = (model(batch) - wanted).square().mean()
         return loss, {"part": loss.detach()}
 
     def export(self, folder):
@@ -59,7 +77,7 @@ class ToyStage:
 
 def configuration(output, **changes):
     optimiser = OptimiserConfig(warmup_steps=3, decay_share=0.5, ema_decay=0.9)
-    settings = {"max_steps": 4, "precision": "float32", "float8_share": 0.0, "log_every": 1, "optimiser": optimiser}
+    settings = {"max_steps": 4, "precision": "float32", "watch": WatchConfig(log_every=1), "optimiser": optimiser}
     return TrainConfig("sft", str(output), **(settings | changes))
 
 
@@ -93,7 +111,7 @@ def test_two_steps_saved_and_two_more_are_four(tmp_path, float8_share):
     half = trainer(config)
     stop_after(half, 2)
 
-    resumed = trainer(config, first=2)
+    resumed = trainer(config)
     assert resumed.resume() and resumed.step == 2
     for weight, matrix in zip(resumed.optimisers[0]._weights, resumed.optimisers[0]._matrices, strict=True):
         assert weight.data_ptr() == matrix.data_ptr()
@@ -144,7 +162,7 @@ def test_gradients_are_clipped_to_the_norm_that_the_library_finds(tmp_path):
     one, other = (trainer(configuration(tmp_path)) for _ in range(2))
     batch = next(one.stage.batches()) * 1000
     for run in (one, other):
-        run.stage.loss(run.stage.model, batch)[0].backward()
+        run.stage.loss(run.stage.model, batch, torch.Generator().manual_seed(0))[0].backward()
     norm = one._clip()
     expected = nn.utils.clip_grad_norm_(other.stage.model.parameters(), 1.0)
     assert norm > 1 and torch.equal(norm, expected)
@@ -165,9 +183,9 @@ def test_time_does_not_count_before_the_clock_starts(tmp_path, monkeypatch):
     assert clock.progress(3) == 0.75
 
     class Slow(ToyStage):
-        def loss(self, model, batch):
+        def loss(self, model, batch, random):
             now[0] += 20.0
-            return super().loss(model, batch)
+            return super().loss(model, batch, random)
 
     run = Trainer(configuration(tmp_path, max_steps=1000, max_minutes=1.0), Slow(), Accelerator(cpu=True))
     run.run()
@@ -247,14 +265,14 @@ def base(tmp_path):
 @pytest.fixture
 def stage_config(base, pack, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Pack, "load", lambda folder: pack)
-    data = DataConfig(
-        frames=5, workers=0, groups=2, capacity_groups=5, refresh_per_step=0.5, paraphrases=2, pretext_share=0.25
+    rendered = RenderedConfig(
+        frames=5, groups=2, capacity_groups=5, refresh_per_step=0.5, paraphrases=2, pretext_share=0.25
     )
     return configuration(
         base.parent / "run",
         model=MODEL,
         base=str(base),
-        data=data,
+        data=DataConfig(workers=0, rendered=rendered),
         objective=ObjectiveConfig(edit_weight=3.0),
         batch_size=4,
         start_from_base=True,
@@ -262,7 +280,9 @@ def stage_config(base, pack, monkeypatch):  # noqa: F811
 
 
 def editor(config):
-    return EditStage(config, Accelerator(cpu=True))
+    place = Place(0, 1, torch.device("cpu"))
+    encoders = Encoders(config.base, config.tower, place.device, config.precision)
+    return EditStage(config, Accelerator(cpu=True), RenderedFeed(config, encoders, place), encoders, place)
 
 
 def test_the_editor_trains_from_the_stored_weights(stage_config, base):
@@ -282,8 +302,8 @@ def test_the_editor_trains_from_the_stored_weights(stage_config, base):
 def test_new_groups_come_while_training_and_runs_repeat(stage_config, monkeypatch):
     stage = editor(stage_config)
     encoded = []
-    encode = stage._encode
-    monkeypatch.setattr(stage, "_encode", lambda clips: encoded.append(len(clips)) or encode(clips))
+    encode = stage.encoders.latents
+    monkeypatch.setattr(stage.encoders, "latents", lambda clips: encoded.append(len(clips)) or encode(clips))
     batches = stage.batches()
     first = next(batches)
     assert len(encoded) == 2  # 0.5 a step: none in the first
@@ -293,7 +313,7 @@ def test_new_groups_come_while_training_and_runs_repeat(stage_config, monkeypatc
     for batch in (first, *others):
         twin = next(again)
         assert torch.equal(batch.source, twin.source) and torch.equal(batch.target, twin.target)
-        assert torch.equal(batch.token_ids, twin.token_ids) and torch.equal(batch.anchors, twin.anchors)
+        assert torch.equal(batch.text, twin.text) and torch.equal(batch.anchors, twin.anchors)
         assert not torch.equal(batch.source, batch.target)
 
 
@@ -301,25 +321,25 @@ def test_latents_are_those_of_the_pipeline(stage_config, base):
     stage = editor(stage_config)
     clips = torch.randint(256, (3, 5, 32, 48, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     expected = torch.cat([tiny_pipeline().encode_video(clip[None].float() / 255) for clip in clips])
-    torch.testing.assert_close(stage._encode(clips), expected.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(stage.encoders.latents(clips), expected.float(), atol=1e-4, rtol=1e-4)
 
 
 def test_latents_in_bfloat16_are_those_of_autocast(stage_config):
     stage = editor(replace(stage_config, precision="bfloat16"))
     clips = torch.randint(256, (3, 5, 32, 48, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    latents = stage._encode(clips)
-    stage.vae.float()
-    assert latents.dtype == torch.float32 and torch.equal(latents, stage._encode(clips))
+    latents = stage.encoders.latents(clips)
+    stage.encoders._one_pass.float()
+    assert latents.dtype == torch.float32 and torch.equal(latents, stage.encoders.latents(clips))
 
 
 def test_text_states_are_the_encoders_with_padding_at_zero(stage_config):
-    stage = editor(stage_config)
-    ids = stage.bare_ids.repeat(2, 1)
-    ids[1, 6:] = stage.pad_token
-    mask = ids != stage.pad_token
+    encoders = editor(stage_config).encoders
+    ids = encoders.bare_ids.repeat(2, 1)
+    ids[1, 6:] = encoders.tokenizer.pad_token_id
+    mask = ids != encoders.tokenizer.pad_token_id
     with torch.no_grad():
-        states = stage._text_states(ids)
-        plain = stage.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state * mask.unsqueeze(-1)
+        states = encoders.states_of(ids)
+        plain = encoders.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state * mask.unsqueeze(-1)
     torch.testing.assert_close(states, plain)
     assert not states[~mask].any() and states[mask].any(-1).all()
 

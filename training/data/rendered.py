@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from training.procedural.edits import TASKS
 from training.procedural.language import instruction
 from training.procedural.pack import Pack
 from training.procedural.render import Group, render_group
+from training.randomness import derived_seed
 
 ANCHOR_SIZE = 128
 """Side of the anchor pictures that streams carry, the tower's input size."""
@@ -41,48 +43,63 @@ NO_TASK = len(ALL_TASKS)
 """The task of rows that hold no pair."""
 
 Transform = Callable[[Group, np.random.Generator, Bucket], dict[str, Any]]
+Collate = Callable[[list[dict[str, Any]]], Any]
 
 
 class RenderedGroups(IterableDataset):
     """Groups of paired edits, each turned into a sample by `transform` in the worker that drew it.
 
-    The n-th group of a worker is a function of (seed, rank, worker, n): no two draw the same scene. A loader takes the
-    workers in turn, so that the order of a stream depends on the seed and the number of workers alone.
+    The n-th sample of a stream is a function of (seed, rank, n), whatever the number of workers: a loader takes the
+    workers in turn, and each draws the samples that fall to it. Every `len(TINY_BUCKETS)` samples have each bucket
+    once, in an order that all ranks share.
     """
 
-    def __init__(self, pack_folder: str, frames: int, transform: Transform, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self,
+        pack_folder: str,
+        frames: int,
+        transform: Transform,
+        seed: int,
+        rank: int = 0,
+        batch: tuple[int, Collate] | None = None,
+        start: int = 0,
+    ) -> None:
+        """batch: how many samples come together, and what makes one of them. start: number of the first sample, or of
+        the first batch."""
         self.pack_folder, self.frames, self.transform = pack_folder, frames, transform
-        self.seed, self.rank = seed, rank
+        self.seed, self.rank, self.batch, self.start = seed, rank, batch, start
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
         info = get_worker_info()
         if info:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # of this worker: there is one for each core already
         pack = Pack.load(self.pack_folder)
-        worker = info.id if info else 0
-        count = 0
-        while True:
-            rng = np.random.default_rng((self.seed, self.rank, worker, count))
-            count += 1
-            bucket = TINY_BUCKETS[int(rng.integers(len(TINY_BUCKETS)))]
-            group = render_group(pack, int(rng.integers(2**31)), bucket, self.frames)
-            yield self.transform(group, rng, bucket)
+        for number in itertools.count(self.start + (info.id if info else 0), info.num_workers if info else 1):
+            if self.batch is None:
+                yield self._sample(pack, number)
+            else:
+                size, collate = self.batch
+                yield collate([self._sample(pack, index) for index in range(number * size, number * size + size)])
+
+    def _sample(self, pack: Pack, number: int) -> dict[str, Any]:
+        turn, place = divmod(number, len(TINY_BUCKETS))
+        order = np.random.default_rng(derived_seed("buckets", self.seed, turn)).permutation(len(TINY_BUCKETS))
+        bucket = TINY_BUCKETS[int(order[place])]
+        rng = np.random.default_rng(derived_seed("group", self.seed, self.rank, number))
+        return self.transform(render_group(pack, int(rng.integers(2**31)), bucket, self.frames), rng, bucket)
 
 
-def stream(
-    dataset: RenderedGroups, workers: int, batch_size: int | None, collate: Any = None, pin: bool = False
-) -> Iterator[Any]:
-    """Samples or batches of a stream, prefetched by `workers` processes (0: drawn in this one).
+def stream(dataset: RenderedGroups, workers: int, pin: bool = False) -> Iterator[Any]:
+    """A dataset's samples or batches, prefetched by `workers` processes (0: drawn in this one).
 
     pin: a thread copies them to page-locked memory, from where they travel to a GPU without holding up its work.
     """
     loader = DataLoader(
         dataset,
-        batch_size=batch_size,
+        batch_size=None,
         num_workers=workers,
-        collate_fn=collate,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
         multiprocessing_context="fork" if workers else None,
@@ -190,9 +207,9 @@ def tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(Path(folder))
 
 
-def tokenise(words: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
-    """Prompts as (N, 64) int32, cut or padded."""
-    rows = words(list(prompts), truncation=True, max_length=TEXT_LENGTH, padding="max_length")["input_ids"]
+def tokenise(words: PreTrainedTokenizerBase, prompts: Sequence[str], length: int = TEXT_LENGTH) -> Tensor:
+    """Prompts as (N, length) int32, cut or padded."""
+    rows = words(list(prompts), truncation=True, max_length=length, padding="max_length")["input_ids"]
     return torch.tensor(rows, dtype=torch.int32)
 
 

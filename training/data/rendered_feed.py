@@ -1,0 +1,128 @@
+"""Batches of rendered pairs: groups are encoded once and drawn often, while workers draw new ones.
+
+What is held after n groups, and what the m-th batch takes from it, are functions of the seed, the place, n and m. The
+position is therefore three integers; a resumed run encodes the newest groups again and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sama.shapes import TINY_BUCKETS
+from training.batch import Batch, Place
+from training.config import ConfigError, TrainConfig
+from training.data.latents import LatentStore
+from training.data.rendered import PairedClips, RenderedGroups, stream
+from training.encoders import CLIPS_AT_ONCE, Encoders
+from training.randomness import derived_seed
+
+logger = logging.getLogger(__name__)
+
+
+class RenderedFeed:
+    """The feed of `data.source: rendered`, one for each place."""
+
+    def __init__(self, config: TrainConfig, encoders: Encoders, place: Place) -> None:
+        if not encoders.small:
+            raise ConfigError(
+                "data.source=rendered is for the embedded model: use data.source=manifest with this `base`"
+            )
+        self.config, self.encoders, self.place = config, encoders, place
+        self.data = config.data.rendered
+        self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))
+        """Groups held of each bucket."""
+        self.filled = 0
+        """Groups that were encoded before the first batch; 0: not yet known."""
+        self.drawn = 0
+        self._random = torch.Generator(place.device)
+
+    def batches(self) -> Iterator[Batch]:
+        """Fill the store, then draw from it; `refresh_per_step` new groups are encoded before each batch."""
+        refresh = self.data.refresh_per_step
+        encoded = self.filled + math.floor(self.drawn * refresh)
+        turns_gone = max(0, encoded // len(TINY_BUCKETS) - self.capacity)  # of all buckets: what was replaced since
+        store = LatentStore(
+            self.place.device, self.capacity, self.data.task_weights, self.config.seed, self.place.rank, turns_gone
+        )
+        start = turns_gone * len(TINY_BUCKETS)
+        groups = self._groups(start)
+        self._fill(store, groups, encoded - start)
+        if not refresh:
+            del groups  # and with it the workers
+        while True:
+            due = math.floor((self.drawn + 1) * refresh) - math.floor(self.drawn * refresh)
+            for _ in range(due):
+                store.add(*next(groups))
+            batch = self._draw(store)
+            self.drawn += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"filled": self.filled, "drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.filled, self.drawn = state["filled"], state["drawn"]
+
+    def summary(self) -> str:
+        """What is rendered, held and drawn."""
+        data, sizes = self.data, ", ".join(f"{bucket.width}x{bucket.height}" for bucket in TINY_BUCKETS)
+        first = f"{data.groups} scenes" if data.groups else f"the scenes of {data.encode_minutes:g} minutes"
+        return "\n".join(
+            [
+                f"rendered from {data.pack}: {data.frames} frames, sizes {sizes}, one size a micro-step",
+                f"{first} before the first step, {data.refresh_per_step:g} a micro-step, {data.capacity_groups} held",
+                f"{self.config.batch_size} samples a micro-step and process, {data.pretext_share:.0%} restorations",
+            ]
+        )
+
+    def _draw(self, store: LatentStore) -> Batch:
+        config, encoders = self.config, self.encoders
+        drawn = store.draw(self.drawn, config.batch_size, self.data.pretext_share)
+        self._random.manual_seed(derived_seed("text drop-out", config.seed, self.place.rank, self.drawn))
+        chance = torch.rand(len(drawn.token_ids), 1, generator=self._random, device=self.place.device)
+        token_ids = torch.where(chance < config.data.text_dropout, encoders.bare_ids, drawn.token_ids)
+        anchors = encoders.anchors(drawn.pictures) if config.objective.semantic_weight else None
+        return Batch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors)
+
+    def _fill(self, store: LatentStore, groups: Iterator[tuple[dict[str, Any], Tensor]], wanted: int) -> None:
+        """Add `wanted` groups; if that is 0, the first `groups`, or those that come within `encode_minutes`."""
+        wanted = wanted or self.data.groups
+        count, start = 0, time.monotonic()
+        for group, latents in groups:
+            store.add(group, latents)
+            count += 1
+            late = time.monotonic() - start > self.data.encode_minutes * 60
+            if count == wanted or (not wanted and late and count % len(TINY_BUCKETS) == 0):
+                break
+        self.filled = self.filled or count
+        logger.info("encoded %d groups in %.0f s: %s", count, time.monotonic() - start, store.counts())
+
+    def _groups(self, start: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Groups from number `start` on with their latents, without end. While one is encoded, the next one's clips
+        travel to the device."""
+        data, device = self.data, self.place.device
+        transform = PairedClips(str(Path(self.encoders.base) / "tokenizer"), data.paraphrases)
+        dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.place.rank, start=start)
+        travel = torch.cuda.Stream(device) if device.type == "cuda" else None
+        ahead: tuple[dict[str, Any], Tensor] | None = None
+        for group in stream(dataset, self.config.data.workers, pin=travel is not None):
+            with torch.cuda.stream(travel):  # None: does nothing
+                clips = group.pop("clips")
+                room = math.ceil(len(clips) / CLIPS_AT_ONCE) * CLIPS_AT_ONCE
+                moved = torch.zeros(room, *clips.shape[1:], dtype=torch.uint8, device=device)
+                moved[: len(clips)].copy_(clips, non_blocking=True)
+            group["count"] = len(clips)
+            if ahead:
+                yield ahead[0], self.encoders.latents(ahead[1])[: ahead[0]["count"]]
+            if travel is not None:
+                torch.cuda.current_stream(device).wait_stream(travel)
+                moved.record_stream(torch.cuda.current_stream(device))
+            ahead = group, moved
