@@ -140,7 +140,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
     On a base Wan checkpoint the type embedding starts at zero, so that training begins at the base model.
     """
 
-    # Wan's plan gathers the whole sequence at `proj_out`, which here sees the target's tokens only.
+    # diffusers' context parallelism needs an even number of tokens; `sama.parallel` shares any number.
     _cp_plan = None
 
     @register_to_config
@@ -182,6 +182,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         nn.init.zeros_(self.segment_embedding.weight)
         self.semantic_projector = SemanticProjector(semantic_dim, semantic_hidden_dim, dim)
         self.semantic_head = SemanticHead(dim, semantic_dim)
+        # Both ends of the blocks, where `sama.parallel` splits the sequence and gathers it again.
+        self.before_blocks, self.after_blocks = nn.Identity(), nn.Identity()
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -226,11 +228,13 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         tokens = torch.cat(segments, dim=1)  # (B, source + semantic + target, D)
 
         # 3. The blocks
+        tokens = self.before_blocks(tokens)
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, rotary)
             else:
                 tokens = block(tokens, text, modulation, rotary)
+        tokens = self.after_blocks(tokens)
 
         # 4. Both heads
         semantic = None

@@ -136,6 +136,23 @@ def test_gradients_reach_every_parameter_and_checkpointing_changes_none():
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_a_batch_of_two_is_two_batches_of_one():
+    model = tiny_transformer().train()
+
+    def loss_and_gradients(given):
+        model.zero_grad()
+        out = model(**given)
+        loss = (out.sample - 0.3).square().mean() + 0.1 * (out.semantic - 0.2).abs().mean()
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    singles = [inputs(seed=seed) | {"timestep": torch.tensor([300.0 * seed + 200])} for seed in (0, 1)]
+    both = {name: torch.cat([single[name] for single in singles]) for name in singles[0]}
+    first, second = (loss_and_gradients(single) for single in singles)
+    mean = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+    torch.testing.assert_close(loss_and_gradients(both), mean, atol=1e-5, rtol=1e-5)
+
+
 def test_the_library_s_memory_savers_work_on_it():
     model = tiny_transformer()
     expected = evaluate(model).sample
