@@ -184,6 +184,9 @@ class WatchConfig:
     validate_every: int = 0
     """Steps between losses on held-out samples at fixed noise and noise levels (0: never)."""
     validation_samples: int = 8
+    validation_manifest: str = ""
+    """Pairs that are not trained on, in the columns of the adapter `pairs` (default: drawn ones that are held out; with
+    `data.source: manifest` there are none)."""
     sample_every_minutes: float = 0.0
     """Grids of source, target, raw and averaged samples (0: never)."""
     sample_count: int = 4
