@@ -193,9 +193,8 @@ class _Gather(torch.autograd.Function):
         ctx.counts, ctx.rank = counts, group.rank()
         # The transport wants equal shapes; the filling is cut off again.
         sent = F.pad(own, (0, 0, 0, counts[0] - own.shape[1])).contiguous()
-        received = sent.new_empty(len(counts) * sent.shape[0], *sent.shape[1:])
-        dist.all_gather_into_tensor(received, sent, group=group)
-        parts = received.unflatten(0, (len(counts), -1))
+        parts = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(parts, sent, group=group)
         return torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], dim=1)
 
     @staticmethod
