@@ -1,0 +1,330 @@
+"""Batches from manifests: samples read by worker processes, encoded on the device, cached where a folder is given.
+
+The order of samples is a function of (seed, epoch), whatever the number of workers; the position is that of the last
+batch that was taken, so that what workers have read ahead is read again after a resumption.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.batch import Batch, Place
+from training.config import ConfigError, TrainConfig
+from training.data.adapters import adapter
+from training.data.buckets import Signature, assign, batch_sizes, model_width, signatures, table
+from training.data.cache import ContentCache
+from training.data.checks import Catalogue, find_catalogue, report, write_dropped
+from training.data.clips import ClipError
+from training.data.manifest import Dropped, manifest_files
+from training.data.paired import Clip, PairedClips, Reading, ReadSample, ReadStep
+from training.data.sampler import Sampler, make_groups
+from training.encoders import Encoders
+
+logger = logging.getLogger(__name__)
+
+READ_AHEAD = 2
+"""Micro-steps that each worker reads before they are wanted."""
+
+CHECK_THREADS = 8
+
+
+class ManifestData:
+    """What a configuration's manifests come to: the samples that are used, their buckets and their order.
+
+    Needs no encoders and no device. With several processes the first one makes the catalogue and the others wait.
+    """
+
+    def __init__(
+        self, config: TrainConfig, rank: int = 0, places: int = 1, fresh: bool = False, threads: int = CHECK_THREADS
+    ) -> None:
+        """fresh: open all clips again, whatever is known of them. Raises ConfigError for settings that cannot be, a
+        missing manifest, or when no sample is left."""
+        manifest = config.data.manifest
+        _check_sets(config)
+        self.config, self.places = config, places
+        self.folder = Path(config.output) / "data"
+        self.known = signatures(manifest)
+        self.width = model_width(config)
+        self.sizes = batch_sizes(self.known, manifest, self.width)
+        self.catalogue = _shared_catalogue(config, self.folder, fresh, threads)
+        self.chosen, unfit = assign(self.catalogue, manifest, self.known)
+        self.dropped = [*self.catalogue.dropped, *unfit]
+        if _is_first():
+            write_dropped(self.dropped, self.folder / "dropped.jsonl")
+        weights = [chosen.weight for chosen in manifest.sets]
+        groups = make_groups(self.catalogue.numbers, self.chosen, self.known, weights, manifest.image_share)
+        try:
+            self.sampler = Sampler(groups, self.sizes, config.seed, rank, places)
+        except ConfigError as error:
+            raise ConfigError("\n".join([str(error), *self._report()])) from error
+
+    def reading(self) -> Reading:
+        """How samples are read."""
+        config = self.config
+        return Reading(
+            seed=config.seed,
+            rate=config.data.manifest.fps,
+            extract=config.data.manifest.extract,
+            pretext=config.objective.pretext,
+            anchors=config.objective.semantic_weight > 0,
+            dropout=config.data.text_dropout,
+        )
+
+    def dataset(self, cache: ContentCache | None = None) -> PairedClips:
+        return PairedClips(self.catalogue, self.chosen, self.known, self.reading(), cache)
+
+    def summary(self) -> list[str]:
+        """Sets, drops, buckets and mixture, as lines."""
+        counts = self.sampler.samples_an_epoch()
+        shown = {signature: self.sizes[signature] for signature in self.sampler.buckets}
+        total, images = sum(counts.values()), sum(count for s, count in counts.items() if s.is_image)
+        lines = [*self._report(), "", *table(counts, shown, self.places, self.width)]
+        lines.append(f"an epoch: {total} samples, {images} of them images, over {self.places} places")
+        kinds = {bool(self.known[number].is_image) for number in np.unique(self.chosen[self.chosen >= 0])}
+        if len(kinds) == 1:
+            lines.append("image_share is not used: there is one kind of samples only")
+        elif not images or images == total:
+            lines.append(f"image_share is {self.config.data.manifest.image_share:g}: the other kind is never drawn")
+        return lines
+
+    def _report(self) -> list[str]:
+        lines = report(self.dropped, self.config.data.manifest, self.catalogue.rows)
+        return [*lines, f"every drop: {self.folder / 'dropped.jsonl'}"] if self.dropped else lines
+
+
+class ManifestFeed:
+    """A `training.batch.Feed` of manifests.
+
+    Text encoder and tower are loaded when something is met that the cache does not hold, and never where it holds
+    everything: `fill_cache` sees to that beforehand. The VAE stays, since perturbed sources and samples need it.
+    """
+
+    def __init__(self, config: TrainConfig, encoders: Encoders, place: Place) -> None:
+        """Raises ConfigError: see `ManifestData`."""
+        self.config, self.encoders, self.place = config, encoders, place
+        self.data = ManifestData(config, place.rank, place.count)
+        self.sampler = self.data.sampler
+        self.cache: ContentCache | None = None
+        if config.data.manifest.cache:
+            self.cache = ContentCache(Path(config.data.manifest.cache), encoders.fingerprint())
+            encoders.release()
+        self.dataset = self.data.dataset(self.cache)
+        self.replaced: Counter[str] = Counter()
+        """Samples that could not be read in this session, by origin."""
+        self._latents_type = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches from the present position on, without end."""
+        workers = self.config.data.workers
+        loader = DataLoader(
+            self.dataset,
+            batch_size=None,  # a sample of the loader is a whole micro-step
+            sampler=self.sampler,
+            num_workers=workers,
+            prefetch_factor=READ_AHEAD if workers else None,
+            pin_memory=self.place.device.type == "cuda",
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=_one_thread,
+            generator=torch.Generator(),  # else it draws a number from the global one, which belongs to the run
+        )
+        for read in loader:
+            batch = self.encode(read)
+            self._note(read.replaced)
+            self.sampler.take(read.step)
+            yield batch
+
+    def encode(self, read: ReadStep) -> Batch:
+        """A micro-step as latents, states and anchors on the device."""
+        samples, encoders = read.samples, self.encoders
+        targets = self._latents([sample.target for sample in samples])
+        changed = [number for number, sample in enumerate(samples) if sample.task != "none"]
+        sources = targets.clone() if len(changed) < len(samples) else torch.empty_like(targets)
+        if changed:
+            sources[changed] = self._latents([samples[number].source for number in changed])
+        prompts = [encoders.prompt(sample.text, sample.prefix) for sample in samples]
+        anchors = self._anchors(samples) if self.dataset.reading.anchors else None
+        return Batch(sources, targets, self._texts(prompts), anchors)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and micro-steps taken of it, and the number of places that they were counted with."""
+        return dict(self.sampler.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a stored position; call before `batches`. Raises ConfigError for another number of places."""
+        self.sampler.load_state_dict(state)
+
+    def summary(self) -> str:
+        lines = self.data.summary()
+        if self.cache:
+            lines.append(f"latents, anchors and text states are kept in {self.cache.folder}")
+        if self.replaced:
+            lines.append(f"{self.replaced.total()} samples could not be read and were replaced: {self._failures()}")
+        return "\n".join(lines)
+
+    def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> Counter[str]:
+        """Encode and keep what this place's share of the samples still lacks: targets, sources of edits, anchors and
+        every prompt. Returns how many entries were made, and of how many samples nothing could be read.
+
+        progress: called with the number of samples done and their total. Raises ConfigError without a cache.
+        """
+        if self.cache is None:
+            raise ConfigError("data.manifest.cache names no folder: nothing would be kept")
+        made: Counter[str] = Counter()
+        mine = np.flatnonzero(self.data.chosen >= 0)[self.place.rank :: self.place.count]
+        for done, index in enumerate(mine.tolist(), 1):
+            signature = self.data.known[self.data.chosen[index]]
+            try:
+                made.update(self._fill(index, signature))
+            except ClipError as error:
+                made["unreadable"] += 1
+                logger.warning("%s cannot be read: %s", self.data.catalogue[index].record.origin, error)
+            if progress:
+                progress(done, len(mine))
+        return made
+
+    def _fill(self, index: int, signature: Signature) -> Counter[str]:
+        assert self.cache is not None
+        sample, made = self.data.catalogue[index], Counter[str]()
+        source, target = self.dataset.clips(sample, signature)
+        for clip in (source, target):
+            if clip is not None and (key := self.dataset.latents_key(clip)) not in self.cache:
+                self._latents([Clip(clip.pixels(), None, key)])
+                made["latents"] += 1
+        if self.dataset.reading.anchors and (key := self.dataset.anchor_key(target)) not in self.cache:
+            picture = target.first().permute(2, 0, 1)
+            self._anchors([ReadSample(Clip(None, None, ""), Clip(None, None, ""), "", "", "", None, key, picture)])
+            made["anchors"] += 1
+        for prefix in self.dataset.prefixes(sample):
+            for text in (sample.record.prompt, ""):
+                prompt = self.encoders.prompt(text, prefix)
+                if self.cache.key("text", prompt) not in self.cache:
+                    self._texts([prompt])
+                    made["texts"] += 1
+        return made
+
+    def _latents(self, clips: Sequence[Clip]) -> Tensor:
+        """(N, C, F, H/8, W/8) on the device, in the run's type.
+
+        With a cache, clips are encoded one by one, so that what is kept does not depend on who shared the batch.
+        """
+        device, ready = self.place.device, {}
+        fresh = [number for number, clip in enumerate(clips) if clip.latents is None]
+        for some in [[number] for number in fresh] if self.cache else [fresh] if fresh else []:
+            pixels = torch.stack([_present(clips[number].pixels) for number in some])
+            encoded = self.encoders.latents(pixels.to(device, non_blocking=True)).to(self._latents_type)
+            for number, latents in zip(some, encoded, strict=True):
+                ready[number] = latents
+                if self.cache and clips[number].key:
+                    self.cache.store(clips[number].key, {"latents": latents})
+        for number, clip in enumerate(clips):
+            if clip.latents is not None:
+                ready[number] = clip.latents.to(device, non_blocking=True)
+        return torch.stack([ready[number] for number in range(len(clips))])
+
+    def _anchors(self, samples: Sequence[ReadSample]) -> Tensor:
+        """(N, 65, semantic_dim) on the device."""
+        device, ready = self.place.device, []
+        for sample in samples:
+            if sample.anchor is not None:
+                ready.append(sample.anchor.to(device, non_blocking=True))
+                continue
+            picture = _present(sample.picture).to(device, non_blocking=True)
+            anchor = self.encoders.anchors(picture.unsqueeze(0))[0]
+            if self.cache:
+                self.cache.store(sample.anchor_key, {"anchor": anchor})
+            ready.append(anchor)
+        return torch.stack(ready)
+
+    def _texts(self, prompts: Sequence[str]) -> Tensor:
+        """(N, L, text_dim) on the device. Rows of padding are not kept, since they are zero."""
+        if self.cache is None:
+            return self.encoders.text_states(prompts)
+        states = []
+        for prompt in prompts:
+            key = self.cache.key("text", prompt)
+            found = self.cache.load(key)
+            if found is None:
+                full = self.encoders.text_states([prompt])[0]
+                used = int(full.abs().amax(dim=1).nonzero().max()) + 1
+                self.cache.store(key, {"states": full[:used]})
+            else:
+                kept = found["states"].to(self.place.device)
+                full = kept.new_zeros(self.encoders.text_length, kept.shape[1])
+                full[: len(kept)] = kept
+            states.append(full)
+        return torch.stack(states)
+
+    def _failures(self) -> Path:
+        return self.data.folder / f"unreadable-{self.place.rank}.jsonl"
+
+    def _note(self, replaced: Sequence[Dropped]) -> None:
+        """Write down what could not be read."""
+        for drop in replaced:
+            self.replaced[drop.origin] += 1
+            with self._failures().open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(drop), ensure_ascii=False) + "\n")
+
+
+def describe(config: TrainConfig, places: int = 1) -> str:
+    """A dry run's lines: the summary, or, where manifests are not on this machine, what is missing and the table of all
+    buckets that the settings allow. Raises ConfigError for settings that cannot be."""
+    manifest = config.data.manifest
+    _check_sets(config)
+    missing = []
+    for chosen in manifest.sets:
+        try:
+            manifest_files(chosen.manifest)
+        except ConfigError as error:
+            missing.append(str(error))
+    if not missing:
+        return "\n".join(ManifestData(config, 0, places).summary())
+    known, width = signatures(manifest), model_width(config)
+    return "\n".join([*missing, "", *table({}, batch_sizes(known, manifest, width), places, width)])
+
+
+def _check_sets(config: TrainConfig) -> None:
+    if not config.data.manifest.sets:
+        raise ConfigError("data.manifest.sets is empty: name at least one manifest, or set data.source: rendered")
+    for chosen in config.data.manifest.sets:
+        if not adapter(chosen.adapter).edits and config.stage != "pretrain":
+            raise ConfigError(
+                f"{chosen.manifest} holds clips without edits ({chosen.adapter}), which only stage pretrain takes: "
+                "remove the set, or read it as pairs"
+            )
+
+
+def _is_first() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _shared_catalogue(config: TrainConfig, folder: Path, fresh: bool, threads: int) -> Catalogue:
+    """The catalogue, made by the first process only; a process that cannot see its folder makes its own."""
+    manifest = config.data.manifest
+    folder = Path(manifest.cache) if manifest.cache else folder
+    found = find_catalogue(manifest, folder, fresh, threads) if _is_first() else None
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return found or find_catalogue(manifest, folder, False, threads)
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None  # a clip has pixels or latents, a sample a picture or an anchor
+    return tensor
+
+
+def _one_thread(worker: int) -> None:  # noqa: ARG001 - the loader's signature
+    """There is one worker for each core already."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
