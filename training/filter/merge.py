@@ -1,0 +1,149 @@
+"""From answers to a decision: which pairs are kept, which are dropped and why, and a table of both."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.filter.criteria import (
+    ABOUT_PICTURES,
+    ABOUT_VIDEOS,
+    PICTURE_THRESHOLDS,
+    VIDEO_THRESHOLDS,
+    shortcomings,
+)
+from training.filter.pairs import ListedPair
+from training.judge.answers import Standing, request_name
+from training.judge.client import JudgeError
+
+NO_ANSWER = "no answer"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a pair. reasons: empty for one that is kept. still_open: it can be asked again."""
+
+    scores: dict[str, float]
+    reasons: tuple[str, ...]
+    kind: str
+    still_open: bool = False
+
+
+@dataclass
+class Summary:
+    """Counts of a merge, by kind of pair (`images`, `videos`, `unknown`)."""
+
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    histograms: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def take(self, verdict: Verdict) -> None:
+        """Count one pair; it counts under each of its reasons."""
+        (self.dropped if verdict.reasons else self.kept)[verdict.kind] += 1
+        self.reasons.update(reason.partition(":")[0] for reason in verdict.reasons)
+        for name, score in verdict.scores.items():
+            histogram = self.histograms.setdefault(f"{verdict.kind}, {name}", Counter())
+            histogram[f"{score:.2f}"] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json: counts, and the averages' mean and deciles."""
+        return {
+            "kept": dict(self.kept),
+            "dropped": dict(self.dropped),
+            "reasons": dict(self.reasons.most_common()),
+            "scores": {name: _spread(histogram) for name, histogram in sorted(self.histograms.items())},
+        }
+
+    def as_markdown(self) -> str:
+        """For summary.md."""
+        lines = ["| pairs | kept | dropped | share kept |", "| --- | --- | --- | --- |"]
+        for kind in sorted({*self.kept, *self.dropped}):
+            kept, dropped = self.kept[kind], self.dropped[kind]
+            lines.append(f"| {kind} | {kept} | {dropped} | {kept / (kept + dropped):.1%} |")
+        lines += ["", "| reason for dropping | pairs |", "| --- | --- |"]
+        lines += [f"| {reason} | {count} |" for reason, count in self.reasons.most_common()]
+        lines += ["", "| score | mean | 10 % | median | 90 % |", "| --- | --- | --- | --- | --- |"]
+        for name, histogram in sorted(self.histograms.items()):
+            spread = _spread(histogram)
+            figures = (spread[column] for column in ("mean", "p10", "p50", "p90"))
+            lines.append(f"| {name} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
+        return "\n".join(lines) + "\n"
+
+
+def decide(standing: Standing | None, runs: int, attempts: int) -> Verdict:
+    """The verdict on a pair from all that was answered about it."""
+    standing = standing or Standing()
+    kind = {True: "images", False: "videos", None: "unknown"}[standing.picture]
+    picture = bool(standing.picture)
+    questions = ABOUT_PICTURES if picture else ABOUT_VIDEOS
+    requests = [request_name(question.name, run) for question in questions for run in range(runs)]
+    missing = [request for request in requests if request not in standing.scored]
+    if not missing:
+        thresholds = PICTURE_THRESHOLDS if picture else VIDEO_THRESHOLDS
+        scores = {name: mean for question in questions for name, mean in standing.means(question).items()}
+        low = [f"{name} below {thresholds[name]:g}" for name in shortcomings(scores, thresholds)]
+        return Verdict(scores, tuple(low), kind)
+    failure = standing.failure(missing, attempts)
+    if failure is None:
+        return Verdict({}, (NO_ANSWER,), kind, still_open=True)
+    return Verdict({}, (failure,), kind)
+
+
+def merge(
+    pairs: Iterable[ListedPair], standings: Mapping[str, Standing], out: Path, runs: int, attempts: int, partial: bool
+) -> Summary:
+    """Write kept.jsonl and dropped.jsonl (the manifest's rows, with `filter` added), summary.json and summary.md.
+
+    partial: drop pairs that still lack answers instead of refusing to merge. Raises JudgeError.
+    """
+    from training.storage import whole  # needs torch, for which scoring does not have to wait
+
+    summary = Summary()
+    waiting = 0
+    with (
+        whole(out / "kept.jsonl") as kept_path,
+        whole(out / "dropped.jsonl") as dropped_path,
+        kept_path.open("w", encoding="utf-8") as kept,
+        dropped_path.open("w", encoding="utf-8") as dropped,
+    ):
+        for pair in pairs:
+            if pair.record is None:
+                verdict = Verdict({}, (f"unreadable row: {pair.error}",), "unknown")
+            else:
+                verdict = decide(standings.get(pair.key), runs, attempts)
+            waiting += verdict.still_open
+            summary.take(verdict)
+            found = {"scores": verdict.scores, "reasons": list(verdict.reasons), "origin": pair.origin}
+            line = json.dumps(pair.row | {"filter": found}, ensure_ascii=False) + "\n"
+            (dropped if verdict.reasons else kept).write(line)
+        if waiting and not partial:
+            raise JudgeError(
+                f"{waiting} pairs still lack answers; run the shards that are not finished again, or merge with "
+                "--partial to drop these pairs."
+            )
+    for name, text in (
+        ("summary.json", json.dumps(summary.as_dict(), indent=2) + "\n"),
+        ("summary.md", summary.as_markdown()),
+    ):
+        with whole(out / name) as path:
+            path.write_text(text, encoding="utf-8")
+    return summary
+
+
+def _spread(histogram: Counter[str]) -> dict[str, float]:
+    values = sorted((float(value), count) for value, count in histogram.items())
+    total = sum(count for _, count in values)
+    spread = {"mean": sum(value * count for value, count in values) / total}
+    for share in (10, 50, 90):
+        below = 0
+        for value, count in values:
+            below += count
+            if below * 100 >= share * total:
+                spread[f"p{share}"] = value
+                break
+    return spread
