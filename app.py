@@ -6,21 +6,30 @@ import argparse
 import os
 
 import ui  # first: on a Space it prepares the GPU before torch is imported
+from ui.loras import named_by_environment
 from ui.settings import PRESETS, Settings
 
 
 def parse(arguments: list[str] | None = None) -> Settings:
-    """Settings from the command line; SAMA_PRESET names the model where no option does."""
+    """Settings from the command line; SAMA_PRESET and SAMA_LORA name model and LoRA where no option does."""
     parser = argparse.ArgumentParser(description=ui.__doc__)
     parser.add_argument("--preset", choices=list(PRESETS), default=os.environ.get("SAMA_PRESET", "tiny"))
+    parser.add_argument(
+        "--lora", action="append", metavar="FILE[@SCALE]", help="a LoRA to offer; may be given several times"
+    )
     parser.add_argument("--host", help="interface to listen on; this machine only if left out")
     parser.add_argument("--port", type=int, help="the first free one from 7860 if left out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
     parser.add_argument("--share", action="store_true", help="make a public link through gradio's servers")
     options = parser.parse_args(arguments)
-    return Settings(
-        preset=options.preset, host=options.host, port=options.port, device=options.device, share=options.share
-    )
+    lora = tuple(options.lora or named_by_environment())
+    try:
+        return Settings(
+            preset=options.preset, host=options.host, port=options.port, share=options.share, device=options.device,
+            lora=lora,
+        )  # fmt: skip
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def main() -> None:

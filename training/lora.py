@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import sama
 from sama.lora import read_lora, write_official_lora
 from sama.transformer import SamaTransformer3DModel
 from training.config import LoraConfig
@@ -95,13 +96,11 @@ def export_lora(
 
 def _metadata(name: str, config: LoraConfig) -> dict[str, str]:
     """The header in the field's common words: Stability's ModelSpec, and the `ss_` keys that LoRA tools show."""
-    from sama import __version__
-
     header = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "sama/lora",
-        "modelspec.implementation": f"sama {__version__}",
+        "modelspec.implementation": f"sama {sama.__version__}",
         "modelspec.title": name,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.rank),

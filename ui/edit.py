@@ -18,6 +18,7 @@ from ui.clips import Clip, result_of, source_of, take_upload
 from ui.errors import PromptError, sentence
 from ui.jobs import GPU, Edited, Jobs, Step
 from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.loras import LORA_STRENGTH
 from ui.progress import ProgressView, alert, notice
 from ui.runs import FinishedEdit, finish, new_folder
 from ui.viewer import viewer
@@ -83,6 +84,7 @@ class EditTab:
         )
         with gr.Row(elem_classes="chips"):
             self.chips = [gr.Button(verb, size="sm", min_width=64) for verb in text.VERBS]
+        self._build_lora()
         self.problem = gr.HTML("", elem_classes="field-note")
         with gr.Row():
             self.go = gr.Button("Edit video", variant="primary", elem_id="go")
@@ -96,6 +98,17 @@ class EditTab:
             self.keep = gr.Radio(
                 list(KEEP_LABELS), value="Automatic", label="Keep the source's own pixels where nothing changes"
             )
+
+    def _build_lora(self) -> None:
+        """Shown where the app was started with a LoRA."""
+        loras = self.jobs.settings.loras
+        first = next(iter(loras.values()), None)
+        with gr.Row(visible=first is not None):
+            self.lora = gr.Dropdown(
+                [text.NO_LORA, *loras], value=first.name if first else text.NO_LORA, label="LoRA",
+                info=text.ask_for(first.trigger) if first else None, elem_id="lora",
+            )  # fmt: skip
+            self.strength = gr.Slider(*LORA_STRENGTH, first.scale if first else 1.0, step=0.05, label="Its strength")
 
     def _build_outputs(self) -> None:
         first = self.first
@@ -143,13 +156,16 @@ class EditTab:
         self.video.clear(self._clear, None, [clip, self.clip_note], **private, queue=False)
         for chip, words in zip(self.chips, text.VERBS.values(), strict=True):
             chip.click(None, None, self.instruction, js=_write(words), **private)
+        self.lora.input(
+            self._choose_lora, self.lora, [self.lora, self.strength, self.instruction], **private, queue=False
+        )
         self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **private, queue=False)
         queued = wire_start([self.go.click, self.instruction.submit], self.session.where, self.progress, self.problem,
                             self.go, self.stop)  # fmt: skip
         job = queued.success(
             self._run,
             [self.session.where, clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep,
-             self.session.runs],
+             self.lora, self.strength, self.session.runs],
             [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
              self.problem, self.go, self.stop, self.session.runs, self.session.where],
             concurrency_id=GPU, concurrency_limit=1, trigger_mode="once",
@@ -228,10 +244,20 @@ class EditTab:
     def _again(self, edit: FinishedEdit | None) -> Updates:
         return self._show_clip(result_of(edit)) | {self.instruction: ""} if edit else {}
 
+    def _choose_lora(self, name: str) -> Updates:
+        """Its own strength, and the words that ask for what it was trained on."""
+        lora = self.jobs.settings.loras.get(name)
+        if lora is None:
+            return {self.lora: gr.Dropdown(info="")}
+        updates: Updates = {self.lora: gr.Dropdown(info=text.ask_for(lora.trigger)), self.strength: lora.scale}
+        return updates | ({self.instruction: lora.trigger} if lora.trigger else {})
+
     def _request(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
-                 guidance: float, keep: str, folder: Path) -> EditRequest:  # fmt: skip
+                 guidance: float, keep: str, folder: Path, lora: str = text.NO_LORA,
+                 strength: float = 1.0) -> EditRequest:  # fmt: skip
         if clip is None:
             raise PromptError(text.NO_CLIP)
+        chosen = self.jobs.settings.loras.get(lora)
         return EditRequest(
             video=clip.path,
             instruction=clean_prompt(instruction),
@@ -244,16 +270,20 @@ class EditTab:
             frames=max(1, min(int(frames), self.jobs.settings.info.max_frames)),
             keep_source=KEEP_LABELS.get(keep, KEEP_SOURCE[0]),
             device=self.jobs.settings.device,
+            lora=() if chosen is None else (chosen.spec(strength),),
         )
 
     def _run(self, where: Where, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
-             guidance: float, keep: str, runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
+             guidance: float, keep: str, lora: str, strength: float,
+             runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
         if where.ended.is_set():  # stopped while it waited
             return
         folder, kept = new_folder(), False
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
         try:
-            request = self._request(clip, instruction, start, frames, seed, steps, guidance, keep, folder)
+            request = self._request(
+                clip, instruction, start, frames, seed, steps, guidance, keep, folder, lora, strength
+            )
             view = ProgressView()
             where.started.set()
             yield {self.progress: view(Step("reading"))}

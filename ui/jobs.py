@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from sama.request import EditRequest
+from sama.request import EditError, EditRequest, parse_lora
 from sama.video import probe
 from ui.runs import Tokens
 from ui.settings import Settings
@@ -88,6 +89,7 @@ class Engine:
         self.busy = threading.Lock()
         """Held by the job at work: a job that was stopped may be in its last step when the next one begins."""
         self._pipeline: SamaPipeline | None = None
+        self._adapters: dict[Path, str] = {}
 
     @property
     def loaded(self) -> bool:
@@ -97,16 +99,33 @@ class Engine:
         """The pipeline; the first call loads it, and others wait for that."""
         with self._lock:
             if self._pipeline is None:
-                self._pipeline = self._load()
+                pipeline = self._load()
+                names = getattr(pipeline.transformer, "peft_config", {})  # in the order in which they were loaded
+                self._adapters = dict(zip((lora.path for lora in self._settings.loras.values()), names, strict=False))
+                self._pipeline = pipeline
             return self._pipeline
 
+    def wear(self, lora: Sequence[str]) -> None:
+        """Let exactly these LoRAs act, at their strengths; none leaves the model itself. They are among those that the
+        app was started with: EditError for another."""
+        pipeline = self.pipeline()
+        chosen = [parse_lora(spec) for spec in lora]
+        if any(path not in self._adapters for path, _ in chosen):
+            raise EditError("This app was not started with that LoRA; choose one that it offers.")
+        if chosen:
+            pipeline.enable_lora()
+            pipeline.set_adapters([self._adapters[path] for path, _ in chosen], [scale for _, scale in chosen])
+        elif self._adapters:
+            pipeline.disable_lora()
+
     def _load(self) -> SamaPipeline:
+        paths = [str(lora.path) for lora in self._settings.loras.values()]
         if self._settings.pipeline_loader is not None:
-            return self._settings.pipeline_loader()
+            return _with_loras(self._settings.pipeline_loader(), paths)
         from sama.edit import load_pipeline
 
         device = "cuda" if self._settings.zero_gpu else self._settings.device
-        return load_pipeline(self._settings.preset, device=device)
+        return load_pipeline(self._settings.preset, device=device, lora=paths)
 
     def warm(self) -> None:
         """Load the model and run it once on a grey clip, so that the first visitor does not pay for it."""
@@ -115,6 +134,7 @@ class Engine:
             if not self._settings.zero_gpu:  # its GPU is lent to visitors, not to us
                 grey = np.full((5, 64, 64, 3), 127, np.uint8)
                 with self.busy:
+                    self.wear(())
                     pipeline(video=grey, prompt="", num_inference_steps=1, guidance_scale=1.0)
         except Exception as error:  # the first real job meets the same failure and tells its user
             logger.warning("the model could not be loaded ahead of time: %s", error)
@@ -208,6 +228,7 @@ class Jobs:
         pipeline = self.engine.pipeline()
         clock = _Clock()
         with self.engine.busy, closing(edit_video(request, pipeline=pipeline, previews=True)) as events:
+            self.engine.wear(request.lora)
             for event in events:
                 if event.result is not None:
                     yield Edited(_tokens_of(pipeline, event.result), event.result.seconds)
@@ -231,12 +252,24 @@ class Jobs:
             generator=torch.Generator().manual_seed(task.seed),
         )
         with self.engine.busy, closing(run) as items:
+            self.engine.wear(())
             for item in items:
                 if isinstance(item, SamaStep):
                     left = clock.left(item.step, item.num_steps)
                     yield Step("restoring", item.step, item.num_steps, seconds_left=left)
                 else:
                     yield Restored((np.asarray(item.frames[0]) * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _with_loras(pipeline: SamaPipeline, paths: Sequence[str]) -> SamaPipeline:
+    from sama.checkpoints import CheckpointError
+
+    try:
+        for path in paths:
+            pipeline.load_lora_weights(path)
+    except CheckpointError as error:
+        raise EditError(str(error)) from error
+    return pipeline
 
 
 class _Clock:

@@ -148,6 +148,7 @@ def finish(folder: Path, source: Path, tokens: Tokens | None, film: bool = True)
     """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit."""
     settings = json.loads((folder / "result.json").read_text("utf-8"))
     settings |= {"video": "source.mp4", "output": "result.mp4"}
+    settings["lora"] = [Path(spec).name for spec in settings.get("lora", ())]  # not where it lies on this machine
     (folder / "result.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (folder / "result.json").replace(folder / "settings.json")
     if source != folder / "source.mp4":

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ui.loras import Lora, named_by_environment, offered
+
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
 
@@ -38,6 +40,8 @@ class Settings:
     preset: the model, a key of PRESETS.
     pipeline_loader: gives the pipeline instead of the preset's; used by tests and by people with their own weights.
     on_spaces: whether the app runs on a Hugging Face Space; zero_gpu: on one whose GPU is lent per call.
+    lora: LoRAs that visitors may choose, the first one chosen at the start: files or folders, each optionally followed
+        by `@` and a strength; those of the environment's SAMA_LORA (separated like paths in PATH) if left out.
     warm: load the model and run it once in the background, so that the first edit is quick.
     queue_size: people who may wait; the next one is told that the queue is full.
     """
@@ -47,6 +51,7 @@ class Settings:
     port: int | None = None
     share: bool = False
     device: str | None = None
+    lora: tuple[str, ...] = field(default_factory=named_by_environment)
     warm: bool = True
     queue_size: int = 12
     examples: Path = ASSETS / "examples"
@@ -57,6 +62,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"the preset {self.preset!r} does not exist: choose one of {', '.join(PRESETS)}")
+        offered(self.lora)  # files that cannot be used are refused at the start
+
+    @cached_property
+    def loras(self) -> dict[str, Lora]:
+        """The LoRAs by name. Raises EditError for one that cannot be used."""
+        return offered(self.lora)
 
     @cached_property
     def info(self) -> PresetInfo:

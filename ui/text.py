@@ -11,6 +11,8 @@ PRIVACY = "Clips are deleted after an hour. They are never shown to others and n
 VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove the ", "Style": "Make it "}
 PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make it snowy”"
 
+NO_LORA = "None"
+
 PHASES = {
     "loading": "Loading the model",
     "reading": "Reading the clip",
@@ -55,6 +57,11 @@ EXAMPLES_TITLE = "Finished examples: they open at once"
 WAITING = "Waiting for the model. Others may be ahead of you."
 ONE_AT_A_TIME = "Your last run is still going. Wait for it, or stop it."
 NO_CLIP = "Upload a clip first, or open an example."
+
+
+def ask_for(trigger: str) -> str:
+    """How to ask for what the chosen LoRA was trained on."""
+    return f"It was trained on “{trigger}”." if trigger else ""
 
 
 def stopped(step: int, steps: int) -> str:

@@ -1,0 +1,57 @@
+"""LoRAs that the app is started with, as the page offers them. Headers of files are read; torch is not imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import safe_open
+
+from sama.request import check_lora, parse_lora
+
+LORA_STRENGTH = (0.0, 2.0)
+
+
+class Lora(NamedTuple):
+    """A LoRA by the name that visitors see.
+
+    path: its file or folder. scale: its strength unless another is chosen, within LORA_STRENGTH.
+    trigger: an instruction that asks for what it was trained on, where its file says so.
+    """
+
+    name: str
+    path: Path
+    scale: float = 1.0
+    trigger: str = ""
+
+    def spec(self, scale: float) -> str:
+        """As `EditRequest.lora` takes it; a strength beyond the limits is brought to them."""
+        return f"{self.path}@{_within_limits(scale):g}"
+
+
+def named_by_environment() -> tuple[str, ...]:
+    """The LoRAs of SAMA_LORA, which are separated like the folders of PATH."""
+    return tuple(filter(None, os.environ.get("SAMA_LORA", "").split(os.pathsep)))
+
+
+def offered(specs: Sequence[str]) -> dict[str, Lora]:
+    """The LoRAs of `FILE[@SCALE]` texts by name, in their order. Raises EditError for one that cannot be used."""
+    found: dict[str, Lora] = {}
+    for spec in specs:
+        path, scale = parse_lora(spec)
+        check_lora(path)
+        file = next(iter(path.glob("*.safetensors"))) if path.is_dir() else path
+        with safe_open(file, framework="numpy") as opened:
+            header = opened.metadata() or {}
+        name, number = file.stem, 2
+        while name in found:
+            name, number = f"{file.stem} {number}", number + 1
+        found[name] = Lora(name, path.resolve(), _within_limits(scale), header.get("modelspec.trigger_phrase", ""))
+    return found
+
+
+def _within_limits(scale: float) -> float:
+    low, high = LORA_STRENGTH
+    return min(high, max(low, float(scale)))
