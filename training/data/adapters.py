@@ -182,7 +182,7 @@ def openve(row: Row) -> Fields:
         raise RowError(OUTSIDE, f"edited_type {kind}: local change, background, style and subtitles are used")
     source = media_column(row, ("original_video", "source_video", "src_video"), "source")
     target = media_column(row, ("edited_video", "video", "target_video", "tgt_video"), "target")
-    return Fields(source, target, text_column(row, ("prompt", "instruction"), "prompt"), OPENVE_OFFSET)
+    return Fields(source, target, text_column(row, ("prompt",), "prompt"), OPENVE_OFFSET)
 
 
 def reco(row: Row) -> Fields:
@@ -192,7 +192,7 @@ def reco(row: Row) -> Fields:
     those of public programs that read the same files, with paths relative to the root.
     """
     source, target = media_column(row, ("src_video",), "source"), media_column(row, ("tar_video",), "target")
-    return Fields(source, target, text_column(row, ("instruction_final_refine", "instruction", "prompt"), "prompt"))
+    return Fields(source, target, text_column(row, ("instruction_final_refine",), "prompt"))
 
 
 ADAPTERS: dict[str, Adapter] = {

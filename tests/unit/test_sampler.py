@@ -1,0 +1,134 @@
+"""The order of samples: nothing lost, nothing twice, the same everywhere and after every resumption."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from training.closed_yaml import ConfigError
+from training.data.buckets import Signature
+from training.data.sampler import Sampler, make_groups
+
+IMAGE, SHORT, LONG = known = [Signature(1, 192, 192), Signature(5, 192, 192), Signature(9, 256, 144)]
+SIZES = {IMAGE: 4, SHORT: 3, LONG: 2}
+
+
+def groups(counts, weights=(1.0,), share=0.5):
+    """counts: of each set, of each signature."""
+    numbers = np.repeat(np.arange(len(counts)), [sum(row) for row in counts])
+    chosen = np.concatenate([np.repeat(np.arange(len(row)), row) for row in counts])
+    return make_groups(numbers, chosen, known, weights, share)
+
+
+def samplers(found, places=1, seed=0):
+    return [Sampler(found, SIZES, seed, rank, places) for rank in range(places)]
+
+
+def drawn(sampler, epochs):
+    return [draw for epoch in epochs for step in sampler.steps(epoch) for draw in step.draws]
+
+
+def test_every_sample_comes_once_before_any_comes_again():
+    found = groups([[0, 17, 14]])
+    draws = [draw for sampler in samplers(found, 3) for draw in drawn(sampler, range(12))]
+    assert len(set(draws)) == len(draws), "a draw came twice"
+    for turn in range(10):  # a remainder at the end of the last epoch is still to come
+        assert {draw.sample for draw in draws if draw.turn == turn} == set(range(31))
+
+
+def test_what_does_not_fill_a_micro_step_is_carried_over():
+    found = groups([[0, 5, 0]])  # batches of 3: an epoch has one, then two
+    (sampler,) = samplers(found)
+    assert [len(sampler.steps(epoch)) for epoch in range(6)] == [1, 2, 2, 1, 2, 2]
+    turns = [draw.turn for step in sampler.steps(1) for draw in step.draws]
+    assert sorted(turns) == [0, 0, 1, 1, 1, 1]
+
+
+def test_fewer_samples_than_places_need_wait_for_a_later_epoch():
+    sampler, other = samplers(groups([[0, 2, 0]]), 2)
+    assert [len(sampler.steps(epoch)) for epoch in range(6)] == [0, 0, 1, 0, 0, 1]
+    assert len(set(drawn(sampler, range(6)) + drawn(other, range(6)))) == 12
+    first = list(itertools.islice(iter(sampler), 4))
+    assert [step.epoch for step in first] == [2, 5, 8, 11]
+
+
+def test_places_get_the_same_buckets_at_the_same_time_and_different_samples():
+    sides = [sampler.steps(1) for sampler in samplers(groups([[40, 30, 20]]), 4)]
+    assert len({len(steps) for steps in sides}) == 1
+    for steps in zip(*sides, strict=True):
+        assert len({step.signature for step in steps}) == 1
+        draws = [draw for step in steps for draw in step.draws]
+        assert len(set(draws)) == len(draws) == 4 * SIZES[steps[0].signature]
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    found = groups([[20, 30, 10], [0, 9, 9]], (1.0, 0.5))
+    one, again, other = Sampler(found, SIZES, 0), Sampler(found, SIZES, 0), Sampler(found, SIZES, 1)
+    list(itertools.islice(iter(one), 50))  # what was drawn before does not matter
+    assert one.steps(7) == again.steps(7)
+    assert one.steps(7) != other.steps(7)
+    assert [step.draws for step in one.steps(7)] != [step.draws for step in one.steps(8)]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 13, 14, 60])
+def test_a_resumption_goes_on_as_if_nothing_had_happened(taken):
+    found = groups([[20, 30, 10]])
+    (whole,) = samplers(found)
+    steps = list(itertools.islice(iter(whole), 90))
+    (first,) = samplers(found)
+    for step in itertools.islice(iter(first), taken):
+        first.take(step)
+    (second,) = samplers(found)
+    second.load_state_dict(first.state_dict())
+    assert list(itertools.islice(iter(second), 90 - taken)) == steps[taken:]
+
+
+def test_looking_ahead_does_not_move_the_position():
+    (sampler,) = samplers(groups([[20, 30, 10]]))
+    ahead = list(itertools.islice(iter(sampler), 20))
+    sampler.take(ahead[2])
+    assert sampler.state_dict() == {"epoch": 0, "taken": 3, "places": 1}
+    assert next(iter(sampler)) == ahead[3]
+
+
+def test_another_number_of_places_is_refused():
+    one, two = samplers(groups([[0, 30, 0]]))[0], samplers(groups([[0, 30, 0]]), 2)[0]
+    with pytest.raises(ConfigError, match="stored with 1 places and cannot go on with 2"):
+        two.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.1])
+@pytest.mark.parametrize("images", [30, 3000])
+def test_images_are_their_share_in_every_stretch(share, images):
+    (sampler,) = samplers(groups([[images, 300, 300]], share=share))
+    steps = list(itertools.islice(iter(sampler), 1200))
+    for part in (steps, steps[:400], steps[400:800]):
+        kinds = Counter()
+        for step in part:
+            kinds[step.signature.is_image] += len(step.draws)
+        assert kinds[True] / kinds.total() == pytest.approx(share, abs=0.04)
+
+
+def test_a_kind_alone_needs_no_share_and_a_share_of_all_leaves_one_kind():
+    assert [group.rate for group in groups([[0, 5, 3]], share=0.8)] == [1, 1]
+    assert [group.signature for group in groups([[4, 5, 3]], share=1.0)] == [IMAGE]
+    assert [group.signature for group in groups([[4, 5, 3]], share=0.0)] == [SHORT, LONG]
+
+
+def test_weights_say_how_often_a_set_is_drawn():
+    found = groups([[0, 20, 0], [0, 20, 0], [0, 20, 0]], (1.0, 2.5, 0.0))
+    counts = Counter(draw.sample // 20 for draw in drawn(samplers(found)[0], range(30)))
+    assert set(counts) == {0, 1}
+    assert counts[1] / counts[0] == pytest.approx(2.5, abs=0.05)
+    per_sample = Counter(draw.sample for draw in drawn(samplers(found)[0], range(30)) if draw.sample >= 20)
+    assert max(per_sample.values()) - min(per_sample.values()) <= 1
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match="weight"):
+        groups([[0, 5, 0]], (-1.0,))
+    with pytest.raises(ConfigError, match="image_share"):
+        groups([[0, 5, 0]], share=1.5)
+    with pytest.raises(ConfigError, match="no sample is left"):
+        Sampler([], SIZES, 0)
