@@ -6,10 +6,25 @@ subtitle's words), so that the right answer to an instruction is determined and 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
-import numpy as np
+from training.procedural.texts import WORDS, is_held_out_text, subtitle, subtitle_limit
+
+__all__ = [
+    "COLOURS",
+    "DEFAULT_PLACE",
+    "POSITIONS",
+    "RESIZE_FACTOR",
+    "SIZES",
+    "TASKS",
+    "WHICH_WORDS",
+    "WORDS",
+    "Edit",
+    "is_held_out_text",
+    "object_side",
+    "subtitle",
+    "subtitle_limit",
+]
 
 
 @dataclass(frozen=True)
@@ -21,14 +36,19 @@ class Edit:
     new_object: str = ""  # add / replace: what appears
     colour: str = ""  # recolour: the new colour
     old_colour: str = ""  # the object's colour where it is worth saying ("red balloon")
-    position: str = ""  # add: one of POSITIONS; "" = the default place (lower center)
-    which: str = ""  # tells apart two of a kind: "left" "right" "top" "bottom" "small" "large"
-    size: str = ""  # add: "small" "" "large"
+    position: str = ""  # add: one of POSITIONS, "" = the default place (lower center); move: one of POSITIONS
+    which: str = ""  # tells apart several of a kind: one of WHICH_WORDS
+    size: str = ""  # add: "small" "" "large"; resize: "small" "large"
     style: str = ""  # one of styles.STYLES
     weather: str = ""  # one of styles.WEATHERS
     background: str = ""  # one of backgrounds.BACKGROUNDS
     text: str = ""  # subtitle_add / subtitle_change: the new text
     old_text: str = ""  # subtitle_remove / subtitle_change: the text that was there
+    kind: str = ""  # what the object is called instead of its name ("animal", "thing"), where ``which`` tells it apart
+    beside: str = ""  # add: "left" or "right" of the object named ``near``, in place of a position
+    near: str = ""
+    scene: str = ""  # words for the background, where the instruction mentions it
+    asked: str = ""  # identity: the task that is asked for in vain; "" = the clip is to stay as it is
 
 
 TASKS = (
@@ -42,7 +62,21 @@ TASKS = (
     "subtitle_add",
     "subtitle_remove",
     "subtitle_change",
+    "move",
+    "resize",
+    "identity",
 )
+"""What an edit can do. Seeds and statistics go by the index: new tasks stand at the end.
+
+An object that is *moved* to a side or to the center keeps its height, one moved up or down keeps its distance from the
+sides, one moved to a corner goes just there. One that is *resized* grows or shrinks by :data:`RESIZE_FACTOR` where it
+stands. *identity* asks for what is not there or is done already ("remove the cat" without a cat, "make the red car
+red"), or that nothing be changed: the right answer is the source itself.
+"""
+
+WHICH_WORDS = ("left", "right", "top", "bottom", "small", "large", "middle", "first", "second", "third", "colour")
+"""How one of several of a kind is told: ordinals count from the left; "colour" stands for ``old_colour``, which is then
+always said."""
 
 POSITIONS: dict[str, tuple[float, float]] = {
     "top left": (0.20, 0.24),
@@ -60,65 +94,18 @@ POSITIONS: dict[str, tuple[float, float]] = {
 DEFAULT_PLACE = (0.50, 0.62)
 """Where an added object appears when the instruction names no place: lower center."""
 
-SIZES: dict[str, float] = {"small": 0.32, "": 0.48, "large": 0.66}
-"""Longest side of an added object, as a fraction of ``min(height, 0.75 * width)`` (see :func:`object_side`)."""
+SIZES: dict[str, float] = {"small": 0.36, "": 0.52, "large": 0.70}
+"""Longest side of an added object in the middle of the frame, as a fraction of ``min(height, 0.75 * width)``."""
+
+RESIZE_FACTOR = 1.5
+"""How much larger or smaller a resized object is than before."""
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 
-_WORD_LIST = """
-ACE ACORN AIR ALARM ALPHA AMBER ANCHOR ANGEL APPLE APRIL ARCH ARENA ARROW ATLAS AUGUST AWAY BABY BACK BAKER BAND
-BANK BARN BASE BEACH BEAR BELL BEST BIKE BIRD BLAZE BLOOM BLUE BOAT BOLD BOOK BOX BRAVE BREAD BRIDGE BRIGHT BUS
-CABIN CAFE CAKE CALL CALM CAMP CANDY CAR CARD CASTLE CAT CAVE CHEF CHESS CITY CLAY CLEAR CLIMB CLOCK CLOUD CLUB
-COAST COAT COCOA COIN COLD COLOR COOK COOL CORAL CORN COZY CRAFT CROWN DAILY DANCE DARK DAWN DAY DEEP DEER DELTA
-DESERT DIVE DOG DOOR DOVE DOWN DREAM DRIVE DROP DRUM DUCK DUNE DUSK EAGLE EARLY EARTH EAST EASY ECHO EDGE EIGHT ELF
-END EVENT EVER FABLE FACE FALL FAME FARM FAST FEAST FIELD FILM FINAL FIRE FIRST FISH FIVE FLAG FLASH FLOW FLY FOG
-FOREST FOUR FOX FREE FRESH FROG FROST FRUIT FUN FUTURE GAME GARDEN GATE GHOST GIANT GIFT GLASS GLOW GOAL GOLD GOOD
-GRAND GRASS GREEN GUEST GUIDE HALL HAPPY HARBOR HAT HAWK HEART HELLO HERO HIDE HIGH HILL HOME HONEY HOPE HORSE HOT
-HOTEL HOUR HOUSE ICE IDEA INK IRON ISLAND JAZZ JET JOIN JOKE JOY JULY JUMP JUNE JUNGLE KEEP KEY KIND KING KITE LAKE
-LAMP LAND LAST LATE LEAF LEMON LIFE LIGHT LILY LION LITTLE LIVE LOCK LONG LOST LOUD LOVE LUCK LUNCH MAGIC MAIL MAP
-MARCH MARS MAZE MEADOW MILK MINT MIRROR MOON MORE MOSS MOUSE MOVE MUSIC NEST NEW NICE NIGHT NINE NORTH NOVA NOW OAK
-OCEAN OLIVE ONCE OPEN ORBIT OWL PAGE PAINT PALM PAPER PARK PARTY PATH PEACE PEARL PENNY PIANO PICNIC PILOT PINE
-PIRATE PIXEL PIZZA PLAN PLANET PLAY POEM POND PORT POWER PRIDE PROUD PUPPY QUEEN QUEST QUICK QUIET RABBIT RACE RADIO
-RAIN RANCH READY REAL RED RICE RIDE RING RISE RIVER ROAD ROBOT ROCK ROCKET ROOF ROOM ROSE ROUND ROYAL RUN SAFE SAIL
-SALE SALT SAND SAVE SCHOOL SEA SEED SEVEN SHADOW SHELL SHIP SHOP SHORE SHOW SILVER SKY SLEEP SLOW SMALL SMILE SNOW
-SOFT SOLAR SONG SOON SOUP SOUTH SPACE SPARK SPRING STAR START STAY STILL STONE STOP STORM STORY SUGAR SUMMER SUN
-SUNNY SURF SWEET SWIM TALE TEA TEAM TENT THREE TIGER TIME TODAY TOWER TOWN TOY TRAIL TRAIN TREE TRIP TRUE TURBO TWIN
-UNDER UP VALLEY VELVET VISIT WAIT WAKE WALK WALL WARM WATER WAVE WELCOME WEST WHALE WHEEL WHITE WILD WIND WINDOW
-WINTER WISE WISH WOLF WONDER WOOD WORLD YES YOUNG ZEBRA ZERO ZONE
-"""
 
-WORDS = tuple(_WORD_LIST.split())
-"""Vocabulary of the subtitles."""
+def object_side(size: str, width: int, height: int, place: float = 0.5) -> float:
+    """Longest side in pixels of an object of the named size in a frame of ``width`` x ``height`` pixels.
 
-
-def object_side(size: str, width: int, height: int) -> float:
-    """Longest side in pixels of an object of the named size in a frame of ``width`` x ``height`` pixels."""
-    return SIZES[size] * min(height, 0.75 * width)
-
-
-def is_held_out_text(text: str) -> bool:
-    """Whether a subtitle belongs to the test split: one word in 16 and one pair of words in 8 are never trained on."""
-    words = text.split()
-    if any(_bucket("word " + word) % 16 == 0 for word in words):
-        return True
-    return len(words) > 1 and _bucket("pair " + " ".join(words)) % 8 == 0
-
-
-def subtitle_limit(width: int) -> int:
-    """The most characters of a subtitle in a frame ``width`` pixels wide."""
-    return 10 if width < 190 else 14
-
-
-def subtitle(rng: np.random.Generator, width: int, split: str) -> str:
-    """One or two words that fit a frame ``width`` pixels wide, from the given split ("train" or "test")."""
-    limit, held_out = subtitle_limit(width), split == "test"
-    while True:
-        words = [WORDS[int(i)] for i in rng.integers(len(WORDS), size=2 if rng.random() < 0.7 else 1)]
-        text = " ".join(words)
-        if len(text) <= limit and is_held_out_text(text) == held_out:
-            return text
-
-
-def _bucket(text: str) -> int:
-    """A number that depends on the text alone, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+    ``place`` is the height of its centre, 0 at the top and 1 at the bottom: what is lower is nearer and larger.
+    """
+    return SIZES[size] * min(height, 0.75 * width) * (0.85 + 0.3 * place)

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,8 +30,11 @@ from training.procedural.nouns import (
 )
 from training.procedural.phrases import (
     BACKGROUND_NOUNS,
+    BESIDE,
+    DESTINATIONS,
     PLACES,
     PLACES_OF_TEXT,
+    RESIZING,
     SIZE_WORDS,
     STYLE_PHRASES,
     WEATHER_PHRASES,
@@ -45,7 +49,20 @@ SPLITS = ("train", "test")
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _GROUP = re.compile(r"\(([^()]*)\)")
-_QUESTIONS = ("what about", "what if", "what would", "how about", "how would")
+_QUESTIONS = (
+    "what about",
+    "what if",
+    "what would",
+    "how about",
+    "how would",
+    "can ",
+    "could ",
+    "may ",
+    "would ",
+    "is it ",
+)
+_TYPO_SHARE = 0.03
+_MENTIONS_CLIP = re.compile(r"\b(?:video|clip|scene|picture|frame|screen|footage|:)")
 _CORE_SHARE = 0.3
 _NUMBERS = ("", "a", "two", "three", "four", "five", "six")
 
@@ -63,15 +80,17 @@ def instruction(edit: Edit, rng: np.random.Generator, split: str = "train") -> s
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: use 'train' or 'test'.")
-    if edit.task not in PATTERNS:
-        raise ValueError(f"Unknown task {edit.task!r}: use one of {', '.join(PATTERNS)}.")
-    slots, required = _slots(edit, rng)
-    core, more = _eligible(edit.task, split, frozenset(slots), required)
+    for task in filter(None, (edit.task, edit.asked)):
+        if task not in PATTERNS:
+            raise ValueError(f"Unknown task {task!r}: use one of {', '.join(PATTERNS)}.")
+    slots, required = _slots(replace(edit, task=edit.asked) if edit.asked else edit, rng)
+    core, more = _eligible(edit.asked or edit.task, split, frozenset(slots), required)
     if not core and not more:
         raise ValueError(f"The edit says too little for an instruction: {edit}.")
     groups = core if core and (not more or rng.random() < _CORE_SHARE) else more
     group = groups[int(rng.integers(len(groups)))]  # patterns are equally likely, however many templates they give
-    return _finish(_pick(group, rng), slots, rng)
+    template = _with_scene(_pick(group, rng), edit.scene, slots, rng)
+    return _finish(_with_typo(template, rng), slots, rng)
 
 
 def caption(background: str, objects: Sequence[str], rng: np.random.Generator) -> str:
@@ -98,6 +117,30 @@ def templates(task: str, split: str) -> tuple[str, ...]:
     return tuple(template for group in core + more for template in group)
 
 
+def _with_scene(template: str, scene: str, slots: Slots, rng: np.random.Generator) -> str:
+    """The template with the background named in it, where it speaks of no clip yet."""
+    if not scene or scene.startswith("plain ") or template.startswith("=") or _MENTIONS_CLIP.search(template):
+        return template
+    slots["scene"] = _background(scene, rng) if scene in BACKGROUND_NOUNS else scene
+    clip = _pick(("video", "clip", "scene"), rng)
+    if rng.random() < 0.5:
+        return f"=in {_pick(('the', 'this'), rng)} {clip} of {{scene}}, {template}"
+    return f"{template} in the {clip} of {{scene}}"
+
+
+def _with_typo(template: str, rng: np.random.Generator) -> str:
+    """The template with a slip of the finger in one of its own words, seldom; slots are never touched."""
+    if rng.random() >= _TYPO_SHARE:
+        return template
+    words = list(re.finditer(r"[a-z]{5,}", _SLOT.sub(lambda slot: "_" * len(slot.group()), template)))
+    if not words:
+        return template
+    found = words[int(rng.integers(len(words)))]
+    at = found.start() + int(rng.integers(1, len(found.group()) - 2))
+    pair = template[at : at + 2]
+    return template[:at] + (pair[::-1] if rng.random() < 0.6 else pair[0]) + template[at + 2 :]
+
+
 def _finish(template: str, slots: Mapping[str, str], rng: np.random.Generator) -> str:
     """The sentence: politeness, slots, case of the first letter, final mark."""
     imperative = not template.startswith("=")
@@ -106,7 +149,7 @@ def _finish(template: str, slots: Mapping[str, str], rng: np.random.Generator) -
     if imperative and rng.random() < 0.22:
         prefix = _pick(PREFIXES, rng)
         sentence = prefix + sentence
-        mark = "?" if prefix.startswith(("can ", "could ", "would ")) else "."
+        mark = "?" if prefix.startswith(_QUESTIONS) else "."
     elif imperative and rng.random() < 0.08:
         sentence += _pick(SUFFIXES, rng)
     if rng.random() < 0.5:
@@ -133,6 +176,10 @@ def _slots(edit: Edit, rng: np.random.Generator) -> tuple[Slots, frozenset[str]]
         return _slots_of_new_thing(edit, rng)
     if edit.task in ("remove", "recolour"):
         return _references(edit, rng) | (_new_colour(edit, rng) if edit.task == "recolour" else {}), frozenset()
+    if edit.task in ("move", "resize"):
+        return _references(edit, rng) | _new_place_or_size(edit, rng), frozenset()
+    if edit.task == "identity":
+        return {}, frozenset()
     if edit.task.startswith("subtitle"):
         return _slots_of_subtitle(edit, rng)
     if edit.task == "style":
@@ -151,6 +198,18 @@ def _new_colour(edit: Edit, rng: np.random.Generator) -> Slots:
     return {"colour": colour, "a_colour": f"{article(colour)} {colour}", "a_one": a_one}
 
 
+def _new_place_or_size(edit: Edit, rng: np.random.Generator) -> Slots:
+    """Slots of where an object goes, or of how large it becomes."""
+    if edit.task == "move":
+        return {"place": _pick(_expand_all(DESTINATIONS[edit.position]), rng)} if edit.position else {}
+    if edit.size not in RESIZING:
+        return {}
+    slots = {slot: _pick(options, rng) for slot, options in RESIZING[edit.size].items()}
+    sized, comparative = slots.pop("sized"), slots["comparative"]
+    one = f"{sized} ones" if is_plural(edit.object) and not edit.kind else f"{article(sized)} {sized} one"
+    return {**slots, "a_sized": one, "a_comparative": f"{article(comparative)} {comparative}"}
+
+
 def _slots_of_new_thing(edit: Edit, rng: np.random.Generator) -> tuple[Slots, frozenset[str]]:
     """Slots of add and replace: the thing that appears, where, and what it replaces."""
     name = edit.new_object or (edit.object if edit.task == "add" else "")
@@ -164,32 +223,35 @@ def _slots_of_new_thing(edit: Edit, rng: np.random.Generator) -> tuple[Slots, fr
         slots["single"] = with_adjectives(name, (size, colour))
     if edit.task == "replace":
         return slots | _references(edit, rng), frozenset()
-    if edit.position:
+    if edit.beside and edit.near:
+        slots["place"] = f"{_pick(BESIDE, rng).format(side=edit.beside)} {definite(edit.near)}"
+    elif edit.position:
         slots["place"] = _pick(_expand_all(PLACES[edit.position]), rng)
-        return slots, frozenset({"place"})
-    return slots, frozenset()
+    return slots, frozenset({"place"} & slots.keys())
 
 
 def _references(edit: Edit, rng: np.random.Generator) -> Slots:
     """Ways to name the object concerned: ``object`` ("the red cat on the left"), ``name`` (bare, where clear), ..."""
     if not edit.object:
         return {}
+    noun = edit.kind or edit.object
     colour = _colour(edit.old_colour, rng) if edit.old_colour else ""
     before = after = ""
-    if edit.which:
+    if edit.which in WHICH:
         before, after = _pick(WHICH[edit.which], rng).split("_")
-    elif edit.position:
+    elif edit.position and edit.task != "move":
         after = _pick(_expand_all(PLACES[edit.position]), rng)
-    phrase = definite(edit.object, (before, colour))
+    phrase = definite(noun, (before.strip(), colour))
+    after = after.strip()
     slots = {"object": f"{phrase} {after}" if after else phrase}
     if not after:
         slots["possessive"] = phrase + ("'" if phrase.endswith("s") else "'s")
-    if not edit.which and not edit.position:
-        slots["name"] = with_adjectives(edit.object, (colour,))
-        slots["bare"] = edit.object
+    if not edit.which and not edit.position and not edit.kind:
+        slots["name"] = with_adjectives(noun, (colour,))
+        slots["bare"] = noun
     if colour:
         slots["old_colour"] = colour
-    slots |= {"is": "are", "its": "their"} if is_plural(edit.object) else {"is": "is", "its": "its"}
+    slots |= {"is": "are", "its": "their"} if is_plural(noun) else {"is": "is", "its": "its"}
     return slots
 
 

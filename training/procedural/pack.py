@@ -181,23 +181,25 @@ class Pack:
         """The subtitle font (DejaVu Sans Mono Bold) at `size` pixels."""
         return ImageFont.truetype(str(self.folder / "font.ttf"), size)
 
-    def film(self, shot: Shot, start: int = 0, count: int | None = None) -> np.ndarray:
+    def film(self, shot: Shot, start: int = 0, count: int | None = None, step: int = 1) -> np.ndarray:
         """Frames of a shot, (count, H, W, 3) uint8 RGB at the film's size (216x384).
 
         Args:
             shot: one of `shots()`.
             start: first frame, counted from the start of the shot.
             count: how many; None means up to the end of the shot.
+            step: every so many frames one, 2 for twice the speed.
 
         Raises:
             ValueError: the frames asked for do not lie in the shot.
             PackError: the film cannot be decoded.
         """
-        count = len(shot) - start if count is None else count
-        if start < 0 or count < 1 or start + count > len(shot):
-            raise ValueError(f"frames {start} to {start + count} do not lie in a shot of {len(shot)} frames")
+        count = -(-(len(shot) - start) // step) if count is None else count
+        reach = step * (count - 1) + 1
+        if start < 0 or count < 1 or start + reach > len(shot):
+            raise ValueError(f"frames {start} to {start + reach} do not lie in a shot of {len(shot)} frames")
         first = shot.start + start
-        planes = self._film_planes()[first : first + count]
+        planes = self._film_planes()[first : first + reach : step]
         return np.stack([cv2.cvtColor(plane, cv2.COLOR_YUV2RGB_I420) for plane in planes])
 
     def prepare_film(self) -> Path:

@@ -77,6 +77,10 @@ WHICH: dict[str, tuple[str, ...]] = {
     "bottom": ("_at the bottom", "bottom_", "lower_", "_below", "bottommost_", "_further down"),
     "small": ("small_", "smaller_", "little_", "smallest_"),
     "large": ("large_", "larger_", "big_", "bigger_", "biggest_", "largest_"),
+    "middle": ("_in the middle", "_in the middle", "middle_", "_in the center", "_between the others", "central_"),
+    "first": ("first_", "first_ from the left", "_that comes first"),
+    "second": ("second_", "second_ from the left", "_that comes second"),
+    "third": ("third_", "third_ from the left", "last_"),
 }
 """Words before and after the noun, apart by "_"."""
 
@@ -84,6 +88,54 @@ SIZE_WORDS: dict[str, tuple[str, ...]] = {
     "small": ("small", "small", "little", "tiny"),
     "large": ("large", "large", "big", "big", "huge"),
 }
+
+_TO = "(to|over to)"
+
+DESTINATIONS: dict[str, tuple[str, ...]] = {
+    "left": (f"{_TO} the left", f"{_TO} the left", f"{_TO} the left side", "to the left-hand side", "on the left"),
+    "right": (
+        f"{_TO} the right",
+        f"{_TO} the right",
+        f"{_TO} the right side",
+        "to the right-hand side",
+        "on the right",
+    ),
+    "top": ("to the top", "to the top", "up to the top", "to the upper part", "all the way up"),
+    "bottom": ("to the bottom", "to the bottom", "down to the bottom", "to the lower part", "all the way down"),
+    "center": (f"(to|into|in) the {_MIDDLE}", f"(to|into|in) the {_MIDDLE}", "to the center of it all"),
+    "top left": ("to the (top|upper) left", "(into|to|in) the (top|upper) left corner"),
+    "top right": ("to the (top|upper) right", "(into|to|in) the (top|upper) right corner"),
+    "bottom left": ("to the (bottom|lower) left", "(into|to|in) the (bottom|lower) left corner"),
+    "bottom right": ("to the (bottom|lower) right", "(into|to|in) the (bottom|lower) right corner"),
+}
+"""Where an object is moved to."""
+
+BESIDE: tuple[str, ...] = (
+    "to the {side} of",
+    "to the {side} of",
+    "{side} of",
+    "on the {side} side of",
+    "on the {side} of",
+)
+"""Places next to another thing, which is named after them."""
+
+RESIZING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "large": {
+        "comparative": ("bigger", "bigger", "larger", "larger", "greater in size"),
+        "scale": ("enlarge", "scale up", "magnify", "blow up", "grow", "upscale"),
+        "scale_size": ("increase", "raise"),
+        "sized": ("big", "large", "giant"),
+        "opposite": ("small", "little", "tiny"),
+    },
+    "small": {
+        "comparative": ("smaller", "smaller", "smaller", "littler", "tinier"),
+        "scale": ("shrink", "scale down", "reduce", "downsize", "downscale", "minimize"),
+        "scale_size": ("decrease", "reduce"),
+        "sized": ("small", "little", "tiny"),
+        "opposite": ("big", "large"),
+    },
+}
+"""Words for a new size; "opposite" is what the object is too much of."""
 
 Phrases = Mapping[str, Mapping[str, tuple[str, ...]]]
 
@@ -176,21 +228,108 @@ WEATHER_PHRASES: Phrases = {
 }
 
 BACKGROUND_NOUNS: Mapping[str, tuple[str, ...]] = {
-    "beach": ("a beach", "a beach", "a sandy beach", "a tropical beach", "the beach"),
-    "green meadow": ("a green meadow", "a meadow", "a grassy field"),
-    "starry night sky": ("a starry night sky", "a starry sky", "a night sky full of stars"),
-    "snowy mountains": ("snowy mountains", "snowy mountains", "some snowy mountains", "snow-covered mountains"),
-    "desert": ("a desert", "a desert", "a sandy desert", "the desert"),
-    "city skyline at night": ("a city skyline at night", "a city at night", "a night city skyline"),
-    "sunset over the sea": ("a sunset over the sea", "a sunset over the ocean", "a sea at sunset"),
-    "brick wall": ("a brick wall", "a brick wall", "a wall of bricks"),
-    "checkered floor": ("a checkered floor", "a checkerboard floor", "a checkered room"),
-    "wooden room": ("a wooden room", "a wooden room", "a room made of wood"),
-    "outer space": ("outer space", "outer space", "space", "the galaxy"),
-    "forest": ("a forest", "a forest", "the woods", "a green forest"),
-    "underwater": ("an underwater scene", "an underwater world", "the bottom of the sea"),
-    "autumn park": ("an autumn park", "a park in autumn", "a park in the fall"),
-    "road": ("a road", "a road", "a country road", "a highway"),
-    "volcano": ("a volcano", "a volcano", "an erupting volcano"),
+    "beach": (
+        "a beach",
+        "a beach",
+        "a sandy beach",
+        "a tropical beach",
+        "the beach",
+        "a sunny beach",
+        "a beach by the sea",
+        "the seaside",
+    ),
+    "green meadow": (
+        "a green meadow",
+        "a meadow",
+        "a grassy field",
+        "a meadow with flowers",
+        "a green field",
+        "the countryside",
+        "a flower meadow",
+    ),
+    "starry night sky": (
+        "a starry night sky",
+        "a starry sky",
+        "a night sky full of stars",
+        "a sky full of stars",
+        "a starry night",
+        "stars and a moon",
+    ),
+    "snowy mountains": (
+        "snowy mountains",
+        "snowy mountains",
+        "some snowy mountains",
+        "snow-covered mountains",
+        "mountains in winter",
+        "white mountain peaks",
+    ),
+    "desert": ("a desert", "a desert", "a sandy desert", "the desert", "desert dunes", "a desert with sand dunes"),
+    "city skyline at night": (
+        "a city skyline at night",
+        "a city at night",
+        "a night city skyline",
+        "skyscrapers at night",
+        "a city with lit windows",
+        "a big city at night",
+    ),
+    "sunset over the sea": (
+        "a sunset over the sea",
+        "a sunset over the ocean",
+        "a sea at sunset",
+        "the sea at sunset",
+        "the sun setting over the sea",
+        "an ocean sunset",
+    ),
+    "brick wall": ("a brick wall", "a brick wall", "a wall of bricks", "a red brick wall", "an old brick wall"),
+    "checkered floor": (
+        "a checkered floor",
+        "a checkerboard floor",
+        "a checkered room",
+        "a black and white tiled floor",
+        "a floor like a chessboard",
+    ),
+    "wooden room": (
+        "a wooden room",
+        "a wooden room",
+        "a room made of wood",
+        "a room with a wooden floor",
+        "a room with a window",
+    ),
+    "outer space": ("outer space", "outer space", "space", "the galaxy", "the universe", "deep space"),
+    "forest": (
+        "a forest",
+        "a forest",
+        "the woods",
+        "a green forest",
+        "a pine forest",
+        "a forest of fir trees",
+        "the forest",
+    ),
+    "underwater": (
+        "an underwater scene",
+        "an underwater world",
+        "the bottom of the sea",
+        "the sea floor",
+        "the deep blue sea",
+        "the ocean floor",
+    ),
+    "autumn park": (
+        "an autumn park",
+        "a park in autumn",
+        "a park in the fall",
+        "trees in autumn",
+        "an autumn forest",
+        "a park with autumn leaves",
+    ),
+    "road": (
+        "a road",
+        "a road",
+        "a country road",
+        "a highway",
+        "an empty road",
+        "a road to the mountains",
+        "a long straight road",
+    ),
+    "volcano": ("a volcano", "a volcano", "an erupting volcano", "a volcano with lava", "a fiery volcano"),
 }
 """The named backgrounds as noun phrases; a name that is missing here ("plain blue") gets its own in ``language.py``."""

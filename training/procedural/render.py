@@ -10,20 +10,25 @@ Everything is a pure function of the pack, the seed and the sizes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from sama.shapes import Bucket
+from training.procedural.backdrop import canvas_size, middle
 from training.procedural.backgrounds import background
 from training.procedural.edits import TASKS, Edit
+from training.procedural.foreground import Foreground
 from training.procedural.language import caption
-from training.procedural.layers import Layer, Patch, object_layer, subtitle_patch
+from training.procedural.layers import Layer, Patch, object_layer
+from training.procedural.light import Light, light_of
+from training.procedural.motion import Camera
 from training.procedural.pack import Pack, Split
 from training.procedural.plan import Pair, Plan, Variant, make_plan
-from training.procedural.scene import Camera, Scene, canvas_size, sample_scene
+from training.procedural.scene import Scene, sample_scene
 from training.procedural.styles import apply_style, apply_weather
+from training.procedural.subtitles import subtitle_patch
 
 __all__ = ["Case", "Group", "Pair", "render_case", "render_group", "render_pair"]
 
@@ -50,10 +55,10 @@ class Group:
 
 
 def render_group(pack: Pack, seed: int, bucket: Bucket, frames: int = 17, split: Split = "train") -> Group:
-    """About nine variants of a random scene with about fourteen pairs. Raises ValueError for frames below one."""
+    """Up to fourteen variants of a random scene with up to 22 pairs. Raises ValueError for frames below one."""
     scene, plan = _planned(pack, seed, bucket, frames, split, TASKS)
     artist = _Artist(pack, scene, plan)
-    names = [scene.description]
+    names = [scene.backdrop.words]
     clips = [artist.clip(variant) for variant in plan.variants]
     labels = [artist.labels(variant, names) for variant in plan.variants]
     rng = np.random.default_rng((seed, 1))
@@ -68,8 +73,9 @@ class Case:
     Attributes:
         source, target: uint8 (T, H, W, 3).
         edit: what leads from one to the other.
-        mask: (H, W) bool, frame 0's pixels of the object that appears or takes a colour; None for other tasks.
-        box: left, top, right, bottom of that object in frame 0.
+        mask: (H, W) bool, frame 0's pixels of the object that appears, takes a colour, moves or changes its size, where
+            it is seen in the target, without its shadow; None for other tasks.
+        box: left, top, right, bottom of that object in the target's frame 0.
         flip: whether its drawing is mirrored.
         without: (H, W, 3) uint8, the target's frame 0 without that object.
     """
@@ -124,12 +130,11 @@ class _Artist:
     def __init__(self, pack: Pack, scene: Scene, plan: Plan) -> None:
         self.pack, self.scene, self.plan = pack, scene, plan
         self.times = [scene.time(i) for i in range(scene.frames)]
-        self.layers: dict[int, Layer] = {}
+        self.layers: dict[tuple[int, str], Layer] = {}
+        self.lights: dict[str, Light] = {"": scene.light}
         self.subtitles: dict[str, Patch] = {}
         self.backdrops: dict[str, np.ndarray] = {}
         self.composites: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
-        # Things in a dark picture are a little darker: they look placed, and stay recognisable.
-        self.gain = 0.86 + 0.16 * float(scene.pictures[0, ::4, ::4].mean()) / 255
 
     def clip(self, variant: Variant) -> np.ndarray:
         """The variant as (T, H, W, 3) uint8."""
@@ -150,12 +155,12 @@ class _Artist:
         before, after = self.plan.variants[pair.source], self.plan.variants[pair.target]
         source, target = self.clip(before), self.clip(after)
         new = [number for number in after.objects if number not in before.objects]
-        if pair.edit.task not in ("add", "replace", "recolour") or len(new) != 1:
+        if pair.edit.task not in ("add", "replace", "recolour", "move", "resize") or len(new) != 1:
             return Case(source, target, pair.edit)
-        thing = self.plan.objects[new[0]]
-        rest = replace(after, objects=tuple(number for number in after.objects if number != new[0]))
-        mask = self._layer(new[0]).mask
-        return Case(source, target, pair.edit, mask, thing.box(), thing.flip, self.clip(rest)[0])
+        thing, rest = self.plan.objects[new[0]], self.plan.without(after, new[0])
+        return Case(
+            source, target, pair.edit, self._visible(after, new[0]), thing.box(), thing.flip, self.clip(rest)[0]
+        )
 
     def labels(self, variant: Variant, names: list[str]) -> np.ndarray:
         """The label map of the variant's frame 0; names that it needs are added to ``names``."""
@@ -167,32 +172,63 @@ class _Artist:
 
         place = variant.background or names[0]
         look = variant.style or _WEATHER_ADJECTIVES.get(variant.weather, "")
-        labels = np.full((self.scene.height, self.scene.width), index(f"{look} {place}".strip()), np.int16)
+        ground = index(f"{look} {place}".strip())
+        labels = np.full((self.scene.height, self.scene.width), ground, np.int16)
         for number in variant.objects:
             thing = self.plan.objects[number]
-            labels[self._layer(number).mask] = index(f"{thing.tint} {thing.name}".strip())
+            labels[self._layer(number, variant.background).mask] = index(f"{thing.tint} {thing.name}".strip())
+        if (front := self._foreground(variant.background)) is not None:
+            labels[front.mask(self.scene.width, self.scene.height)] = ground
         if variant.text:
             patch = self._subtitle(variant.text)
-            h, w = patch.paint.shape[:2]
+            h, w = patch.keep.shape[:2]
             labels[patch.y : patch.y + h, patch.x : patch.x + w] = index(f'text "{variant.text}"')
         return labels
 
+    def _visible(self, variant: Variant, number: int) -> np.ndarray:
+        """Where the object is seen in frame 0: not behind what stands before it."""
+        mask = self._layer(number, variant.background).mask.copy()
+        for other in variant.objects[variant.objects.index(number) + 1 :]:
+            mask &= ~self._layer(other, variant.background).mask
+        if (front := self._foreground(variant.background)) is not None:
+            mask &= ~front.mask(self.scene.width, self.scene.height)
+        return mask
+
     def _composite(self, name: str, objects: tuple[int, ...]) -> np.ndarray:
+        """The place with the objects: their shadows lie on the ground, below all of them."""
         key = (name, objects)
         if key not in self.composites:
-            clip = self._backdrop(name).copy()
-            for number in objects:
-                for frame, patch in zip(clip, self._layer(number).patches, strict=True):
+            scene, clip = self.scene, self._backdrop(name).copy()
+            layers = [self._layer(number, name) for number in objects]
+            front = self._foreground(name)
+            for i, frame in enumerate(clip):
+                patches = [layer.shadows[i] for layer in layers] + [layer.patches[i] for layer in layers]
+                for patch in patches:
                     if patch is not None:
                         patch.over(frame)
+                if front is not None:
+                    front.over(frame, scene.backdrop.camera, self.times[i])
             self.composites[key] = clip
         return self.composites[key]
 
-    def _layer(self, number: int) -> Layer:
-        if number not in self.layers:
+    def _foreground(self, background: str) -> Foreground | None:
+        """What stands before the objects: it belongs to the scene's own place."""
+        return None if background else self.scene.foreground
+
+    def _layer(self, number: int, background: str) -> Layer:
+        key = (number, background)
+        if key not in self.layers:
             scene, thing = self.scene, self.plan.objects[number]
-            self.layers[number] = object_layer(thing, scene.camera, self.times, scene.width, scene.height, self.gain)
-        return self.layers[number]
+            self.layers[key] = object_layer(
+                thing, scene.backdrop.camera, self.times, scene.width, scene.height, self._light(background)
+            )
+        return self.layers[key]
+
+    def _light(self, name: str) -> Light:
+        if name not in self.lights:
+            width, height = self.scene.width, self.scene.height
+            self.lights[name] = light_of(middle(background(name, *canvas_size(width, height)), width, height), name)
+        return self.lights[name]
 
     def _subtitle(self, text: str) -> Patch:
         if text not in self.subtitles:
@@ -202,8 +238,9 @@ class _Artist:
     def _backdrop(self, name: str) -> np.ndarray:
         if name not in self.backdrops:
             scene = self.scene
-            pictures = background(name, *canvas_size(scene.width, scene.height))[None] if name else scene.pictures
-            self.backdrops[name] = _filmed(pictures, scene.camera, self.times, scene.width, scene.height)
+            own = scene.backdrop.pictures
+            pictures = background(name, *canvas_size(scene.width, scene.height))[None] if name else own
+            self.backdrops[name] = _filmed(pictures, scene.backdrop.camera, self.times, scene.width, scene.height)
         return self.backdrops[name]
 
 
@@ -215,8 +252,7 @@ def _filmed(pictures: np.ndarray, camera: Camera, times: list[float], width: int
         picture = pictures[i if len(pictures) > 1 else 0]
         zoom, ox, oy = camera.at(u)
         if not camera.moves or u == 0:
-            top, left = (h - height) // 2, (w - width) // 2
-            clip[i] = picture[top : top + height, left : left + width]
+            clip[i] = middle(picture, width, height)
             continue
         x, y = (width - 1) / 2 - zoom * ((w - 1) / 2 + ox), (height - 1) / 2 - zoom * ((h - 1) / 2 + oy)
         matrix = np.array(((zoom, 0, x), (0, zoom, y)), np.float64)
@@ -229,7 +265,9 @@ def _filmed(pictures: np.ndarray, camera: Camera, times: list[float], width: int
 def _caption(plan: Plan, variant: Variant, rng: np.random.Generator) -> str:
     """The clip in words: what is in it, where, and its look."""
     things = [plan.objects[number] for number in variant.objects]
-    words = caption(variant.background or plan.scene.description, [f"{t.tint} {t.name}".strip() for t in things], rng)
+    words = caption(
+        variant.background or plan.scene.backdrop.words, [f"{t.tint} {t.name}".strip() for t in things], rng
+    )
     looks = [f"in {variant.style} style"] if variant.style else []
     looks += (
         [{"snow": "in the snow", "rain": "in the rain", "fog": "in the fog"}[variant.weather]]

@@ -1,24 +1,21 @@
-"""What a clip shows, before any pixel is drawn: a background, a camera path, and objects that stand or move in it."""
+"""What a clip shows, before any pixel is drawn: a place, a camera path, and objects that stand or move in it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
-import cv2
 import numpy as np
 
 from sama.shapes import Bucket
-from training.procedural.backgrounds import BACKGROUNDS, PLAIN, background
-from training.procedural.edits import DEFAULT_PLACE, POSITIONS, SIZES, object_side, subtitle
+from training.procedural.backdrop import Backdrop, choice, sample_backdrop
+from training.procedural.edits import COLOURS, DEFAULT_PLACE, POSITIONS, SIZES, object_side, subtitle
+from training.procedural.foreground import Foreground, sample_foreground
+from training.procedural.kinds import familiarity, flies
+from training.procedural.light import Light, light_of
+from training.procedural.motion import Motion, sample_motion
 from training.procedural.pack import Pack, Split, Sprite
-
-Item = TypeVar("Item")
-
-CANVAS_MARGIN = 1.25
-"""Sides of a background's canvas relative to the frame: what the camera may pan over."""
+from training.procedural.telling import plain_colour, telling_words
 
 CANONICAL_STYLE = "fluent"
 """The style of the one drawing per name that "add" and "replace" ask for."""
@@ -26,31 +23,8 @@ CANONICAL_STYLE = "fluent"
 CLIP_UNIT = 16
 """Frames in which a camera path or a motion runs its course; longer clips run it over their own length."""
 
-
-@dataclass(frozen=True)
-class Camera:
-    """A slow path that starts at the middle of the canvas without zoom, so that frame 0 always looks the same."""
-
-    pan: tuple[float, float] = (0.0, 0.0)  # pixels of the canvas covered from u = 0 to u = 1
-    zoom: float = 1.0  # magnification at u = 1
-
-    @property
-    def moves(self) -> bool:
-        return self.pan != (0.0, 0.0) or self.zoom != 1.0
-
-    def at(self, u: float) -> tuple[float, float, float]:
-        """Magnification and the offset of the view's centre from the canvas's, at time u in [0, 1]."""
-        return 1 + (self.zoom - 1) * u, self.pan[0] * u, self.pan[1] * u
-
-
-@dataclass(frozen=True)
-class Motion:
-    """An object's own motion on top of the camera's; all zero means that it is locked to the world."""
-
-    drift: tuple[float, float] = (0.0, 0.0)  # pixels from u = 0 to u = 1
-    bob: float = 0.0  # pixels up and down
-    sway: float = 0.0  # degrees to either side
-    turns: float = 1.0  # periods of bob and sway from u = 0 to u = 1
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +47,29 @@ class SceneObject:
         return self.sprite.name
 
     @property
+    def airborne(self) -> bool:
+        """Whether it is a thing that flies, wherever it is."""
+        return flies(self.sprite.name)
+
+    @property
     def canonical(self) -> bool:
         """Whether "add a <name>" determines every pixel of it: the one drawing of its name, upright, as it is."""
         return is_canonical(self.sprite) and not (self.flip or self.animated or self.tint)
 
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom in frame 0, in pixels, from the drawing's aspect ratio."""
-        h, w = self.sprite.frames[0].shape[:2]
-        half_w, half_h = 0.5 * self.side * w / max(h, w), 0.5 * self.side * h / max(h, w)
+    @property
+    def foot(self) -> float:
+        """The height of its lowest point in frame 0, in pixels from the top."""
+        return self.box()[3]
+
+    def box(self) -> Box:
+        """Its box in frame 0, from the drawing's aspect ratio."""
+        half_w, half_h = _halves(self.sprite, self.side)
         x, y = self.centre
         return x - half_w, y - half_h, x + half_w, y + half_h
 
-    def pose(self, camera: Camera, u: float, width: int, height: int) -> tuple[float, float, float, float]:
-        """Centre x, y (pixels), magnification and angle (degrees) at time u."""
-        zoom, ox, oy = camera.at(u)
-        wave = math.sin(2 * math.pi * self.motion.turns * u)
-        x = self.centre[0] + self.motion.drift[0] * u - width / 2 - ox
-        y = self.centre[1] + self.motion.drift[1] * u - height / 2 - oy
-        return x * zoom + width / 2, y * zoom + height / 2 + self.motion.bob * wave, zoom, self.motion.sway * wave
+    def grounded(self, light: Light, height: int) -> bool:
+        """Whether it stands on the ground of the place: below its horizon, and no thing that flies."""
+        return light.surface == "ground" and not self.airborne and self.foot > max(0.5, light.horizon) * height
 
 
 @dataclass(frozen=True)
@@ -100,12 +79,11 @@ class Scene:
     width: int
     height: int
     frames: int
-    camera: Camera
-    background: str  # one of BACKGROUNDS, or "" for recorded pictures
-    description: str  # the background in words
-    pictures: np.ndarray  # (1 or frames, h, w, 3) uint8 canvases, h and w at least the frame's
+    backdrop: Backdrop
+    light: Light
     objects: tuple[SceneObject, ...]
-    focus: int  # the object that the edits are about
+    focus: int  # the object that the edits are about; -1 where nothing is drawn
+    foreground: Foreground | None = None
     text: str = ""
 
     def time(self, index: int) -> float:
@@ -113,27 +91,82 @@ class Scene:
         return index / max(self.frames - 1, CLIP_UNIT)
 
 
+def _halves(sprite: Sprite, side: float) -> tuple[float, float]:
+    """Half the width and half the height of a drawing whose longest side is ``side``."""
+    h, w = sprite.frames[0].shape[:2]
+    return 0.5 * side * w / max(h, w), 0.5 * side * h / max(h, w)
+
+
 def is_canonical(sprite: Sprite) -> bool:
     """Whether this is the one drawing of its name that "add" and "replace" ask for."""
     return sprite.target and sprite.style == CANONICAL_STYLE
 
 
-def canvas_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height of a canvas that leaves room for the camera, even numbers of pixels more than the frame."""
-    return width + 2 * round((CANVAS_MARGIN - 1) / 2 * width), height + 2 * round((CANVAS_MARGIN - 1) / 2 * height)
+def depth_order(objects: Sequence[SceneObject], numbers: Sequence[int]) -> tuple[int, ...]:
+    """The numbers of objects from the farthest to the nearest: whose foot is lower is nearer, as on the ground."""
+    return tuple(sorted(numbers, key=lambda number: (objects[number].foot, number)))
 
 
 def placed(sprite: Sprite, position: str, size: str, width: int, height: int, play: tuple[float, float]) -> SceneObject:
     """A new object at a named place ("" = the default one), in the named size, inside the frame."""
-    side = object_side(size, width, height)
     fx, fy = POSITIONS[position] if position else DEFAULT_PLACE
+    side = object_side(size, width, height, fy)
     thing = SceneObject(sprite, (fx * width + play[0], fy * height + play[1]), side, position=position, size=size)
-    return _inside(thing, width, height)
+    return inside(thing, width, height)
 
 
-def _inside(thing: SceneObject, width: int, height: int, margin: float = 3.0) -> SceneObject:
+def placed_beside(
+    sprite: Sprite, anchor: SceneObject, word: str, size: str, width: int, height: int
+) -> SceneObject | None:
+    """A new object next to another one, on its "left" or "right": feet on one line, a small gap between them.
+
+    None where the frame has no room for it.
+    """
+    side = object_side(size, width, height, anchor.centre[1] / height)
+    half_w, half_h = _halves(sprite, side)
+    left, _, right, bottom = anchor.box()
+    gap = 0.03 * width
+    x = left - gap - half_w if word == "left" else right + gap + half_w
+    y = anchor.centre[1] if flies(sprite.name) or anchor.airborne else bottom - half_h
+    thing = SceneObject(sprite, (x, y), side, size=size)
+    return thing if fits(thing, width, height) else None
+
+
+def successor(sprite: Sprite, old: SceneObject) -> SceneObject:
+    """The object that takes over another's place, longest side and motion, in its one drawing: it stands where the old
+    one stood, or hangs where it hung."""
+    x, y = old.centre
+    if not (flies(sprite.name) or old.airborne):
+        y = old.foot - _halves(sprite, old.side)[1]
+    return SceneObject(sprite, (x, y), old.side, motion=old.motion)
+
+
+def resized(thing: SceneObject, factor: float) -> SceneObject:
+    """The object larger or smaller where it stands, or around its middle if it flies."""
+    x, y = thing.centre
+    if not thing.airborne:
+        y += (1 - factor) * (thing.foot - y)
+    return replace(thing, centre=(x, y), side=factor * thing.side, position=None)
+
+
+def moved(thing: SceneObject, position: str, width: int, height: int) -> SceneObject:
+    """The object at a named place: a side or the "center" keeps its height, "top" and "bottom" its distance from the
+    sides, so that what stands on the ground stays there."""
+    fx, fy = POSITIONS[position]
+    x = thing.centre[0] if position in ("top", "bottom") else fx * width
+    y = thing.centre[1] if position in ("left", "right", "center") else fy * height
+    return inside(replace(thing, centre=(x, y), position=None), width, height)
+
+
+def fits(thing: SceneObject, width: int, height: int, margin: float = 2.0) -> bool:
+    """Whether the whole object is in frame 0."""
     left, top, right, bottom = thing.box()
-    half_w, half_h = (right - left) / 2, (bottom - top) / 2
+    return left >= margin and top >= margin and right <= width - margin and bottom <= height - margin
+
+
+def inside(thing: SceneObject, width: int, height: int, margin: float = 3.0) -> SceneObject:
+    """The object, pushed into the frame."""
+    half_w, half_h = _halves(thing.sprite, thing.side)
     x = min(max(thing.centre[0], half_w + margin), width - half_w - margin)
     y = min(max(thing.centre[1], half_h + margin), height - half_h - margin)
     return replace(thing, centre=(x, y))
@@ -147,146 +180,10 @@ def overlap(a: SceneObject, b: SceneObject) -> float:
     return shared / max(1.0, min((ar - al) * (ab - at), (br - bl) * (bb - bt)))
 
 
-def telling_words(thing: SceneObject, other: SceneObject, width: int, height: int) -> list[str]:
-    """Words that single out ``thing`` from ``other`` of its kind beyond doubt; empty if there are none."""
-    dx, dy = thing.centre[0] - other.centre[0], thing.centre[1] - other.centre[1]
-    words = []
-    if abs(dx) > 0.27 * width:
-        words.append("left" if dx < 0 else "right")
-    if abs(dy) > 0.3 * height:
-        words.append("top" if dy < 0 else "bottom")
-    if max(thing.side, other.side) > 1.5 * min(thing.side, other.side):
-        words.append("small" if thing.side < other.side else "large")
-    return words
-
-
 def clashes(name: str, names: Sequence[str]) -> bool:
     """Whether two names in one scene could be taken for each other ("cat", "cat face")."""
     words = set(name.lower().split())
     return any(words & set(other.lower().split()) for other in names)
-
-
-def _choice(rng: np.random.Generator, items: Sequence[Item]) -> Item:
-    return items[int(rng.integers(len(items)))]
-
-
-def _camera(rng: np.random.Generator, width: int, height: int, still: float) -> Camera:
-    if rng.random() < still:
-        return Camera()
-    zoom = float(rng.uniform(1.0, 1.14)) if rng.random() < 0.5 else 1.0
-    reach = 0.11 if rng.random() < 0.8 else 0.0
-    pan = (float(rng.uniform(-reach, reach)) * width, float(rng.uniform(-reach, reach) * 0.6) * height)
-    return Camera(pan, zoom)
-
-
-def _crop(rng: np.random.Generator, pictures: np.ndarray, width: int, height: int, zoom: float) -> np.ndarray:
-    """A random window of the pictures in the aspect of ``width`` x ``height``, at least ``zoom`` of their size."""
-    h, w = pictures.shape[1:3]
-    scale = min(w / width, h / height) * float(rng.uniform(zoom, 1.0))
-    cw, ch = min(w, round(width * scale)), min(h, round(height * scale))
-    x, y = int(rng.integers(w - cw + 1)), int(rng.integers(h - ch + 1))
-    return pictures[:, y : y + ch, x : x + cw]
-
-
-def _backdrop(
-    pack: Pack, rng: np.random.Generator, bucket: Bucket, frames: int, split: Split
-) -> tuple[str, str, np.ndarray, Camera]:
-    """Name ("" if recorded), words, canvases and camera of a background."""
-    width, height = bucket
-    canvas = canvas_size(width, height)
-    kind = rng.random()
-    shots = pack.shots(split, min_frames=frames) if kind < 0.43 else []
-    if shots:
-        camera = _camera(rng, width, height, still=0.75)
-        shot = _choice(rng, shots)
-        clip = pack.film(shot, int(rng.integers(len(shot) - frames + 1)), frames)
-        if rng.random() < 0.5:
-            clip = clip[:, :, ::-1]
-        size = canvas if camera.moves else (width, height)
-        return "", shot.caption, resized(_crop(rng, clip, *size, zoom=0.8), *size), camera
-    stills = pack.stills(split) if kind < 0.64 else []
-    if stills:
-        camera = _camera(rng, width, height, still=0.2)
-        still = _choice(rng, stills)
-        picture = still.image[None] if rng.random() < 0.5 else still.image[None, :, ::-1]
-        return "", still.caption, resized(_crop(rng, picture, *canvas, zoom=0.6), *canvas), camera
-    plain = rng.random() < 0.2
-    names = [name for name in BACKGROUNDS if (name in PLAIN) == plain]
-    name = _choice(rng, names)
-    return name, name, background(name, *canvas)[None], _camera(rng, width, height, still=0.35)
-
-
-def resized(pictures: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Pictures (n, h, w, 3) at the given size."""
-    way = cv2.INTER_AREA if pictures.shape[2] > width else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(np.ascontiguousarray(p), (width, height), interpolation=way) for p in pictures])
-
-
-def _motion(rng: np.random.Generator, width: int, height: int) -> Motion:
-    kind = rng.random()
-    if kind < 0.4:
-        return Motion()
-    drift = (float(rng.uniform(-0.2, 0.2)) * width, float(rng.uniform(-0.08, 0.08)) * height)
-    bob, sway = float(rng.uniform(0.02, 0.05)) * height, float(rng.uniform(4, 11)) * (1 if rng.random() < 0.5 else -1)
-    turns = float(rng.uniform(0.6, 1.4))
-    if kind < 0.65:
-        return Motion(drift=drift)
-    if kind < 0.82:
-        return Motion(drift=(drift[0] * 0.4, 0.0), bob=bob, turns=turns)
-    return Motion(drift=(drift[0] * 0.4, 0.0), sway=sway, turns=turns)
-
-
-def _free_object(rng: np.random.Generator, sprite: Sprite, width: int, height: int) -> SceneObject:
-    side = float(rng.uniform(0.3, 0.64)) * object_side("", width, height) / SIZES[""]
-    centre = (float(rng.uniform(0.14, 0.86)) * width, float(rng.uniform(0.2, 0.84)) * height)
-    animated = len(sprite.frames) > 1
-    thing = SceneObject(
-        sprite,
-        centre,
-        side,
-        motion=_motion(rng, width, height),
-        flip=bool(rng.random() < (0.15 if is_canonical(sprite) else 0.5)),
-        phase=int(rng.integers(len(sprite.frames))),
-        animated=animated,
-    )
-    return _inside(thing, width, height, margin=-0.1 * side)
-
-
-def sample_scene(pack: Pack, rng: np.random.Generator, bucket: Bucket, frames: int, split: Split) -> Scene:
-    """A random scene. In the test split every picture and every drawing is one that training never shows."""
-    width, height = bucket
-    name, words, pictures, camera = _backdrop(pack, rng, bucket, frames, split)
-    everything = pack.sprites(split)
-    favourites = [sprite for sprite in everything if is_canonical(sprite)] or everything
-    count = 1 + int(rng.choice(4, p=(0.28, 0.36, 0.26, 0.10)))
-    twin = count > 1 and rng.random() < 0.45
-    things: list[SceneObject] = []
-    for index in range(count):
-        for _ in range(24):
-            sprite = _choice(rng, favourites if rng.random() < 0.4 else everything)
-            if index == 1 and twin:
-                sprite = _twin(rng, things[0].sprite, everything)
-            elif clashes(sprite.name, [thing.name for thing in things]):
-                continue
-            if index == 0 and is_canonical(sprite) and rng.random() < 0.55:
-                position, size = _choice(rng, ("", *POSITIONS)), _choice(rng, tuple(SIZES))
-                thing = placed(sprite, position, size, width, height, jitter(rng, width))
-            else:
-                thing = _free_object(rng, sprite, width, height)
-            crowded = any(overlap(thing, other) > 0.2 for other in things)
-            blurred = index == 1 and twin and not telling_words(thing, things[0], width, height)
-            if not crowded and not blurred:
-                things.append(thing)
-                break
-    focus = 0
-    front = things.pop(0)
-    if rng.random() < 0.6 or front.position is not None:
-        focus = len(things)
-        things.append(front)
-    else:
-        things.insert(0, front)
-    text = subtitle(rng, width, split) if rng.random() < 0.08 else ""
-    return Scene(width, height, frames, camera, name, words, pictures, tuple(things), focus, text)
 
 
 def jitter(rng: np.random.Generator, width: int) -> tuple[float, float]:
@@ -294,7 +191,152 @@ def jitter(rng: np.random.Generator, width: int) -> tuple[float, float]:
     return float(rng.uniform(-0.01, 0.01)) * width, float(rng.uniform(-0.01, 0.01)) * width
 
 
-def _twin(rng: np.random.Generator, sprite: Sprite, pool: Sequence[Sprite]) -> Sprite:
-    """Another drawing of the same name if there is one, else the same drawing."""
-    same = [other for other in pool if other.name == sprite.name and other.id != sprite.id]
-    return _choice(rng, same) if same and rng.random() < 0.5 else sprite
+def by_familiarity(sprites: Sequence[Sprite]) -> np.ndarray:
+    """How likely each of the drawings is asked for: probabilities that sum to 1."""
+    weights = np.array([familiarity(sprite.name) for sprite in sprites])
+    return weights / weights.sum()
+
+
+def sample_scene(pack: Pack, rng: np.random.Generator, bucket: Bucket, frames: int, split: Split) -> Scene:
+    """A random scene. In the test split every picture and every drawing is one that training never shows."""
+    width, height = bucket
+    backdrop = sample_backdrop(pack, rng, bucket, frames, split)
+    light = light_of(backdrop.view(width, height), backdrop.words)
+    things = _Cast(pack, rng, backdrop, light, bucket, split).sample()
+    order = depth_order(things, range(len(things)))
+    focus = order.index(0) if things else -1
+    foreground = sample_foreground(rng, light, width, height) if rng.random() < 0.14 else None
+    text = subtitle(rng, width, split) if rng.random() < 0.08 else ""
+    objects = tuple(things[number] for number in order)
+    return Scene(width, height, frames, backdrop, light, objects, focus, foreground, text)
+
+
+class _Cast:
+    """Draws the objects of a scene, the one that the edits are about first."""
+
+    def __init__(
+        self, pack: Pack, rng: np.random.Generator, backdrop: Backdrop, light: Light, bucket: Bucket, split: Split
+    ) -> None:
+        self.rng, self.light = rng, light
+        self.width, self.height = bucket
+        self.empty_share = 0.0 if backdrop.name else 0.1
+        everything = pack.sprites(split)
+        unmistakable = [sprite for sprite in everything if not backdrop.seen & set(sprite.name.split())]
+        self.everything = unmistakable or everything
+        self.favourites = [sprite for sprite in self.everything if is_canonical(sprite)] or self.everything
+        self.chances = by_familiarity(self.favourites)
+
+    def sample(self) -> list[SceneObject]:
+        """None to four objects; often two or three of a kind, which then can be told apart."""
+        rng = self.rng
+        if rng.random() < self.empty_share:
+            return []
+        count = 1 + int(rng.choice(4, p=(0.26, 0.38, 0.26, 0.10)))
+        alike = count > 1 and rng.random() < 0.5
+        limit = 0.2 if rng.random() < 0.7 else 0.45  # in some scenes one thing stands in front of another
+        things: list[SceneObject] = []
+        for index in range(count):
+            for _ in range(24):
+                thing = self._twin(things[0], limit) if alike and index == 1 else self._other(things, index)
+                if thing is None or any(overlap(thing, other) > limit for other in things):
+                    continue
+                things.append(thing)
+                break
+        if alike and len(things) > 2 and rng.random() < 0.4:
+            return self._row(things[0]) or things
+        return things
+
+    def _other(self, things: list[SceneObject], index: int) -> SceneObject | None:
+        rng = self.rng
+        if rng.random() < 0.5:
+            sprite = self.favourites[int(rng.choice(len(self.favourites), p=self.chances))]
+        else:
+            sprite = choice(rng, self.everything)
+        if clashes(sprite.name, [thing.name for thing in things]):
+            return None
+        if index == 0 and is_canonical(sprite) and rng.random() < 0.5:
+            position, size = choice(rng, likely_places(sprite)), choice(rng, tuple(SIZES))
+            return placed(sprite, position, size, self.width, self.height, jitter(rng, self.width))
+        return self._free(sprite)
+
+    def _free(self, sprite: Sprite) -> SceneObject:
+        """An object anywhere in the air or on the ground, where what is nearer is lower and larger."""
+        rng = self.rng
+        side = float(rng.uniform(0.34, 0.62)) * min(self.height, 0.75 * self.width)
+        x = float(rng.uniform(0.12, 0.88)) * self.width
+        if flies(sprite.name):
+            y = float(rng.uniform(0.16, 0.6)) * self.height
+        elif self.light.surface == "ground":
+            foot = float(rng.uniform(min(0.9, max(0.6, self.light.horizon + 0.03)), 0.99))
+            side *= 0.55 + 0.6 * foot
+            y = foot * self.height - _halves(sprite, side)[1]
+        else:
+            y = float(rng.uniform(0.2, 0.84)) * self.height
+        thing = SceneObject(
+            sprite,
+            (x, y),
+            side,
+            motion=sample_motion(rng, x, self.width, self.height, flies(sprite.name)),
+            flip=bool(rng.random() < (0.15 if is_canonical(sprite) else 0.5)),
+            phase=int(rng.integers(len(sprite.frames))),
+            animated=len(sprite.frames) > 1,
+        )
+        return inside(thing, self.width, self.height, margin=-0.12 * side)
+
+    def _twin(self, first: SceneObject, limit: float) -> SceneObject | None:
+        """Another of the first one's name; where the two are of different colours, both are said to be."""
+        rng = self.rng
+        same = [s for s in self.everything if s.name == first.name and s.id != first.sprite.id]
+        sprite = choice(rng, same) if same and rng.random() < 0.4 else first.sprite
+        thing = self._free(sprite)
+        if overlap(thing, first) > limit:
+            return None
+        own = plain_colour(first)
+        if own and rng.random() < 0.3:
+            other = [colour for colour in COLOURS if colour != own and colour not in first.name.split()]
+            thing = replace(thing, tint=choice(rng, other))
+        return thing if telling_words(thing, first, self.width, self.height) else None
+
+    def _row(self, first: SceneObject) -> list[SceneObject]:
+        """Three of the first one's drawing beside each other; none where there is no room."""
+        rng, width = self.rng, self.width
+        side = min(first.side, 0.27 * width)
+        xs = (np.array((0.18, 0.5, 0.82)) + rng.uniform(-0.03, 0.03, 3)) * width
+        feet = first.foot + rng.uniform(-0.04, 0.04, 3) * self.height
+        row = []
+        for x, foot in zip(xs.tolist(), feet.tolist(), strict=True):
+            centre = (x, foot - _halves(first.sprite, side)[1])
+            thing = replace(first, centre=centre, side=side, position=None, motion=Motion())
+            row.append(inside(thing, width, self.height))
+        return [row[int(i)] for i in rng.permutation(3)]
+
+
+def likely_places(sprite: Sprite) -> tuple[str, ...]:
+    """Named places for a new object, likely ones several times: what flies is up, what stands is down."""
+    ground = ("", "left", "right", "center", "bottom left", "bottom right", "bottom")
+    sky = ("top left", "top", "top right")
+    if flies(sprite.name):
+        return ("", "left", "right", "center", *sky, *sky)
+    return (*ground, *ground, *sky)
+
+
+__all__ = [
+    "CANONICAL_STYLE",
+    "Scene",
+    "SceneObject",
+    "by_familiarity",
+    "clashes",
+    "depth_order",
+    "fits",
+    "inside",
+    "is_canonical",
+    "jitter",
+    "likely_places",
+    "moved",
+    "overlap",
+    "placed",
+    "placed_beside",
+    "resized",
+    "sample_scene",
+    "successor",
+]
