@@ -1,234 +1,224 @@
 """The held-out benchmark: what an editor does to pairs it has never seen.
 
-    python -m training.evaluate --model assets/sama-tiny --out docs/benchmark --per-task 13
+    python -m training.evaluate --model assets/sama-tiny --out docs/benchmark --against docs/benchmark/scores.json
+    python -m training.evaluate --model runs/sama-tiny --device cuda --workers 12 --wordings 3 --out runs/scores
+    python -m training.evaluate cases --per-task 16                  # write the case list anew
+    python -m training.evaluate read --work runs/benchmark/... --out runs/scores    # subtitles, where OCR is missing
+    python -m training.evaluate export --out runs/cases              # clips and instructions for another editor ...
+    python -m training.evaluate score --results folder --out runs/other             # ... and its scores
+    python -m training.evaluate real --clips folder --model assets/sama-tiny --out runs/real.jpg
 
-Scenes, film shots, photographs, pairings of words, wordings and the drawings that are removed or recoloured are held
-out; the names of what is added or replaced are known ones, since no model can draw what it never saw. Every pair has a
-fixed seed, which also decides its wording and noise. Per task it measures PSNR inside and outside the edit's mask, raw
-and with the source kept (`sama.compose`), beside copying the source and the VAE's reconstruction of the truth; whether
-a new object is the nearest of all drawings (top 1, top 5), a new colour the named one, and a new subtitle read by OCR.
+The cases are data (`docs/benchmark/cases.jsonl`); what is measured stands in `training.evaluation.scoring`. A run that
+was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from sama.compose import changes_everything, compose
-from sama.compose import edit_mask as soft_mask
-from sama.edit import load_pipeline
-from sama.pipeline import SamaPipeline
-from sama.shapes import TINY_BUCKETS
-from training.contact_sheet import contact_sheet
-from training.metrics import (
-    NearestSprite,
-    edit_mask,
-    named_colour_match,
-    psnr,
-    read_text,
-    temporal_consistency,
-    text_accuracy,
-)
+from training.evaluation.cases import PUBLISHED, CaseError, CaseLine, make_cases, read_cases, write_cases
+from training.evaluation.report import write_report
+from training.evaluation.runner import Examination, about_model, examine, finished, read_later, write_sheets
+from training.evaluation.scoring import Judge, Score, unread
 from training.procedural.edits import TASKS
-from training.procedural.language import instruction
-from training.procedural.pack import Pack
-from training.procedural.render import Case, render_case
-from training.storage import whole
+from training.procedural.pack import Pack, PackError
 
 logger = logging.getLogger(__name__)
 
-FIRST_SEED = 700_000
-SHEET_FRAMES = (0, 8, 16)
-READABLE = 0.8
-"""A subtitle counts as read when at least this share of its letters is right (1 - normalised edit distance)."""
+WORK = Path("runs/benchmark")
+ABOUT = "about.json"
 
 
-@dataclass
-class Score:
-    """One pair. Decibels, shares or ranks; NaN or None where a measure does not apply."""
-
-    task: str
-    seed: int
-    instruction: str
-    copy_inside: float
-    inside: float
-    outside: float
-    overall: float
-    vae: float
-    vae_inside: float
-    kept_inside: float
-    kept_outside: float
-    flicker: float
-    true_flicker: float
-    rank: int | None = None
-    colour: bool | None = None
-    text: float | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+def run(options: argparse.Namespace) -> None:
+    """Examine a model, and write its report and sheets."""
+    lines = _lines(options)
+    how = Examination(
+        options.model, options.pack, options.device, options.steps, options.guidance, options.wordings, options.worded,
+        options.store, options.tower,
+    )  # fmt: skip
+    about = about_model(how) | {"cases": _digest(lines)}
+    work = options.work or WORK / f"{about['model']}-{_named(about)}"
+    work.mkdir(parents=True, exist_ok=True)
+    (work / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    _report(examine(lines, how, work, options.workers), lines, work, about, options)
 
 
-class Examiner:
-    """Runs a pipeline on held-out cases and scores what comes out."""
-
-    def __init__(self, pipeline: SamaPipeline, pack: Pack, steps: int | None, guidance: float | None) -> None:
-        self.pipeline, self.pack, self.steps, self.guidance = pipeline, pack, steps, guidance
-        bank: dict[str, list[np.ndarray]] = {}
-        for sprite in pack.sprites(target=True):
-            bank.setdefault(sprite.name, []).append(sprite.frames[0])
-        self.drawings = NearestSprite(bank)
-
-    def examine(self, task: str, seed: int, frames: int = 17) -> tuple[Score, Case, np.ndarray]:
-        """Score, case and result (T, H, W, 3) uint8 of one pair."""
-        bucket = TINY_BUCKETS[seed % len(TINY_BUCKETS)]
-        case = render_case(self.pack, seed, bucket, frames, "test", task)
-        words = instruction(case.edit, np.random.default_rng((seed, 3)), split="test")
-        result = self._edit(case.source, words, seed)
-        truth_again, source_again = self._through_vae(case.target), self._through_vae(case.source)
-        mask = edit_mask(case.source, case.target)
-        kept = result
-        if not changes_everything(result, source_again):
-            soft = soft_mask(result, source_again)
-            kept = np.stack([compose(*frame) for frame in zip(case.source, result, soft, strict=True)])
-        score = Score(
-            task=task,
-            seed=seed,
-            instruction=words,
-            copy_inside=psnr(case.source, case.target, mask),
-            inside=psnr(result, case.target, mask),
-            outside=psnr(result, case.target, ~mask),
-            overall=psnr(result, case.target),
-            vae=psnr(truth_again, case.target),
-            vae_inside=psnr(truth_again, case.target, mask),
-            kept_inside=psnr(kept, case.target, mask),
-            kept_outside=psnr(kept, case.target, ~mask),
-            flicker=temporal_consistency(result, case.source),
-            true_flicker=temporal_consistency(case.target, case.source),
-        )
-        self._recognise(score, case, result)
-        return score, case, result
-
-    def _edit(self, source: np.ndarray, words: str, seed: int) -> np.ndarray:
-        out: Any = self.pipeline(
-            video=source,
-            prompt=words,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        return (np.asarray(out.frames[0]) * 255).round().astype(np.uint8)
-
-    def _through_vae(self, clip: np.ndarray) -> np.ndarray:
-        frames = torch.from_numpy(clip).unsqueeze(0).float() / 255
-        again = self.pipeline.decode_latents(self.pipeline.encode_video(frames))[0]
-        return (again.cpu().numpy() * 255).round().astype(np.uint8)
-
-    def _recognise(self, score: Score, case: Case, result: np.ndarray) -> None:
-        edit = case.edit
-        if edit.task in ("add", "replace") and case.box is not None and edit.new_object in self.drawings.names:
-            assert case.without is not None
-            score.rank = self.drawings.rank(edit.new_object, result[0], case.without, case.box, flip=case.flip)
-        if edit.task == "recolour" and case.mask is not None:
-            score.colour = named_colour_match(result[:1], case.mask[None], edit.colour)
-        if edit.task in ("subtitle_add", "subtitle_change"):
-            read = read_text(result)
-            score.text = text_accuracy(read, edit.text)
-            score.details = {"wanted": edit.text, "read": read}
+def read(options: argparse.Namespace) -> None:
+    """Read what a machine without OCR left unread, and write the report and sheets (again)."""
+    lines = _lines(options)
+    if not (options.work / ABOUT).is_file():
+        raise CaseError(f"{options.work} is not the work folder of a run: it has no {ABOUT}")
+    count = read_later(lines, options.work, Pack.load(options.pack))
+    logger.info("read the subtitles of %d cases", count)
+    scores = [score for line in lines if (score := finished(options.work, line)) is not None]
+    about = json.loads((options.work / ABOUT).read_text(encoding="utf-8"))
+    _report(scores, lines, options.work, about, options)
 
 
-def summarise(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
-    """Means per task and over all: decibels, and shares of what was recognised."""
-
-    def mean(values: Iterator[float | None]) -> float:
-        kept = [value for value in values if value is not None and not math.isnan(value)]
-        return round(float(np.mean(kept)), 3) if kept else math.nan
-
-    names = ("copy_inside", "inside", "outside", "overall", "vae", "vae_inside", "kept_inside", "kept_outside")
-    table = {}
-    for task in (*dict.fromkeys(score.task for score in scores), "all"):
-        some = [score for score in scores if task in (score.task, "all")]
-        row = {name: mean(getattr(score, name) for score in some) for name in names}
-        row["pairs"] = len(some)
-        row["top1"] = mean(None if score.rank is None else float(score.rank == 1) for score in some)
-        row["top5"] = mean(None if score.rank is None else float(score.rank <= 5) for score in some)
-        row["colour"] = mean(None if score.colour is None else float(score.colour) for score in some)
-        row["text_read"] = mean(None if score.text is None else float(score.text >= READABLE) for score in some)
-        row["letters"] = mean(score.text for score in some)
-        row["flicker"] = mean(score.flicker - score.true_flicker for score in some)
-        table[task] = row
-    return table
+def _report(
+    scores: list[Score], lines: Sequence[CaseLine], work: Path, about: dict[str, Any], options: argparse.Namespace
+) -> None:
+    if not scores:
+        raise CaseError(f"none of the cases has a score in {work}")
+    left = sum(map(unread, scores))
+    if left:
+        logger.warning(
+            "%d subtitles are not read: install rapidocr and onnxruntime, here or elsewhere, and run: "
+            "python -m training.evaluate read --work %s", left, work,
+        )  # fmt: skip
+    write_report(scores, options.out, about, options.against)
+    if options.sheets:
+        write_sheets(lines, work, Pack.load(options.pack), options.out, options.sheets)
+    logger.info("%s", (options.out / "scores.md").read_text(encoding="utf-8"))
 
 
-def as_markdown(table: dict[str, dict[str, float]]) -> str:
-    """The summary as a Markdown table."""
-    columns = {
-        "pairs": "pairs", "copy_inside": "copy, inside", "inside": "inside", "outside": "outside",
-        "kept_outside": "outside, source kept", "vae": "VAE of truth", "top1": "top 1", "top5": "top 5",
-        "colour": "colour", "text_read": "text read", "letters": "letters",
-    }  # fmt: skip
-    shares = {"top1", "top5", "colour", "text_read", "letters"}
-
-    def cell(name: str, value: float) -> str:
-        if math.isnan(value):
-            return "-"
-        if name in shares:
-            return f"{value:.0%}".replace("%", " %")
-        return f"{value:.0f}" if name == "pairs" else f"{value:.1f}"
-
-    lines = ["| task | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {task} | " + " | ".join(cell(c, row[c]) for c in columns) + " |" for task, row in table.items()]
-    return "\n".join(lines) + "\n"
+def cases(options: argparse.Namespace) -> None:
+    """Write the case list."""
+    pack = Pack.load(options.pack)
+    lines = make_cases(pack, options.tasks or TASKS, options.per_task or 16, options.frames, options.paraphrases)
+    write_cases(lines, options.out)
+    logger.info("%d cases of %d tasks in %s", len(lines), len({line.task for line in lines}), options.out)
 
 
-def evaluate(examiner: Examiner, tasks: Sequence[str], per_task: int, out: Path, sheets: int) -> dict[str, Any]:
-    """Examine `per_task` pairs of each task and write `scores.json`, `scores.md` and a contact sheet per task."""
-    out.mkdir(parents=True, exist_ok=True)
-    scores: list[Score] = []
-    for task in tasks:
-        rows = []
-        for number in range(per_task):
-            score, case, result = examiner.examine(task, FIRST_SEED + 1000 * TASKS.index(task) + number)
-            scores.append(score)
-            if number < sheets:
-                picked = [clip[i] for i in SHEET_FRAMES for clip in (case.source, result, case.target)]
-                rows.append((score.instruction, picked))
-        means = summarise([score for score in scores if score.task == task])[task]
-        logger.info("%s: %s", task, {name: value for name, value in means.items() if not math.isnan(value)})
-        if rows:
-            columns = [f"{what}, frame {i}" for i in SHEET_FRAMES for what in ("source", "result", "truth")]
-            contact_sheet(rows, out / f"{task}.jpg", frame_height=112, columns=columns, quality=82)
-    summary = summarise(scores)
-    report = {"summary": summary, "scores": [asdict(score) for score in scores]}
-    for name, text in (("scores.json", json.dumps(report, indent=1)), ("scores.md", as_markdown(summary))):
-        with whole(out / name) as part:
-            part.write_text(text, encoding="utf-8")
-    return report
+def export(options: argparse.Namespace) -> None:
+    """Write sources, truths and instructions for another editor."""
+    from training.evaluation.clips import export_cases
+
+    lines = _lines(options)
+    export_cases(lines, Pack.load(options.pack), options.out, options.exact)
+    logger.info("%d cases in %s; save results as <id>.mp4, then: %s", len(lines), options.out,
+                "python -m training.evaluate score --results <folder> --out <folder>")  # fmt: skip
 
 
-def main() -> None:
+def score(options: argparse.Namespace) -> None:
+    """Score results that were made elsewhere."""
+    from training.evaluation.editor import load_tower
+    from training.evaluation.foreign import score_folder
+
+    lines = _lines(options)
+    distance = None if options.tower == "none" else load_tower(options.tower)
+    scores, missing = score_folder(lines, options.results, Judge(Pack.load(options.pack), distance))
+    if missing:
+        logger.warning("%d of %d cases have no result: %s", len(missing), len(lines), ", ".join(missing[:5]))
+    about = {"results": options.results.name, "missing": missing, "cases": _digest(lines)}
+    write_report(scores, options.out, about, options.against)
+    logger.info("%s", (options.out / "scores.md").read_text(encoding="utf-8"))
+
+
+def real(options: argparse.Namespace) -> None:
+    """Show edits of the whole picture on real clips."""
+    from training.evaluation.real import GLOBAL_EDITS, edit_real_clips
+
+    clips = sorted(file for file in options.clips.iterdir() if file.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm"))
+    if not clips:
+        raise CaseError(f"there is no clip in {options.clips}")
+    edits = options.edits or GLOBAL_EDITS
+    logger.info("%s", edit_real_clips(clips, edits, options.model, options.out, options.device, options.frames))
+
+
+def _lines(options: argparse.Namespace) -> list[CaseLine]:
+    return read_cases(options.cases, options.tasks, options.per_task)
+
+
+def _digest(lines: Sequence[CaseLine]) -> str:
+    """Which cases these are, whatever their paraphrases."""
+    text = json.dumps([[replace(line, paraphrases=()).__dict__] for line in lines], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _named(about: dict[str, Any]) -> str:
+    """A name for what decides a case's score but for the case: the weights and the sampler's settings."""
+    parts = [str(about["weights"])]
+    parts += [f"{name}{about[name]}" for name in ("steps", "guidance") if about[name] is not None]
+    return "-".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Score an editor on held-out pairs.")
-    parser.add_argument("--model", default="assets/sama-tiny")
-    parser.add_argument("--pack", default="data/pack")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--per-task", type=int, default=13)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--guidance", type=float)
-    parser.add_argument("--sheets", type=int, default=6, help="pairs shown on each task's contact sheet")
-    arguments = parser.parse_args()
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="examine a model (the default)")
+    _shared(one)
+    _reported(one)
+    one.add_argument("--model", default="assets/sama-tiny", help="folder of a saved pipeline")
+    one.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs in turn) or cuda:N")
+    one.add_argument("--workers", type=int, default=1, help="processes, each with its own copy of the model")
+    one.add_argument("--work", type=Path, help=f"folder of finished cases (default: {WORK}/<model and its hash>)")
+    one.add_argument("--steps", type=int)
+    one.add_argument("--guidance", type=float)
+    one.add_argument("--wordings", type=int, default=0, help="paraphrases tried for each case, with the same noise")
+    one.add_argument("--worded", type=int, default=1000, help="cases of each task that are asked for in all wordings")
+    one.add_argument("--store", type=int, default=92, help="WebP quality of kept results; 101 is exact, 0 keeps none")
+    one.add_argument("--tower", default="", help="pipeline whose tower measures distances (default: the model's)")
+    one.set_defaults(call=run)
+
+    one = commands.add_parser("read", help="read subtitles of stored results")
+    _shared(one)
+    _reported(one)
+    one.add_argument("--work", type=Path, required=True)
+    one.set_defaults(call=read)
+
+    one = commands.add_parser("cases", help="write the case list")
+    _shared(one, listed=False)
+    one.add_argument("--out", type=Path, default=PUBLISHED)
+    one.add_argument("--frames", type=int, nargs="+", default=[17], help="frame counts, taken in turn")
+    one.add_argument("--paraphrases", type=int, default=3)
+    one.set_defaults(call=cases)
+
+    one = commands.add_parser("export", help="write the cases for another editor")
+    _shared(one)
+    one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--exact", action="store_true", help="PNG frames instead of H.264")
+    one.set_defaults(call=export)
+
+    one = commands.add_parser("score", help="score results made elsewhere")
+    _shared(one)
+    _reported(one)
+    one.add_argument("--results", type=Path, required=True)
+    one.add_argument("--tower", default="assets/sama-tiny", help="as of run; none for no distance")
+    one.set_defaults(call=score)
+
+    one = commands.add_parser("real", help="show global edits on real clips")
+    one.add_argument("--clips", type=Path, required=True)
+    one.add_argument("--model", default="assets/sama-tiny")
+    one.add_argument("--device")
+    one.add_argument("--edits", nargs="+")
+    one.add_argument("--frames", type=int, default=17)
+    one.add_argument("--out", type=Path, required=True)
+    one.set_defaults(call=real)
+
+    given = list(arguments) if arguments is not None else sys.argv[1:]
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+        given = ["run", *given]
+    options = parser.parse_args(given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    pipeline = load_pipeline("tiny", model=arguments.model)  # as `sama.edit` runs it, precision included
-    pipeline.set_progress_bar_config(disable=True)
-    examiner = Examiner(pipeline, Pack.load(arguments.pack), arguments.steps, arguments.guidance)
-    evaluate(examiner, arguments.tasks, arguments.per_task, arguments.out, arguments.sheets)
+    try:
+        options.call(options)
+    except (CaseError, PackError, ValueError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    return 0
+
+
+def _shared(parser: argparse.ArgumentParser, listed: bool = True) -> None:
+    parser.add_argument("--pack", default="data/pack")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS)
+    parser.add_argument("--per-task", type=int, help="the first so many cases of each task (default: all)")
+    if listed:
+        parser.add_argument("--cases", type=Path, default=PUBLISHED, help="the case list")
+
+
+def _reported(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/scores"))
+    parser.add_argument("--against", type=Path, help="another report, scores.json, to compare with")
+    parser.add_argument("--sheets", type=int, default=6, help="pairs shown on each task's contact sheet")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -69,18 +69,7 @@ class NearestSprite:
         right, bottom of the true object in pixels; outside ``mask`` (H, W) bool, if given, the frame counts as
         background, so that only the edited region is judged; ``flip`` mirrors the candidates as the truth was.
         """
-        if mask is not None:
-            frame = np.where(mask[..., None], frame, background)
-        scene = _crop(background, box)
-        squares = self._squares[:, :, ::-1] if flip else self._squares
-        candidates = squares[..., :3] + (1 - squares[..., 3:]) * scene
-        wanted = _features(candidates)
-        wide = _crop(frame, box, _REACH)
-        seen = _features(np.stack([wide[_REACH + y :, _REACH + x :][:_SIDE, :_SIDE] for x, y in _SHIFTS]))
-        every = np.sqrt(((wanted[:, None] - seen[None]) ** 2).sum(axis=-1)).min(axis=1)
-        best = np.full(len(self.names), np.inf)
-        np.minimum.at(best, self._owner, every)
-        return dict(zip(self.names, best.tolist(), strict=True))
+        return self.place(background, box, flip).distances(frame, mask)
 
     def rank(
         self,
@@ -92,9 +81,47 @@ class NearestSprite:
         flip: bool = False,
     ) -> int:
         """Rank of ``name`` among all names, 1 = nearest. Raises ``KeyError`` if the bank does not have it."""
+        return self.place(background, box, flip).rank(name, frame, mask)
+
+    def place(self, background: np.ndarray, box: tuple[float, float, float, float], flip: bool = False) -> SpritePlace:
+        """All drawings at one place, for comparing several frames with them; arguments as of :meth:`distances`."""
+        squares = self._squares[:, :, ::-1] if flip else self._squares
+        return SpritePlace(self.names, self._owner, squares, background, box)
+
+
+class SpritePlace:
+    """One place of one frame at which all drawings of a bank are ready to be compared with edited frames.
+
+    ``squares`` (N, _SIDE, _SIDE, 4) premultiplied drawings; ``owner`` (N,) which of ``names`` each one shows.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        owner: np.ndarray,
+        squares: np.ndarray,
+        background: np.ndarray,
+        box: tuple[float, float, float, float],
+    ) -> None:
+        self.names, self._owner, self._background, self._box = names, owner, background, box
+        self._wanted = _features(squares[..., :3] + (1 - squares[..., 3:]) * _crop(background, box))
+
+    def distances(self, frame: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
+        """As :meth:`NearestSprite.distances`."""
+        if mask is not None:
+            frame = np.where(mask[..., None], frame, self._background)
+        wide = _crop(frame, self._box, _REACH)
+        seen = _features(np.stack([wide[_REACH + y :, _REACH + x :][:_SIDE, :_SIDE] for x, y in _SHIFTS]))
+        every = np.sqrt(((self._wanted[:, None] - seen[None]) ** 2).sum(axis=-1)).min(axis=1)
+        best = np.full(len(self.names), np.inf)
+        np.minimum.at(best, self._owner, every)
+        return dict(zip(self.names, best.tolist(), strict=True))
+
+    def rank(self, name: str, frame: np.ndarray, mask: np.ndarray | None = None) -> int:
+        """Rank of ``name`` among all names, 1 = nearest. Raises ``KeyError`` if the bank does not have it."""
         if name not in self.names:
             raise KeyError(f"The bank of drawings has no {name!r}.")
-        distances = self.distances(frame, background, box, mask, flip)
+        distances = self.distances(frame, mask)
         return 1 + sum(other < distances[name] for other in distances.values())
 
 

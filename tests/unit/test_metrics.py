@@ -8,10 +8,12 @@ from PIL import Image
 from training.contact_sheet import contact_sheet
 from training.metrics import (
     MAXIMUM_PSNR,
+    Motion,
     NearestSprite,
     colour_name,
     dominant_colour,
     edit_mask,
+    gmsd,
     named_colour_match,
     psnr,
     read_text,
@@ -229,3 +231,35 @@ def test_a_contact_sheet_without_frames_or_of_unknown_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"not 'a\.gif'"):
         contact_sheet([("x", [np.zeros((4, 4, 3), np.uint8)])], tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())
+
+
+def test_gmsd_sees_lost_and_invented_edges_and_no_colour():
+    clip = textured()
+    assert gmsd(clip, clip) == 0
+    soft = [np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in clip]) for sigma in (1, 3)]
+    assert 0 < gmsd(clip, soft[0]) < gmsd(clip, soft[1])
+    assert gmsd(clip, clip // 2 + 60) < 0.5 * gmsd(clip, soft[1])
+    invented = clip.copy()
+    cv2.rectangle(invented[0], (10, 10), (30, 30), (255, 0, 0), 2)
+    assert gmsd(clip[:1], invented[:1]) > gmsd(clip[1:], invented[1:]) == 0
+
+
+def test_several_clips_are_judged_along_one_motion():
+    source = textured(frames=4)
+    motion = Motion(source)
+    assert motion.warped_difference(source) == temporal_consistency(source, source)
+    jumpy = source.copy()
+    jumpy[2] = np.roll(jumpy[2], 5, axis=1)
+    assert motion.warped_difference(jumpy) > 3 * motion.warped_difference(source)
+    with pytest.raises(ValueError, match="one shape"):
+        motion.warped_difference(source[:2])
+
+
+def test_one_place_serves_many_frames():
+    near = NearestSprite({name: drawing(name) for name in KINDS})
+    frame, background, box = pasted("arrow")
+    place = near.place(background, box)
+    assert place.distances(frame) == near.distances(frame, background, box)
+    assert place.rank("arrow", frame) == 1 < place.rank("ball", frame)
+    with pytest.raises(KeyError, match="chair"):
+        place.rank("chair", frame)
