@@ -1,10 +1,12 @@
 """The filter, run as its users run it, against a real server."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -137,6 +139,42 @@ def test_what_is_kept_is_a_manifest(media, tmp_path):
         assert run(manifest, tmp_path, judge, "--runs", "1") == 0
     kept = list(Manifest(str(tmp_path / "kept.jsonl"), root=str(media)))
     assert [pair.key for pair in kept] == [pair.key for pair in Manifest(str(manifest))]
+
+
+def test_packed_shards_come_out_as_packed_shards(media, tmp_path):
+    for number in range(2):
+        with tarfile.open(media / f"packed-{number}.tar", "w") as shard:
+            for name, kind in ((f"s{number}", "a"), (f"t{number}", "b")):
+                shard.add(media / "a.mp4", f"set/{name}.source.mp4")
+                shard.add(media / "b.mp4", f"set/{name}.target.mp4")
+                prompt = f"{kind} {number}".encode()
+                info = tarfile.TarInfo(f"set/{name}.prompt.txt")
+                info.size = len(prompt)
+                shard.addfile(info, io.BytesIO(prompt))
+    manifest = str(media / "packed-{0..1}.tar")
+    with judge_server(lambda asked: good_scores(asked, 9 if "<instruction>a" in asked.text else 4)) as judge:
+        assert run(manifest, tmp_path, judge, "--runs", "1") == 0
+        assert all(len(asked.pictures) == 4 for asked in judge.asked)
+    kept = list(Manifest(str(tmp_path / "kept" / "packed-*.tar")))
+    assert [(pair.record.prompt, pair.sample) for pair in kept] == [("a 0", "set/s0"), ("a 1", "set/s1")]
+    before = [pair for pair in Manifest(manifest) if pair.record.prompt.startswith("a")]
+    for old, new in zip(before, kept, strict=True):
+        assert old.key == new.key
+        assert [content(media) for media in (old.record.source, old.record.target)] == [
+            content(media) for media in (new.record.source, new.record.target)
+        ]
+    assert [row["filter"]["origin"] for row in rows_of(tmp_path / "kept.jsonl")] == [pair.origin for pair in before]
+    for folder in ("one", "two"):
+        (media / folder).mkdir()
+        (media / folder / "same.tar").write_bytes((media / "packed-0.tar").read_bytes())
+    with pytest.raises(JudgeError, match="same name"):
+        Manifest(str(media / "*" / "same.tar"))
+
+
+def content(media):
+    with open(media.path, "rb") as file:
+        file.seek(media.offset)
+        return file.read(media.size)
 
 
 def test_a_malformed_answer_is_asked_again_then_recorded_never_guessed(media, tmp_path):
@@ -306,6 +344,3 @@ def test_bad_options_are_one_sentence(media, tmp_path, capsys):
         assert main(options) == 1
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1
-    with pytest.raises(JudgeError, match="packed shard"):
-        (media / "s.tar").write_bytes(b"")
-        Manifest(str(media / "s.tar"))

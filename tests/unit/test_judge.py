@@ -10,6 +10,7 @@ import pytest
 from sama.video import VideoError
 from tests.judging import Reply, judge_server
 from tests.media import barcode_frame, make_clip, make_text, read_barcode
+from training.data.manifest import Media
 from training.judge.answers import WHOLE, AnswerLog, Shard, read_answers
 from training.judge.client import (
     JudgeClient,
@@ -235,16 +236,20 @@ def test_a_question_names_the_instruction_and_every_key():
     assert Question("one", ONE.criteria, low=0).fingerprint() != ONE.fingerprint()
 
 
+def pair_of(source, edited, frames, side, **more):
+    return Pair(Media(str(source)), Media(str(edited)), frames, side, **more)
+
+
 def test_a_pair_shows_the_same_moments_of_both(tmp_path):
     source = make_clip(tmp_path / "a.mp4", frames=21, fps=10)
     edited = make_clip(tmp_path / "b.mp4", frames=21, fps=24)
-    pair = Pair(source, edited, frames=5, side=96)
+    pair = pair_of(source, edited, frames=5, side=96)
     assert [numbers_of(clip) for clip in (pair.source, pair.edited)] == [[0, 5, 10, 15, 20]] * 2
-    assert numbers_of(Pair(source, edited, frames=5, side=96, offset=4).source) == [4, 8, 12, 16, 20]
-    assert len(Pair(source, edited, frames=100, side=96).source) == 21
+    assert numbers_of(pair_of(source, edited, frames=5, side=96, offset=4).source) == [4, 8, 12, 16, 20]
+    assert len(pair_of(source, edited, frames=100, side=96).source) == 21
     # A result of other length is compared by time, over what both have.
     longer = make_clip(tmp_path / "c.mp4", frames=60, fps=20)
-    by_time = Pair(source, longer, frames=3, side=96)
+    by_time = pair_of(source, longer, frames=3, side=96)
     assert (numbers_of(by_time.source), numbers_of(by_time.edited)) == ([0, 10, 20], [0, 20, 40])
 
 
@@ -259,7 +264,7 @@ def test_a_pair_in_words_and_pictures(tmp_path):
 
     source = make_clip(tmp_path / "a.mp4", frames=3, width=96, height=64)
     edited = make_clip(tmp_path / "b.mp4", frames=3, width=96, height=64, constant=True)
-    pair = Pair(source, edited, frames=2, side=48)
+    pair = pair_of(source, edited, frames=2, side=48)
     kinds = ["text", "image_url", "image_url"] * 2
     first, second = pair.parts("source first"), pair.parts("edited first")
     assert [part["type"] for part in first] == [part["type"] for part in second] == kinds
@@ -270,17 +275,17 @@ def test_a_pair_in_words_and_pictures(tmp_path):
     assert [picture.size for picture in judge.asked[0].pictures] == [(96, 32), (96, 32)]
 
     Image.fromarray(barcode_frame(5)).save(tmp_path / "p.png")
-    still = Pair(tmp_path / "p.png", tmp_path / "p.png", frames=8, side=640)
+    still = pair_of(tmp_path / "p.png", tmp_path / "p.png", frames=8, side=640)
     assert still.picture and still.source[0].size == (96, 64)
     with pytest.raises(VideoError, match="picture and the other a video"):
-        Pair(tmp_path / "p.png", source, frames=8, side=640)
+        pair_of(tmp_path / "p.png", source, frames=8, side=640)
     with pytest.raises(VideoError):
-        Pair(make_text(tmp_path / "t.mp4"), source, frames=8, side=640)
+        pair_of(make_text(tmp_path / "t.mp4"), source, frames=8, side=640)
     folder = tmp_path / "frames"
     folder.mkdir()
     for number in (2, 0, 1):
         Image.fromarray(barcode_frame(number)).save(folder / f"{number:03}.png")
-    assert numbers_of(Pair(folder, source, frames=3, side=96).source) == [0, 1, 2]
+    assert numbers_of(pair_of(folder, source, frames=3, side=96).source) == [0, 1, 2]
 
 
 def answer(key, request="one:0", outcome="scored", **said):

@@ -17,6 +17,7 @@ from sama.request import EditError
 from training.benches.benchmarks import BENCHMARKS, Benchmark
 from training.benches.cases import Case, Found, find_results, read_cases, result_of
 from training.benches.tables import Graded, as_dict, as_markdown, grade
+from training.data.manifest import Media
 from training.judge.answers import WHOLE, AnswerLog, Shard, read_answers
 from training.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
 from training.judge.client import JudgeClient, JudgeError, Server
@@ -31,7 +32,7 @@ def judge(benchmark: Benchmark, found: Sequence[Found], out: Path, server: Serve
     settings = settings_of(server, effort, list(questions.values()))
     known = read_answers(out / "answers", settings)
     subjects = [
-        Subject(key, case.source, result, case.instruction, benchmark.questions[case.task])
+        Subject(key, Media(str(case.source)), Media(str(result)), case.instruction, benchmark.questions[case.task])
         for case, result, key in found
         if result is not None
     ]
@@ -58,7 +59,7 @@ def edit(options: argparse.Namespace, cases: Sequence[Case], shard: Shard) -> in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0; 1 when the judge stayed away, a case could not be edited, or an option is bad."""
+    """Returns 0; 1 when the judge stayed away, a case could not be edited or an option is bad; 130 when stopped."""
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     benchmark: Benchmark = BENCHMARKS[options.benchmark]
@@ -83,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (JudgeError, EditError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     if graded.waiting:
         print(f"{len(graded.waiting)} cases still lack answers; run the same command again.", file=sys.stderr)
         return 1

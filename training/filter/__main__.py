@@ -30,8 +30,8 @@ def subjects(manifest: Manifest, shard: Shard) -> Iterator[Subject]:
             assert record.source is not None  # adapters of clips without an edit were refused
             yield Subject(
                 key=pair.key,
-                source=Path(record.source.path),
-                edited=Path(record.target.path),
+                source=record.source,
+                edited=record.target,
                 instruction=record.prompt,
                 questions=ABOUT_VIDEOS,
                 about_pictures=ABOUT_PICTURES,
@@ -52,10 +52,10 @@ def score(manifest: Manifest, out: Path, server: Server, effort: Effort, shard: 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0; 1 when the judge stayed away or pairs still lack answers; 2 for bad options."""
+    """Returns 0; 1 when the judge stayed away, pairs still lack answers or an option is bad; 130 when stopped."""
     parser = argparse.ArgumentParser(prog="python -m training.filter", description=__doc__)
     parser.add_argument(
-        "--manifest", required=True, help=".jsonl, .json or .csv with source_video, target_video, prompt"
+        "--manifest", required=True, help="source_video, target_video, prompt: .jsonl, .json, .csv or .tar shards"
     )
     parser.add_argument("--adapter", default="pairs", help="how its rows are read: see training.data.adapters")
     parser.add_argument("--root", default="", help="folder that its paths are relative to (default: its own)")
@@ -78,9 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (JudgeError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     print(summary.as_markdown())
-    print(f"To train on what was kept, with its rows as they were: manifest: {options.out / 'kept.jsonl'}", end="")
-    print(f", adapter: {manifest.adapter}, root: {manifest.root}")
+    kept = options.out / ("kept/*.tar" if manifest.packed else "kept.jsonl")
+    print(f"To train on what was kept: manifest: {kept}, adapter: {manifest.adapter}, root: {manifest.root}")
     return 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def decide(standing: Standing | None, runs: int, attempts: int) -> Verdict:
 def merge(
     pairs: Iterable[ListedPair], standings: Mapping[str, Standing], out: Path, runs: int, attempts: int, partial: bool
 ) -> Summary:
-    """Write kept.jsonl and dropped.jsonl (the manifest's rows, with `filter` added), summary.json and summary.md.
+    """Write kept.jsonl and dropped.jsonl (the manifest's rows, with `filter` added), summary.json and summary.md; of
+    pairs in shards also kept/*.tar, shards with the kept samples.
 
     partial: drop pairs that still lack answers instead of refusing to merge. Raises JudgeError.
     """
@@ -105,6 +107,7 @@ def merge(
 
     summary = Summary()
     waiting = 0
+    samples: dict[Path, set[str]] = {}
     with (
         whole(out / "kept.jsonl") as kept_path,
         whole(out / "dropped.jsonl") as dropped_path,
@@ -121,11 +124,16 @@ def merge(
             found = {"scores": verdict.scores, "reasons": list(verdict.reasons), "origin": pair.origin}
             line = json.dumps(pair.row | {"filter": found}, ensure_ascii=False) + "\n"
             (dropped if verdict.reasons else kept).write(line)
+            if pair.sample and pair.record and not verdict.reasons:
+                samples.setdefault(Path(pair.record.target.path), set()).add(pair.sample)
         if waiting and not partial:
             raise JudgeError(
                 f"{waiting} pairs still lack answers; run the shards that are not finished again, or merge with "
                 "--partial to drop these pairs."
             )
+    for shard, names in samples.items():
+        with whole(out / "kept" / shard.name) as path:
+            _copy_samples(shard, names, path)
     for name, text in (
         ("summary.json", json.dumps(summary.as_dict(), indent=2) + "\n"),
         ("summary.md", summary.as_markdown()),
@@ -133,6 +141,15 @@ def merge(
         with whole(out / name) as path:
             path.write_text(text, encoding="utf-8")
     return summary
+
+
+def _copy_samples(shard: Path, names: Collection[str], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(shard, "r:") as source, tarfile.open(path, "w") as target:
+        for member in source:
+            sample = member.name[: member.name.find(".", member.name.rfind("/") + 1)]
+            if member.isfile() and sample in names:
+                target.addfile(member, source.extractfile(member))
 
 
 def _spread(histogram: Counter[str]) -> dict[str, float]:

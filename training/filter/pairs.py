@@ -11,26 +11,29 @@ from typing import Any
 
 from training.closed_yaml import ConfigError
 from training.data.adapters import ADAPTERS
-from training.data.manifest import Record, RowError, manifest_files, rows, to_record
+from training.data.manifest import Media, Record, Row, RowError, manifest_files, rows, to_record
 from training.judge.client import JudgeError
 
 
 @dataclass(frozen=True)
 class ListedPair:
-    """One row. record: what it says, with whole paths. row: all its columns as they were. error: why it is no pair."""
+    """One row. record: what it says, with whole paths. row: all its columns but media in shards. error: why it is no
+    pair. sample: its name within a shard."""
 
     key: str
     origin: str
     row: dict[str, Any]
     record: Record | None
     error: str = ""
+    sample: str = ""
 
 
 class Manifest:
     """A manifest's pairs, read anew each time it is walked through.
 
-    manifest: .jsonl, .json or .csv, or several by `*` and `{000..127}`. adapter: a name in `training.data.adapters`.
-    root: folder that paths are relative to (default: the manifest's own). Raises JudgeError for what cannot be used.
+    manifest: .jsonl, .json, .csv or uncompressed .tar, or several by `*` and `{000..127}`. adapter: a name in
+    `training.data.adapters`. root: folder that paths are relative to (default: the manifest's own). Raises JudgeError
+    for what cannot be used.
     """
 
     def __init__(self, manifest: str, adapter: str = "pairs", root: str = "") -> None:
@@ -41,9 +44,9 @@ class Manifest:
             self._files = manifest_files(manifest)
         except ConfigError as error:
             raise JudgeError(str(error)) from error
-        packed = next((path for path in self._files if path.suffix.lower() == ".tar"), None)
-        if packed:
-            raise JudgeError(f"{packed} is a packed shard; unpack it and list its pairs in a .jsonl to filter them.")
+        self.packed = self._files[0].suffix.lower() == ".tar"
+        if self.packed and len({path.name for path in self._files}) < len(self._files):
+            raise JudgeError(f"Two shards of {manifest} have the same name; filter their folders one by one.")
         self.root = Path(root) if root else self._files[0].parent
         self.adapter = adapter
 
@@ -55,16 +58,21 @@ class Manifest:
         except ConfigError as error:
             raise JudgeError(str(error)) from error
 
-    def _pair(self, origin: str, row: Any) -> ListedPair:
+    def _pair(self, origin: str, row: Row | RowError) -> ListedPair:
         if isinstance(row, RowError):
             return ListedPair("", origin, {}, None, f"{row.reason}: {row}")
+        columns = {name: value for name, value in row.items() if not isinstance(value, Media)}
         try:
             fields = ADAPTERS[self.adapter].read(row)
             record = to_record(fields, self.root, origin, 0)
         except RowError as error:
-            return ListedPair("", origin, dict(row), None, f"{error.reason}: {error}")
+            return ListedPair("", origin, columns, None, f"{error.reason}: {error}")
         # By the paths as written: moving the data set, or sorting its manifest, asks nothing again.
-        said = json.dumps([str(fields.source), str(fields.target), record.prompt, record.offset])
-        return ListedPair(
-            hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:24], origin, dict(row), record
-        )
+        places = [_as_written(place) for place in (fields.source, fields.target)]
+        said = json.dumps([*places, record.prompt, record.offset]).encode()
+        sample = origin[len(record.target.path) + 1 :] if record.target.member else ""
+        return ListedPair(hashlib.sha256(said).hexdigest()[:24], origin, columns, record, sample=sample)
+
+
+def _as_written(place: str | Media | None) -> str:
+    return f"{Path(place.path).name}:{place.member}" if isinstance(place, Media) else str(place)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from sama.video import FrameReader, VideoError, probe
-from training.data.manifest import IMAGES
+from training.data.manifest import IMAGES, Media
 from training.judge.client import Part, picture_part, text_part
 from training.judge.questions import Show
 
@@ -20,20 +22,21 @@ JPEG_QUALITY = 92
 class Pair:
     """Sampled frames of a source and its edit, equally many of both.
 
-    source, edited: paths of clips, of pictures, or of folders with a clip's frames. frames: samples of a clip, spread
-    evenly from its first frame to its last. side: pixels of the longer side at most; nothing is ever enlarged.
-    offset: frames dropped at the beginning of both clips. picture: whether it is a pair of pictures; clips of one frame
-    are pictures too. Raises VideoError when one cannot be read.
+    source, edited: clips, pictures, or folders with a clip's frames; on disk or in a tar shard. frames: samples of a
+    clip, spread evenly from its first frame to its last. side: pixels of the longer side at most; nothing is ever
+    enlarged. offset: frames dropped at the beginning of both clips. picture: whether it is a pair of pictures; clips of
+    one frame are pictures too. Raises VideoError when one cannot be read.
     """
 
-    def __init__(self, source: Path, edited: Path, frames: int, side: int, offset: int = 0) -> None:
-        clips = [_open(path) for path in (source, edited)]
-        self.picture = clips[0].frames == 1
-        if self.picture != (clips[1].frames == 1):
-            raise VideoError(f"One of {source.name} and {edited.name} is a picture and the other a video.")
-        moments = _moments(clips[0], clips[1], frames, offset)
-        self.source = clips[0].at(moments[0], side)
-        self.edited = clips[1].at(moments[1], side)
+    def __init__(self, source: Media, edited: Media, frames: int, side: int, offset: int = 0) -> None:
+        with _on_disk(source) as first, _on_disk(edited) as second:
+            clips = [_open(path) for path in (first, second)]
+            self.picture = clips[0].frames == 1
+            if self.picture != (clips[1].frames == 1):
+                raise VideoError(f"One of {source} and {edited} is a picture and the other a video.")
+            moments = _moments(clips[0], clips[1], frames, offset)
+            self.source = clips[0].at(moments[0], side)
+            self.edited = clips[1].at(moments[1], side)
 
     def parts(self, show: Show) -> list[Part]:
         """The pair as pieces of a message, introduced in words."""
@@ -50,6 +53,19 @@ class Pair:
             kind = "image" if self.picture else f"video, {count} moments in the order of time"
             parts += [text_part(f"{name} {kind}:"), *_pictures(pictures)]
         return parts
+
+
+@contextmanager
+def _on_disk(media: Media) -> Iterator[Path]:
+    """The clip as a file; one in a shard is copied for as long as it is needed."""
+    if not media.member:
+        yield Path(media.path)
+        return
+    with Path(media.path).open("rb") as shard, tempfile.NamedTemporaryFile(suffix=media.suffix) as copy:
+        shard.seek(media.offset)
+        copy.write(shard.read(media.size))
+        copy.flush()
+        yield Path(copy.name)
 
 
 class _Pictures:

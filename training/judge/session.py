@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sama.video import VideoError
+from training.data.manifest import Media
 from training.judge.answers import (
     MALFORMED,
     REFUSED,
@@ -38,8 +38,8 @@ class Subject:
     of both."""
 
     key: str
-    source: Path
-    edited: Path
+    source: Media
+    edited: Media
     instruction: str
     questions: tuple[Question, ...]
     about_pictures: tuple[Question, ...] = ()
