@@ -231,12 +231,21 @@ class TrainConfig:
     lora: LoraConfig = LoraConfig()
     watch: WatchConfig = WatchConfig()
 
-    def fingerprint(self) -> str:
-        """A hash of everything that decides what the run computes, and of nothing else."""
+    def deciding(self) -> dict[str, Any]:
+        """Everything that decides what the run computes, and nothing else, in types of JSON."""
         values = dataclasses.asdict(self)
         for name in ("output", "save", "watch"):
             values.pop(name)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        values["data"].pop("workers")
+        values["data"]["manifest"].pop("cache")
+        for name in ("name", "trigger", "stored"):
+            values["lora"].pop(name)
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
+
+    def fingerprint(self) -> str:
+        """A hash of what decides."""
+        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:

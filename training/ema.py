@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from training.distributed import local
+
 
 class Ema:
-    """Shadow weights, updated every step.
+    """Shadows of the trainable weights, updated every step; of sharded weights, each process has its shard's.
 
     The decay is `min(decay, (1 + t) / (10 + t))`: a short run is not dominated by its first weights.
     """
@@ -18,35 +20,25 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._names = [name for name, _ in model.named_parameters()]
-        self._live = [parameter for _, parameter in model.named_parameters()]
-        self._shadow = [parameter.detach().float().clone() for parameter in self._live]
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.shadow: dict[str, Tensor] = {name: weight.detach().float().clone() for name, weight in trained.items()}
+        """By parameter name; sharded as the weights are."""
+        self._live = [local(weight.detach()) for weight in trained.values()]
+        self._shadow = [local(shadow) for shadow in self.shadow.values()]
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._shadow, [parameter.detach().float() for parameter in self._live], 1 - decay)
+        torch._foreach_lerp_(self._shadow, [weight.float() for weight in self._live], 1 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """The model holds the averaged weights inside the block, and its own again after it."""
-        own = [parameter.detach().clone() for parameter in self._live]
+        own = [weight.clone() for weight in self._live]
         with torch.no_grad():
-            torch._foreach_copy_([parameter.data for parameter in self._live], self._shadow)
+            torch._foreach_copy_(self._live, self._shadow)
             try:
                 yield
             finally:
-                torch._foreach_copy_([parameter.data for parameter in self._live], own)
-
-    def state_dict(self) -> dict[str, Tensor | int]:
-        return {"updates": self.updates, **dict(zip(self._names, self._shadow, strict=True))}
-
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        state = dict(state)
-        self.updates = int(state.pop("updates"))
-        if set(state) != set(self._names):
-            raise ValueError("the averaged weights belong to another model")
-        with torch.no_grad():
-            for name, shadow in zip(self._names, self._shadow, strict=True):
-                shadow.copy_(state[name])  # type: ignore[arg-type]
+                torch._foreach_copy_(self._live, own)

@@ -64,7 +64,7 @@ class Encoders:
         self._one_pass: OnePassVAE | None = None
         if vae.config["is_residual"]:
             self._one_pass = _frozen(OnePassVAE(copy.deepcopy(vae)).to(stored), device)
-        self.vae: AutoencoderKLWan = _frozen(vae.to(torch.float32 if self._one_pass else stored), device)
+        self.vae: AutoencoderKLWan = _frozen(vae if self._one_pass is not None else vae.to(stored), device)
         """For decoding, and for encoding where there is no one-pass view."""
         self._fingerprints: dict[str, str] = {}
 

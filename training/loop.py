@@ -1,29 +1,34 @@
 """The loop that every stage runs through: forward, backward, clip, step, average, log, save.
 
 A stage says what a batch is and what its loss is (`Stage`); the loop knows nothing else about it. Runs on a CPU, a GPU
-or several (`accelerate launch`), each process with its own stream of samples.
+or several (`accelerate launch`, `torchrun`), each place with its own stream of samples.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from training.checkpoint import Checkpoints, random_state, require_same, run_tensors, set_random_state
+from training.clock import Clock, Every
 from training.config import TrainConfig
+from training.distributed import Layout, clip_gradients, lay_out, without_sync
 from training.ema import Ema
+from training.flops import Cost
+from training.meter import Meter
 from training.optim import build_optimisers, rate_factor, set_rates
 from training.precision import autocast
-from training.randomness import generator
-from training.storage import RoundedWeights, whole
+from training.randomness import derived_seed, generator
+from training.storage import RoundedWeights
+from training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +36,15 @@ UNTIMED_STEPS = 6
 """The first steps of a session compile, tune kernels and wait for data: they do not count against `max_minutes`. There
 are as many as the embedded model has buckets, and one more."""
 
-STEPS_PER_LOOK = 10
-"""Several processes agree on the time this often; each look waits for the devices."""
-
 
 class Stage(Protocol):
     """What a stage brings to the loop."""
 
     model: nn.Module
-    """The module under training, on its device."""
+    """The module under training, ready to be wrapped."""
 
     def batches(self) -> Iterator[Any]:
-        """An endless stream of batches of this process."""
+        """An endless stream of batches of this place, from the present position on."""
         ...
 
     def loss(self, model: nn.Module, batch: Any, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -50,12 +52,16 @@ class Stage(Protocol):
         randomness there may be, on the model's device."""
         ...
 
-    def export(self, folder: Path) -> None:
-        """Write the module's present weights where the pipeline finds them."""
+    def cost(self, batch: Any) -> Cost:
+        """What a micro-step on the batch works through."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What was gathered since the last call, for the log. Every process calls it, at the same step."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the stream of batches."""
+        """The position in the stream of batches, and what `figures` has gathered."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -66,102 +72,113 @@ class Stage(Protocol):
         """What will be seen, as lines for a person."""
         ...
 
+    def watcher(self, tracker: Tracker) -> Watcher | None:
+        """What looks at held-out samples on the way, if the configuration wants it."""
+        ...
 
-class Clock:
-    """How much of a run is over, by steps or by minutes, whichever is further. It stands still until it is started."""
+    def export(self, folder: Path) -> None:
+        """Write the module's present weights where the pipeline finds them. Every process calls it."""
+        ...
 
-    def __init__(self, max_steps: int, max_minutes: float) -> None:
-        self._max_steps, self._seconds = max_steps, max_minutes * 60
-        self.before = 0.0
-        """Seconds of earlier sessions of the same run."""
-        self._start: float | None = None
 
-    def start(self) -> None:
-        self._start = time.monotonic()
+class Watcher(Protocol):
+    """Looks at held-out samples and logs what it sees (`training.validation`)."""
 
-    def session(self) -> float:
-        """Seconds since the start."""
-        return 0.0 if self._start is None else time.monotonic() - self._start
+    def losses(self, model: nn.Module, step: int, ema: Ema) -> object: ...
 
-    def elapsed(self) -> float:
-        return self.before + self.session()
+    def grid(self, step: int, ema: Ema) -> object: ...
 
-    def progress(self, step: int) -> float:
-        by_time = self.elapsed() / self._seconds if self._seconds else 0.0
-        return max(step / self._max_steps, by_time)
+
+class Moment(NamedTuple):
+    """What all processes agree on before a step: how much of the run is over, and what is to be done."""
+
+    progress: float
+    stop: bool
+    save: bool
+    sample: bool
 
 
 class Trainer:
     """One run of one stage."""
 
-    def __init__(self, config: TrainConfig, stage: Stage, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: TrainConfig, stage: Stage, accelerator: Accelerator, layout: Layout | None = None
+    ) -> None:
         self.config, self.stage, self.accelerator = config, stage, accelerator
+        self.layout = layout or lay_out(config, accelerator)
         self.folder = Path(config.output)
-        self.step = 0
-        self.skipped = torch.zeros((), dtype=torch.long, device=accelerator.device)
-        self.waited = 0.0
-        """Seconds spent on getting batches since the last log: encoding's launches, and waiting for renderers."""
-        self._agreed = 0.0
-        self._timed_from = 0
+        self.step = self.samples = 0
+        self.skipped = torch.zeros((), dtype=torch.long, device=self.layout.device)
+        self.wrapped = self.layout.wrap(stage.model, accelerator)
         self.optimisers = build_optimisers(stage.model, config.optimiser)
         self.ema = Ema(stage.model, config.optimiser.ema_decay)
-        self.rounded = RoundedWeights(stage.model)
+        self.rounded = RoundedWeights(stage.model) if config.float8_share else None
         self.clock = Clock(config.max_steps, config.max_minutes)
-        self.wrapped = accelerator.prepare(stage.model)
-        if accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.meter = Meter(self.layout.device, accelerator.num_processes, self.layout.place.count)
+        rank, count = accelerator.process_index, accelerator.num_processes
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.layout, rank, count, config.save.keep)
+        self._stopping = False
+        self._saved: int | None = None
+        self._save_every, self._sample_every = Every(config.save.minutes), Every(config.watch.sample_every_minutes)
 
-    def run(self) -> None:
-        """Train to the end of the schedule, then write the averaged weights."""
-        config, accelerator = self.config, self.accelerator
-        batches = self.stage.batches()
-        first, saved = self.step, time.monotonic()
-        while (progress := self._shared_progress(self.step - first)) < 1.0:
-            asked = time.monotonic()
-            batch = next(batches)
-            self.waited += time.monotonic() - asked
-            logs = self._optimise(batch, progress)
+    def run(self) -> bool:
+        """Train to the end of the schedule and write the averaged weights. False: it was told to stop before the end,
+        and has saved what it takes to go on."""
+        settings = dataclasses.asdict(self.config)
+        self.tracker = Tracker(self.folder, self.config.watch.trackers, settings, self.step)
+        self.watcher = self.stage.watcher(self.tracker)
+        batches, first = self.stage.batches(), self.step
+        while (moment := self._look()).progress < 1.0:
+            if moment.save or moment.stop:
+                self.save()
+            if moment.stop:
+                return False
+            logs = self._optimise(batches, moment.progress)
             if self.step - first == UNTIMED_STEPS:
                 self._start_clock()
-            if self.step % config.watch.log_every == 0:
-                self._log(logs, progress)
-            if time.monotonic() - saved > config.save.minutes * 60:
-                self.save()
-                saved = time.monotonic()
+            if self.step % self.config.watch.log_every == 0:
+                self._log(logs, moment.progress)
+            self._watch(moment)
         self.save()
-        if accelerator.is_main_process:
-            with self.ema.swapped_in():
-                self.stage.export(self.folder)
-        accelerator.wait_for_everyone()
+        with self.ema.swapped_in():
+            self.stage.export(self.folder)
+        self.layout.wait()
+        self.tracker.close()
+        return True
 
-    def _start_clock(self) -> None:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize(self.accelerator.device)
-        self.clock.start()
-        self._timed_from, self.waited = self.step, 0.0
+    def stop(self) -> None:
+        """Finish the present step, save and leave `run`. May be called from a signal handler."""
+        self._stopping = True
 
-    def _shared_progress(self, steps: int) -> float:
-        """Progress after `steps` steps of this session. By time it differs between processes, and all must use the same
-        rates and stop together: the first one's clock counts."""
+    def _look(self) -> Moment:
+        """By the clock processes differ, and all must use the same rates and act together: the first one's counts."""
+        first = self.accelerator.is_main_process
         own = self.clock.progress(self.step)
-        if self.accelerator.num_processes == 1 or not self.config.max_minutes:
-            return own
-        if steps % STEPS_PER_LOOK == 0:
-            shared = torch.tensor(own, dtype=torch.float64, device=self.accelerator.device)
-            torch.distributed.broadcast(shared, src=0)
-            self._agreed = float(shared)
-        return max(self._agreed, self.step / self.config.max_steps)
+        wishes = (own, self._save_every.due(), self._sample_every.due()) if first else (0.0, False, False)
+        progress, save, sample, stop = self.layout.agree([*map(float, wishes), float(self._stopping)])
+        by_steps = bool(self.config.save.steps) and self.step % self.config.save.steps == 0 and self.step > 0
+        return Moment(progress, bool(stop), bool(save) or by_steps, bool(sample))
 
-    def _optimise(self, batch: Any, progress: float) -> dict[str, Tensor]:
-        config = self.config
-        through_float8 = self.step > 0 and progress >= 1.0 - config.float8_share
-        with (
-            self.rounded if through_float8 else contextlib.nullcontext(),
-            autocast(config.precision, self.accelerator.device),
-        ):
-            loss, logs = self.stage.loss(self.wrapped, batch, self._random())
-            self.accelerator.backward(loss)
-        norm = self._clip()
+    def _optimise(self, batches: Iterator[Any], progress: float) -> list[dict[str, Tensor]]:
+        config, count = self.config, self.config.accumulate
+        torch.manual_seed(derived_seed("drop-out", config.seed, self.step, self.accelerator.process_index))
+        rounding = self.rounded if self.step > 0 and progress >= 1.0 - config.float8_share else None
+        logs = []
+        with rounding or contextlib.nullcontext():
+            for micro in range(count):
+                with self.meter.loading():
+                    batch = next(batches)
+                cost = self.stage.cost(batch)
+                self.meter.add(cost)
+                self.samples += cost.samples * self.layout.place.count
+                random = generator(self.layout.device, "loss", config.seed, self.step, micro, self.layout.place.rank)
+                with without_sync(self.wrapped, self.accelerator, hold=micro < count - 1):
+                    with autocast(config.precision, self.layout.device):
+                        loss, parts = self.stage.loss(self.wrapped, batch, random)
+                    (loss / count).backward()
+                logs.append({"loss": loss.detach(), **parts})
+        norm, broken = clip_gradients(self.stage.model.parameters(), config.optimiser.clip_norm)
+        self.skipped += broken
         set_rates(self.optimisers, rate_factor(self.step, progress, config.optimiser))
         for optimiser in self.optimisers:
             optimiser.step()
@@ -170,75 +187,79 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         self.stage.model.zero_grad(set_to_none=True)
         self.step += 1
-        return {**logs, "loss": loss.detach(), "grad_norm": norm}
+        return [parts | {"grad_norm": norm} for parts in logs]
 
-    def _random(self) -> torch.Generator:
-        accelerator = self.accelerator
-        return generator(accelerator.device, "loss", self.config.seed, self.step, 0, accelerator.process_index)
+    def _start_clock(self) -> None:
+        if self.layout.device.type == "cuda":
+            torch.cuda.synchronize(self.layout.device)
+        self.clock.start()
+        self.meter.read()
 
-    @torch.no_grad()
-    def _clip(self) -> Tensor:
-        """Clip the gradients and return their norm. If it is not finite, they are all zero afterwards, and the step is
-        counted as skipped. It is decided on the device: a host that asked for the norm would wait for the backward
-        pass, and the device then for the host. DDP has averaged the gradients, so that every process decides alike."""
-        gradients = [weight.grad for weight in self.stage.model.parameters() if weight.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        broken = ~torch.isfinite(norm)
-        scale = (self.config.optimiser.clip_norm / (norm + 1e-6)).clamp_max(1.0)
-        torch._foreach_mul_(gradients, torch.where(broken, 0.0, scale))
-        for gradient in gradients:
-            gradient.masked_fill_(broken, 0.0)  # zero times infinity is not zero
-        self.skipped += broken
-        return norm
-
-    def _log(self, logs: dict[str, Tensor], progress: float) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        record: dict[str, Any] = {name: round(float(value), 5) for name, value in logs.items()}
-        per_step = self.config.batch_size * self.accelerator.num_processes
-        timed = (self.step - self._timed_from) * per_step if self.clock.session() else 0
+    def _log(self, logs: list[dict[str, Tensor]], progress: float) -> None:
+        """Means over micro-steps and processes. The one place in the loop that waits for the device."""
+        values = torch.stack([torch.stack([parts[name].float() for parts in logs]).mean() for name in logs[0]])
+        values = self.accelerator.reduce(values, "mean")
+        record: dict[str, Any] = dict(zip(logs[0], values.tolist(), strict=True)) | self.stage.figures()
         record |= {
-            "step": self.step,
-            "progress": round(progress, 4),
-            "samples": self.step * per_step,
-            "samples_per_second": round(timed / max(self.clock.session(), 1e-9), 1),
-            "waited": round(self.waited, 2),
+            "progress": progress,
+            "learning_rate": self.optimisers[0].param_groups[0]["lr"],
+            "samples": self.samples,
             "skipped_steps": int(self.skipped),
-            "seconds": round(self.clock.elapsed(), 1),
+            "seconds": self.clock.elapsed(),
         }
-        self.waited = 0.0
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        logger.info(" ".join(f"{name}={value}" for name, value in record.items()))
+        record |= self.meter.read()
+        self.tracker.log(record, self.step)
+        if self.accelerator.is_main_process:
+            shown = " ".join(f"{name}={value:.5g}" for name, value in record.items())
+            logger.info("step %d: %s", self.step, shown)
+
+    def _watch(self, moment: Moment) -> None:
+        every = self.config.watch.validate_every
+        validate = bool(every) and self.step % every == 0
+        if self.watcher is None or not (validate or moment.sample):
+            return
+        with self.meter.paused():
+            if validate:
+                self.watcher.losses(self.wrapped, self.step, self.ema)
+            if moment.sample:
+                self.watcher.grid(self.step, self.ema)
+                self._sample_every.restart()
 
     def save(self) -> None:
-        """Write `state.pt`: weights, averaged weights, optimisers and step, whole or not at all."""
-        if not self.accelerator.is_main_process:
+        """Write a checkpoint of the present step, if there is none yet."""
+        if self._saved == self.step:
             return
-        state = {
-            "step": self.step,
-            "seconds": self.clock.elapsed(),
-            "fingerprint": self.config.fingerprint(),
-            "stage": self.stage.state_dict(),
-            "model": self.stage.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
-        with whole(self.folder / "state.pt") as part:
-            torch.save(state, part)
+        with self.meter.paused():
+            tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
+            process = {
+                "stage": self.stage.state_dict(),
+                "random": random_state(self.layout.device),
+                "skipped": int(self.skipped),
+            }
+            run = {
+                "seconds": self.clock.elapsed(),
+                "samples": self.samples,
+                "averaged": self.ema.updates,
+                "fingerprint": self.config.fingerprint(),
+                "config": self.config.deciding(),
+            }
+            self.checkpoints.save(self.step, tensors, process, run)
+        self._saved = self.step
+        self._save_every.restart()
 
     def resume(self) -> bool:
-        """Go on from the output folder's `state.pt`, if there is one. ValueError: it has another configuration."""
-        path = self.folder / "state.pt"
-        if not path.is_file():
+        """Go on from the newest checkpoint of the output folder, if there is one. ConfigError: it belongs to another
+        configuration or number of processes."""
+        path = self.checkpoints.newest()
+        if path is None:
             return False
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        if state["fingerprint"] != self.config.fingerprint():
-            raise ValueError(f"{path} belongs to another configuration: choose another output, or remove it")
-        self.stage.load_state_dict(state["stage"])
-        self.stage.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step, self.clock.before = state["step"], state["seconds"]
+        run = self.checkpoints.describe(path)
+        require_same(run["config"], self.config, path)
+        tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
+        process = self.checkpoints.load(path, tensors)
+        self.step = self._saved = run["step"]
+        self.samples, self.clock.before, self.ema.updates = run["samples"], run["seconds"], run["averaged"]
+        self.skipped.fill_(process["skipped"])
+        self.stage.load_state_dict(process["stage"])
+        set_random_state(process["random"], self.layout.device)
         return True

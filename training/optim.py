@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from training.config import OptimiserConfig
 
+BETAS = (0.9, 0.99)
+
 
 class FlattenedMuon(torch.optim.Muon):
     """`torch.optim.Muon` for weights of any rank: a convolution is the matrix (out, in * kernel), sharing storage."""
@@ -34,19 +36,68 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def build_optimisers(model: nn.Module, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW over the trainable parameters of `model`, which must already be on its device."""
+    """Optimisers of the trainable parameters of `model`, which must already be on its device.
+
+    `muon`: Muon for matrices, AdamW without weight decay for the rest. `adamw`: AdamW for all, with weight decay on
+    everything but norms, biases and tables.
+    """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [parameter for name, parameter in named if is_matrix(name, parameter)]
-    others = [parameter for name, parameter in named if not is_matrix(name, parameter)]
-    muon = FlattenedMuon(
-        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    fused = others[0].is_cuda
-    adam = torch.optim.AdamW(others, lr=config.adam_learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
-    for optimiser in (muon, adam):
+    fused = any(parameter.is_cuda for _, parameter in named)
+    if config.name == "adamw":
+        decayed = [parameter for name, parameter in named if name.endswith("weight") and parameter.ndim >= 2]
+        plain = [parameter for name, parameter in named if not (name.endswith("weight") and parameter.ndim >= 2)]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]], lr=config.learning_rate, betas=BETAS, fused=fused
+            )
+        ]
+    else:
+        matrices = [parameter for name, parameter in named if is_matrix(name, parameter)]
+        others = [parameter for name, parameter in named if not is_matrix(name, parameter)]
+        decay, optimisers = config.weight_decay, []
+        if matrices:
+            rate = config.learning_rate
+            optimisers.append(FlattenedMuon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            rate = config.adam_learning_rate
+            optimisers.append(torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=0.0, fused=fused))
+    for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["initial_lr"] = group["lr"]
-    return [muon, adam]
+    return optimisers
+
+
+def state_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of an optimiser's state by a stable name, to be stored, or to be overwritten by what was stored.
+
+    A fresh optimiser has none: it takes a step of rate zero on gradients of zero, which changes no weight.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    if not optimiser.state:
+        _make_state(optimiser)
+    return {
+        f"{number}.{name}": value
+        for number, parameter in enumerate(parameters)
+        for name, value in optimiser.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _make_state(optimiser: torch.optim.Optimizer) -> None:
+    trained = optimiser._weights if isinstance(optimiser, FlattenedMuon) else None
+    parameters = trained or [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    rates = [group["lr"] for group in optimiser.param_groups]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0
+    optimiser.step()
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for parameter in parameters:
+        parameter.grad = None
+    optimiser.zero_grad(set_to_none=True)
 
 
 def rate_factor(step: int, progress: float, config: OptimiserConfig) -> float:

@@ -18,5 +18,6 @@ FLOAT32_ISLANDS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Forward passes in bfloat16 where `precision` says so; weights, gradients and losses stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    """Forward passes in bfloat16 where `precision` says so; weights, gradients and losses stay float32. Rounded copies
+    of weights are not kept beyond their layer: each is used once in a pass."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)

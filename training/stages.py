@@ -12,18 +12,26 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import FlowMatchEulerDiscreteScheduler
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
+from sama.checkpoints import save_official
 from sama.pipeline import SamaPipeline
 from sama.transformer import SamaTransformer3DModel
+from training.bands import BandMeans
 from training.batch import Batch, Feed, Place
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.data.rendered_feed import RenderedFeed
+from training.distributed import Layout, checkpoint_activations, full_state_dict, lay_out
 from training.encoders import Encoders
+from training.flops import Cost, batch_cost
+from training.lora import export_lora
+from training.model import build_transformer, empty_transformer, model_arguments
 from training.objective import add_noise, edit_weights, losses, sample_sigmas
-from training.storage import rewrite_compact
+from training.storage import rewrite_compact, whole_folder
+from training.tracking import Tracker
 from training.vae import WEIGHTS_FILE
+from training.validation import Validator
 
 SIGMA_BANDS = 4
 
@@ -32,25 +40,24 @@ class EditStage:
     """Flow matching on target latents and anchors, given source latents and text states."""
 
     def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, feed: Feed, encoders: Encoders, place: Place
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        feed: Feed,
+        encoders: Encoders,
+        place: Place,
+        transformer: SamaTransformer3DModel | None = None,
     ) -> None:
+        """transformer: what to train, where it was built already."""
         self.config, self.accelerator = config, accelerator
         self.feed, self.encoders, self.place = feed, encoders, place
-        torch.manual_seed(config.seed)
-        transformer = SamaTransformer3DModel(
-            **config.model,
-            in_channels=encoders.latent_channels,
-            out_channels=encoders.latent_channels,
-            text_dim=encoders.text_dim,
-            semantic_dim=encoders.semantic_dim,
-        )
-        if config.start_from_base:
-            _load_stored(transformer, Path(config.base) / "transformer" / WEIGHTS_FILE)
-        self.transformer = transformer.to(place.device)
+        self.bands = BandMeans(SIGMA_BANDS, place.device)
+        self.transformer = transformer or build_transformer(config, encoders)
         self.model: nn.Module = self.transformer
         if config.compile:
             # Buckets have two sequence lengths: two fixed compilations make better kernels than one for any length.
             self.transformer.compile_repeated_blocks(dynamic=False)
+        checkpoint_activations(self.transformer, config.parallel, preserve_rng=config.lora.dropout > 0)
 
     def batches(self) -> Iterator[Batch]:
         return self.feed.batches()
@@ -59,17 +66,11 @@ class EditStage:
         """The loss of a batch and its parts, for the log. random: of noise levels and noise, on the batch's device."""
         sigmas = sample_sigmas(len(batch.target), self.config.objective, random)
         flow, semantic = self.errors(model, batch, sigmas, random)
-        loss = flow.mean()
-        logs = {"flow": flow.mean().detach()}
-        order = sigmas.argsort()
-        for band, part in enumerate(flow.detach()[order].chunk(SIGMA_BANDS)):
-            logs[f"flow_band_{band}"] = part.mean()  # from the least noise to the most
-        if semantic is not None:
-            loss = loss + self.config.objective.semantic_weight * semantic.mean()
-            logs["semantic"] = semantic.mean().detach()
-            for band, part in enumerate(semantic.detach()[order].chunk(SIGMA_BANDS)):
-                logs[f"semantic_band_{band}"] = part.mean()
-        return loss, logs
+        self.bands.add(sigmas, flow, semantic)
+        if semantic is None:
+            return flow.mean(), {"flow": flow.mean().detach()}
+        loss = flow.mean() + self.config.objective.semantic_weight * semantic.mean()
+        return loss, {"flow": flow.mean().detach(), "semantic": semantic.mean().detach()}
 
     def errors(
         self, model: nn.Module, batch: Batch, sigmas: Tensor, random: torch.Generator
@@ -93,12 +94,27 @@ class EditStage:
         )
         return losses(velocity, video.velocity, weights, semantic, None if plan is None else plan.velocity)
 
+    def watcher(self, tracker: Tracker) -> Validator | None:
+        """Held-out losses and grids."""
+        watch = self.config.watch
+        if not watch.validate_every and not watch.sample_every_minutes:
+            return None
+        return Validator(self.config, self, self.encoders, tracker, self.place)
+
     def state_dict(self) -> dict[str, Any]:
-        """The feed's position."""
-        return self.feed.state_dict()
+        """The feed's position, and the losses by noise level that were not told yet."""
+        return {"feed": self.feed.state_dict(), "bands": self.bands.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.feed.load_state_dict(state)
+        self.feed.load_state_dict(state["feed"])
+        self.bands.load_state_dict(state["bands"])
+
+    def cost(self, batch: Batch) -> Cost:
+        return batch_cost(self.transformer.config, batch, frozen=self.config.stage == "lora")
+
+    def figures(self) -> dict[str, float]:
+        """Losses by noise level."""
+        return self.bands.read()
 
     def summary(self) -> str:
         return self.feed.summary()
@@ -120,23 +136,28 @@ class EditStage:
         )
 
     def export(self, folder: Path) -> None:
-        """Write `transformer`."""
-        self.transformer.save_pretrained(folder / "transformer")
-        rewrite_compact(folder / "transformer" / WEIGHTS_FILE)
+        """Write `transformer`, which `SamaPipeline` reads, and `sama_ema.safetensors` under the official key names; of
+        an adapter, `lora`."""
+        weights = full_state_dict(self.transformer)
+        if not self.accelerator.is_main_process:
+            return
+        if self.config.stage == "lora":
+            export_lora(self.transformer, folder / "lora", self.config.lora)
+            return
+        transformer = self.transformer
+        if isinstance(transformer, FSDPModule):
+            arguments = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
+            transformer = empty_transformer(arguments)
+            transformer.load_state_dict(weights, assign=True)
+        with whole_folder(folder / "transformer") as part:
+            transformer.save_pretrained(part)
+            if self.config.float8_share:
+                rewrite_compact(part / WEIGHTS_FILE)
+        save_official(transformer, folder / "sama_ema.safetensors", torch.bfloat16)
 
 
 def _noise_like(tensor: Tensor, random: torch.Generator) -> Tensor:
     return torch.randn(tensor.shape, generator=random, device=tensor.device)
-
-
-def _load_stored(transformer: SamaTransformer3DModel, path: Path) -> None:
-    """Load compactly stored weights. ConfigError: there are none, or they are another model's."""
-    if not path.is_file():
-        raise ConfigError(f"start_from_base: there is no {path}; train with start_from_base=false first")
-    try:
-        transformer.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except RuntimeError as error:
-        raise ConfigError(f"start_from_base: {path} does not fit the section `model`: {error}") from error
 
 
 def build_feed(config: TrainConfig, encoders: Encoders, place: Place) -> Feed:
@@ -148,16 +169,19 @@ def build_feed(config: TrainConfig, encoders: Encoders, place: Place) -> Feed:
     return RenderedFeed(config, encoders, place)
 
 
-def build_stage(config: TrainConfig, accelerator: Accelerator) -> Any:
-    """The stage that a configuration names."""
+def build_stage(config: TrainConfig, accelerator: Accelerator) -> tuple[Any, Layout]:
+    """The stage that a configuration names, and how its processes share the work."""
     if config.stage == "vae":
         from training.vae import VaeStage
 
-        return VaeStage(config, accelerator)
+        return VaeStage(config, accelerator), lay_out(config, accelerator)
     if config.stage == "tower":
         from training.tower import TowerStage
 
-        return TowerStage(config, accelerator)
-    place = Place(accelerator.process_index, accelerator.num_processes, accelerator.device)
-    encoders = Encoders(config.base, config.tower, place.device, config.precision)
-    return EditStage(config, accelerator, build_feed(config, encoders, place), encoders, place)
+        return TowerStage(config, accelerator), lay_out(config, accelerator)
+    encoders = Encoders(config.base, config.tower, accelerator.device, config.precision)
+    count = sum(weight.numel() for weight in empty_transformer(model_arguments(config, encoders)).parameters())
+    layout = lay_out(config, accelerator, count)
+    transformer = build_transformer(config, encoders, empty=layout.sharded and not accelerator.is_main_process)
+    feed = build_feed(config, encoders, layout.place)
+    return EditStage(config, accelerator, feed, encoders, layout.place, transformer), layout

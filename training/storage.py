@@ -8,6 +8,7 @@ through the rounding (`float8_rounded`).
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from training.distributed import local
 
 FLOAT8 = torch.float8_e4m3fn
 
@@ -67,13 +70,30 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill in place of `path`: it takes the name when the block ends well, and is gone when it does not."""
+    part, old = (path.with_name(f".{path.name}.{state}.{os.getpid()}") for state in ("new", "old"))
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 class RoundedWeights:
     """Run a model through its stored form: inside the block the large matrices hold their float8 rounding, after it
     their own values again. A step taken with the gradients found inside trains the weights to survive the rounding."""
 
     def __init__(self, model: nn.Module) -> None:
         self._live: list[Tensor] = [
-            parameter for name, parameter in model.named_parameters() if is_large_matrix(name, parameter)
+            local(parameter.detach())
+            for name, parameter in model.named_parameters()
+            if is_large_matrix(name, parameter)
         ]
         self._own: list[Tensor] = [torch.empty_like(parameter) for parameter in self._live]
 

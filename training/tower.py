@@ -19,8 +19,10 @@ from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from training.config import TrainConfig
 from training.data.rendered import LabelledAnchors, RenderedGroups, stream
+from training.flops import Cost
 from training.storage import rewrite_compact
 from training.text_encoder import load_frozen
+from training.tracking import Tracker
 
 CLIPS_PER_GROUP = 6
 TEMPERATURE = 0.05
@@ -66,6 +68,15 @@ class TowerStage:
         for samples in stream(groups, self.config.data.workers):
             self.taken += 1
             yield samples
+
+    def cost(self, batch: dict[str, Any]) -> Cost:
+        return Cost(len(batch["anchors"]), 0, 0)
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def watcher(self, tracker: Tracker) -> None:
+        """Nothing is looked at on the way."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken}
@@ -119,6 +130,8 @@ class TowerStage:
 
     def export(self, folder: Path) -> None:
         """Write `semantic_tower`."""
+        if not self.accelerator.is_main_process:
+            return
         assert isinstance(self.model, NamedTower)
         self.model.tower.save_pretrained(folder / "semantic_tower")
         rewrite_compact(folder / "semantic_tower" / "model.safetensors")

@@ -1,43 +1,89 @@
 """Train a part of the model.
 
-python -m training.train --config training/configs/tiny_sft.yaml
-accelerate launch -m training.train --config training/configs/tiny_sft.yaml --set max_minutes=10
+    python -m training.train --config training/configs/tiny_sft.yaml
+    python -m training.train --config training/configs/tiny_sft.yaml --resume
+    accelerate launch -m training.train --config training/configs/tiny_sft.yaml --set max_minutes=10
+
+A run that is told to end (SIGTERM, Ctrl-C) finishes its step, saves and exits with 0; `--resume` goes on from there, as
+after a crash. Exit status 2: something has to be put right first, and one sentence says what.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 
 import torch
 from accelerate import Accelerator
 
-from training.config import ConfigError, load_config
+from training.config import ConfigError, TrainConfig, load_config
 from training.loop import Trainer
 from training.stages import build_stage
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train a part of the model from one YAML file.")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--resume", action="store_true", help="go on from state.pt of the output folder")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, the memory and the data, and end")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         config = load_config(options.config, options.overrides)
+        if options.dry_run:
+            from training.plan import plan
+
+            sys.stdout.write(plan(config))
+            return 0
+        return train(config, options.resume)
     except ConfigError as error:
         parser.error(str(error))
+
+
+def train(config: TrainConfig, resume: bool = False) -> int:
+    """Run a configuration. Returns 0 at its end, and when it was told to end before. ConfigError: it cannot be run as
+    it is."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    accelerator = Accelerator()  # precision is the loop's: see training.loop.autocast
-    trainer = Trainer(config, build_stage(config, accelerator), accelerator)
-    if options.resume:
-        trainer.resume()
-    trainer.run()
+    accelerator = Accelerator()  # precision is the loop's: see training.precision
+    stage, layout = build_stage(config, accelerator)
+    trainer = Trainer(config, stage, accelerator, layout)
+    if resume:
+        logger.info("going on from step %d", trainer.step) if trainer.resume() else logger.info("nothing to resume")
+    elif trainer.checkpoints.newest() is not None:
+        raise ConfigError(f"{config.output} holds a run already: add --resume, or choose another output")
+    stop_on_signals(trainer)
+    for line in stage.summary().splitlines():
+        logger.info("%s", line)
+    if not trainer.run() and accelerator.is_main_process:
+        logger.info("stopped at step %d; the same command with --resume goes on from there", trainer.step)
     accelerator.end_training()
     return 0
+
+
+def stop_on_signals(trainer: Trainer) -> None:
+    """SIGTERM and SIGINT end the run after the present step; a second one ends it at once."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the interface of handlers
+        if os.getpid() != owner:
+            # A worker, which inherited this: the step that is being finished may need another sample of it.
+            signal.alarm(30)
+            return
+        logger.info("told to end: finishing the step")
+        signal.signal(number, signal.SIG_DFL)
+        trainer.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.data.rendered import ClipCrops, RenderedGroups, stream
+from training.flops import Cost
 from training.one_pass import OnePassVAE
 from training.precision import autocast
 from training.storage import RoundedWeights, rewrite_compact
+from training.tracking import Tracker
 
 CROP = 144
 CLIPS_PER_GROUP = 4
@@ -61,6 +63,15 @@ class VaeStage:
         psnr = -10 * torch.log10(F.mse_loss(output.float().clamp(-1, 1), frames) / 4)
         return loss, {"l1": absolute.detach(), "psnr": psnr.detach(), "kl": kl.detach()}
 
+    def cost(self, batch: Tensor) -> Cost:
+        return Cost(len(batch), 0, 0)
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def watcher(self, tracker: Tracker) -> None:
+        """Nothing is looked at on the way."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken}
 
@@ -77,6 +88,8 @@ class VaeStage:
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """Measure the latents' mean and deviation through the stored weights, and write `vae`."""
+        if not self.accelerator.is_main_process:
+            return
         with RoundedWeights(self.vae):
             latents = self._latents()  # (z, everything)
             self.vae.register_to_config(latents_mean=latents.mean(1).tolist(), latents_std=latents.std(1).tolist())

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from training.config import OptimiserConfig, TrainConfig, WatchConfig
+from training.flops import Cost
 from training.loop import Trainer
 
 BATCH = 8
@@ -27,6 +28,15 @@ class LineStage:
             inputs = torch.randn(BATCH, 4, generator=random)
             yield inputs.chunk(self.count)[self.rank]
 
+    def cost(self, batch):
+        return Cost(len(batch), 0, 0)
+
+    def figures(self):
+        return {}
+
+    def watcher(self, tracker):
+        return None
+
     def state_dict(self):
         return {}
 
@@ -36,7 +46,8 @@ class LineStage:
         return loss, {"square": loss.detach()}
 
     def export(self, folder: Path) -> None:
-        torch.save(self.model.state_dict(), folder / "averaged.pt")
+        if self.rank == 0:
+            torch.save(self.model.state_dict(), folder / "averaged.pt")
 
 
 def main(folder: str) -> None:

@@ -1,0 +1,39 @@
+"""How much of a run is over."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """How much of a run is over, by steps or by minutes, whichever is further. It stands still until it is started."""
+
+    def __init__(self, max_steps: int, max_minutes: float) -> None:
+        self._max_steps, self._seconds = max_steps, max_minutes * 60
+        self.before = 0.0
+        """Seconds of earlier sessions of the same run."""
+        self._start: float | None = None
+
+    def start(self) -> None:
+        self._start = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds in all sessions."""
+        return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
+
+    def progress(self, step: int) -> float:
+        by_time = self.elapsed() / self._seconds if self._seconds else 0.0
+        return max(step / self._max_steps, by_time)
+
+
+class Every:
+    """Whether so many minutes have passed since it last was so; never, of no minutes."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds, self._last = minutes * 60, time.monotonic()
+
+    def due(self) -> bool:
+        return bool(self._seconds) and time.monotonic() - self._last >= self._seconds
+
+    def restart(self) -> None:
+        self._last = time.monotonic()

@@ -1,0 +1,108 @@
+"""The transformer that a configuration asks for: from random weights, or from ours, official or base Wan's."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import init_empty_weights
+
+from sama.checkpoints import CheckpointError, from_base_wan, iterate_tensors, load_transformer
+from sama.transformer import SamaTransformer3DModel
+from training.config import ConfigError, TrainConfig
+from training.lora import add_adapter
+
+
+class Sizes(Protocol):
+    """What the frozen parts decide about the transformer."""
+
+    latent_channels: int
+    text_dim: int
+    semantic_dim: int
+
+
+def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:
+    """Arguments of the transformer: those of the section `model`; if it is empty, those beside the weights it starts
+    from. ConfigError: there are none."""
+    given: Mapping[str, Any] = config.model
+    if not given:
+        folder = start_folder(config)
+        files = [file for file in (folder / "transformer/config.json", folder / "config.json") if file.is_file()]
+        if not files:
+            raise ConfigError(f"the section `model` is empty, and no config.json is in {folder}: say what to build")
+        given = json.loads(files[0].read_text(encoding="utf-8"))
+    known = inspect.signature(SamaTransformer3DModel.__init__).parameters
+    arguments = {name: value for name, value in given.items() if name in known and value is not None}
+    foreign = [name for name in config.model if name not in known]
+    if foreign:
+        raise ConfigError(f"model.{foreign[0]} is no argument of SamaTransformer3DModel")
+    return arguments | {
+        "in_channels": sizes.latent_channels,
+        "out_channels": sizes.latent_channels,
+        "text_dim": sizes.text_dim,
+        "semantic_dim": sizes.semantic_dim,
+    }
+
+
+def start_folder(config: TrainConfig) -> Path:
+    """What training starts from, on this machine: a file or a folder. A Hub name is fetched. ConfigError: it is not
+    there."""
+    name = f"{config.base}" if config.start_from_base else config.start_from
+    if not name:
+        raise ConfigError("the section `model` is empty, and neither start_from nor start_from_base says what to train")
+    if Path(name).exists():
+        return Path(name) / "transformer" if config.start_from_base else Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["transformer/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"start_from: {name} is neither here nor on the Hub: {reason}") from error
+
+
+def empty_transformer(arguments: Mapping[str, Any]) -> SamaTransformer3DModel:
+    """The model without memory for its weights."""
+    with torch.random.fork_rng(devices=[]), init_empty_weights():
+        return SamaTransformer3DModel(**arguments)
+
+
+def build_transformer(config: TrainConfig, sizes: Sizes, empty: bool = False) -> SamaTransformer3DModel:
+    """The transformer on the CPU, in float32 and ready to train: which weights take gradients is decided here.
+
+    The frozen weights below an adapter are in the type of the run. empty: without memory for weights, for a process
+    that gets its shards from the first one. ConfigError: the weights to start from are missing or do not fit.
+    """
+    arguments = model_arguments(config, sizes)
+    if config.stage == "lora" and not (config.start_from or config.start_from_base):
+        raise ConfigError("an adapter needs a trained model below it: set start_from or start_from_base")
+    if empty:
+        transformer = empty_transformer(arguments)
+    elif config.start_from or config.start_from_base:
+        transformer = _started(config, arguments)
+    else:
+        torch.manual_seed(config.seed)
+        transformer = SamaTransformer3DModel(**arguments)
+    if config.stage == "lora":
+        add_adapter(transformer, config.lora, config.seed)
+    if not config.objective.semantic_weight:
+        for part in (transformer.semantic_projector, transformer.semantic_head):
+            part.requires_grad_(False)  # nothing reaches them
+    return transformer.train()
+
+
+def _started(config: TrainConfig, arguments: Mapping[str, Any]) -> SamaTransformer3DModel:
+    path, key = start_folder(config), "start_from_base" if config.start_from_base else "start_from"
+    below = config.stage == "lora" and config.precision == "bfloat16"
+    dtype = torch.bfloat16 if below else torch.float32
+    try:
+        if any("segment_embedding" in name for name, _ in iterate_tensors(path)):
+            return load_transformer(path, arguments, dtype)
+        return from_base_wan(path, arguments, config.seed, dtype)
+    except CheckpointError as error:
+        raise ConfigError(f"{key}: {path} cannot be trained as the section `model` says: {error}") from error
