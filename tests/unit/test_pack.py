@@ -112,14 +112,17 @@ def test_film_gives_the_frames_asked_for(folder):
     expected = 4 * (25 + 3 + np.arange(5))
     assert np.abs(frames.mean((1, 2, 3)) - expected).max() < 4
     assert len(pack.film(shot)) == len(shot) == 35
+    hurried = pack.film(shot, 1, 5, step=2)
+    np.testing.assert_array_equal(hurried, pack.film(shot, 1, 9)[::2])
+    assert len(pack.film(shot, 1, step=2)) == 17
 
 
 def test_film_refuses_frames_outside_the_shot(folder):
     pack = Pack.load(folder)
     shot = pack.shots("train")[0]
-    for start, count in ((10, 11), (-1, 3), (0, 0)):
+    for start, count, step in ((10, 11, 1), (-1, 3, 1), (0, 0, 1), (0, 11, 2)):
         with pytest.raises(ValueError, match="do not lie in a shot"):
-            pack.film(shot, start, count)
+            pack.film(shot, start, count, step)
 
 
 def test_film_is_decoded_once_and_shared(folder):
