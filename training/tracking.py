@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch.distributed
+from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
@@ -93,6 +94,7 @@ class Tracker:
             self.folder.mkdir(parents=True, exist_ok=True)
             _cut(self.folder / METRICS_FILE, first)
             self._trackers = []
+            PartialState()  # accelerate's trackers ask it who writes; an Accelerator has made it already
             for name in self._names:
                 tracker = self._build(name, first)
                 tracker.start()
