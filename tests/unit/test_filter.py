@@ -250,8 +250,11 @@ def test_refusals_are_told_from_a_server_that_refuses_everything(media, tmp_path
     with judge_server(lambda asked: Reply(status=400, body=b'{"message": "at most 1 image"}')) as judge:
         assert run(manifest, tmp_path, judge, "--runs", "1") == 1
     assert "at most 1 image" in capsys.readouterr().err
-    with judge_server(lambda a: Reply(status=413) if "Edit 2" in a.text else good_scores(a)) as judge:
-        assert run(manifest, tmp_path, judge, "--runs", "1", "--concurrency", "1") == 0
+    with judge_server(lambda a: Reply(status=413, delay=0.05) if "Edit 2" in a.text else good_scores(a)) as judge:
+        assert run(manifest, tmp_path, judge) == 0
+        asked = len(judge.asked)
+        assert run(manifest, tmp_path, judge) == 0  # refused once more, which is no surprise
+        assert len(judge.asked) == asked + 9
     (dropped,) = rows_of(tmp_path / "dropped.jsonl")
     assert dropped["prompt"] == "Edit 2" and dropped["filter"]["reasons"][0].startswith("refused: HTTP 413")
     with judge_server(lambda asked: Reply(status=401)) as judge:

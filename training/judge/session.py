@@ -55,8 +55,8 @@ class Effort:
     """How much is asked.
 
     runs: answers to each question, averaged later. attempts: unreadable answers to a request before it has failed.
-    frames, side: see `media.Pair`. give_up_after: requests in a row that nobody answers, or that are all refused from
-    the start, before the run ends.
+    frames, side: see `media.Pair`. give_up_after: requests in a row that nobody answers, or that are refused before any
+    other was answered (and were not refused in an earlier run), before the run ends.
     """
 
     runs: int = 3
@@ -172,7 +172,8 @@ class Session:
                 # A run's seed is its own, and so is a repetition's: the same seed would earn the same bad answer.
                 answer = self._client.ask(message, seed=1000 * attempt + run)
             except RefusedError as error:
-                self._note(subject, name, REFUSED, picture=picture, reason=str(error))
+                known_for_it = known.trouble.get(name, "").startswith(REFUSED)
+                self._note(subject, name, REFUSED, in_vain=not known_for_it, picture=picture, reason=str(error))
                 return
             except NoAnswerError as error:
                 self._note(subject, name, UNANSWERED, picture=picture, reason=str(error))
@@ -193,7 +194,7 @@ class Session:
             self._note(subject, name, SCORED, scores=scores, **said)
             return
 
-    def _note(self, subject: Subject, request: str, outcome: str, **said: Any) -> None:
+    def _note(self, subject: Subject, request: str, outcome: str, in_vain: bool = True, **said: Any) -> None:
         self._log.append({"key": subject.key, "request": request, "outcome": outcome, **said})
         with self._lock:
             tally = self.tally
@@ -204,7 +205,7 @@ class Session:
             if outcome in (SCORED, MALFORMED):
                 self._in_vain = 0
             elif outcome == UNANSWERED or (outcome == REFUSED and SCORED not in tally.outcomes):
-                self._in_vain += 1
+                self._in_vain += in_vain
             if self._in_vain >= self._effort.give_up_after:
                 raise JudgeError(
                     f"{self._in_vain} requests in a row came to nothing ({said['reason']}); put the server right and "
