@@ -1,0 +1,385 @@
+"""Speed and memory of training, with random weights and random latents: nothing has to be downloaded.
+
+    python -m benchmarks.training_speed --out runs/speed                       # every setting, most important first
+    python -m benchmarks.training_speed --out runs/speed 14b_lora_81 1.3b_full_81:checkpointing=full
+    torchrun --nproc-per-node 4 -m benchmarks.training_speed --out runs/speed 1.3b_full_81 1.3b_full_81:sequence=2
+    accelerate launch -m benchmarks.training_speed --out runs/speed 1.3b_full_81
+    python -m benchmarks.training_speed --table runs/speed                     # the JSON files as a Markdown table
+    python -m benchmarks.training_speed --out /tmp/toy --toy                   # every setting's code, on a CPU
+
+What is timed is `training.loop.Trainer` on a `training.stages.EditStage`, from the encoded batch on: forward, backward,
+clipping, optimiser and averaging, as `python -m training.train` runs them. `NAME:key=value:...` varies a setting; the
+keys are the fields of `benchmarks.training_settings.Setting`. Each has a process of its own and a time limit, and a
+JSON file that is rewritten after every timed step, so that a machine that is lost takes little along. A setting that
+fails leaves a file that says why, and the next one goes on.
+
+In one call of ten minutes on one GPU:
+
+    python -m benchmarks.training_speed --out runs/speed --minutes 9.5 \\
+        14b_lora_81 1.3b_full_81 14b_lora_49 14b_lora_81:checkpointing=attention_offload
+
+What to try first if a figure disappoints: the attention's share of a step (`attention` has the seconds of one layer for
+each backend), `checkpointing` (`attention` spares most of the recomputation), `every=2` where memory is left,
+`compile=false` to see what compilation brings, a larger `batch` for short clips.
+
+MFU is by the formula of `training.flops`: three forward passes of model FLOPs (two for frozen layers), recomputation
+not counted, over the dense bfloat16 peak. `memory_gib` is the peak of what tensors took in the timed steps,
+`reserved_gib` of what the allocator held, `used_gib` what was taken on the device altogether.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.training_settings import SETTINGS, Setting, parse_setting, table, write_result
+
+if TYPE_CHECKING:
+    import torch
+
+    from sama.transformer import SamaTransformer3DModel
+    from training.config import TrainConfig
+
+GIB = 2**30
+OPTIONAL_PACKAGES = ("cv2", "av")
+"""Needed to read and to draw clips, which is not measured: a machine without them will do."""
+
+
+# --- What is trained -------------------------------------------------------------------------------------------------
+
+
+def stand_in_for_missing_packages() -> None:
+    """Let `training` be imported without the packages that are not used here."""
+    for name in OPTIONAL_PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            sys.modules[name] = types.ModuleType(name)
+
+
+def model_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
+    """Arguments of the transformer; `toy`: the same kind of model, small enough for a test."""
+    from sama.presets import TINY_FOLDER, transformer_config
+
+    if setting.model == "tiny":
+        stored = json.loads((TINY_FOLDER / "transformer/config.json").read_text(encoding="utf-8"))
+        arguments = {name: value for name, value in stored.items() if not name.startswith("_") and value is not None}
+    else:
+        arguments = {"in_channels": 16, "out_channels": 16, "semantic_dim": 1152} | transformer_config(setting.model)
+    small = {"num_attention_heads": 4, "attention_head_dim": 12, "ffn_dim": 64, "num_layers": 2, "text_dim": 32}
+    return arguments | small | {"semantic_dim": 16, "semantic_hidden_dim": 32} if toy else arguments
+
+
+def random_transformer(arguments: dict[str, Any], frozen: bool, device: torch.device) -> SamaTransformer3DModel:
+    """A transformer of random weights made on its device: float32 or, to go under an adapter, bfloat16 but for what
+    diffusers keeps in float32."""
+    import torch
+
+    from sama.transformer import SamaTransformer3DModel
+    from training.model import empty_transformer
+
+    model = empty_transformer(arguments)
+    random = torch.Generator(device).manual_seed(0)
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            island = any(part in f"{path}.{name}" for part in SamaTransformer3DModel._keep_in_fp32_modules)
+            dtype = torch.bfloat16 if frozen and not island else torch.float32
+            values = torch.empty(parameter.shape, device=device, dtype=dtype)
+            if name == "scale_shift_table":
+                values.normal_(std=values.shape[-1] ** -0.5, generator=random)
+            elif parameter.ndim > 1:
+                values.normal_(std=0.02, generator=random)
+            else:
+                values.fill_(1.0 if name == "weight" else 0.0)  # norms; biases
+            setattr(module, name, torch.nn.Parameter(values))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return model.train()
+
+
+class RandomFeed:
+    """The same random batch again and again."""
+
+    def __init__(self, setting: Setting, arguments: dict[str, Any], device: torch.device) -> None:
+        import torch
+
+        from sama.shapes import NUM_SEMANTIC_TOKENS, latent_shape
+        from training.batch import Batch
+
+        random = torch.Generator(device).manual_seed(1)
+
+        def noise(*shape: int) -> torch.Tensor:
+            return torch.randn(setting.batch, *shape, generator=random, device=device)
+
+        shape = (arguments["in_channels"], *latent_shape(setting.frames, setting.height, setting.width))
+        text = noise(128 if setting.model == "tiny" else 512, arguments["text_dim"])
+        semantic = noise(NUM_SEMANTIC_TOKENS, arguments["semantic_dim"])
+        self.batch = Batch(noise(*shape), noise(*shape), text, semantic)
+
+    def batches(self) -> Iterator[Any]:
+        """The batch, without end."""
+        while True:
+            yield self.batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def summary(self) -> str:
+        """What it is."""
+        return "random latents"
+
+
+def run_config(setting: Setting, arguments: dict[str, Any], out: Path) -> TrainConfig:
+    """The configuration that a YAML file with this setting would give."""
+    from training.config import LoraConfig, OptimiserConfig, ParallelConfig, TrainConfig
+
+    known = "none" if setting.checkpointing.startswith("attention") else setting.checkpointing
+    return TrainConfig(
+        stage=setting.stage,  # type: ignore[arg-type]
+        output=str(out / "run"),
+        model=arguments,
+        batch_size=setting.batch,
+        compile=setting.compile,
+        optimiser=OptimiserConfig() if setting.model == "tiny" else OptimiserConfig("adamw", 2e-5),
+        parallel=ParallelConfig(setting.weights, setting.sequence, known, setting.every),  # type: ignore[arg-type]
+        lora=LoraConfig(setting.rank, setting.rank),
+    )
+
+
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def attention_seconds(shape: tuple[int, int, int, int], backend: str, device: torch.device) -> list[float]:
+    """Seconds of one self-attention forward and backward on (B, N, H, head_dim), bfloat16: the best of two."""
+    import torch
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    query, key, value = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    gradient = torch.randn_like(query)
+    times = []
+    for _ in range(3):
+        start = now(device)
+        out = dispatch_attention_fn(query, key, value, backend=backend)
+        middle = now(device)
+        out.backward(gradient)
+        times.append((middle - start, now(device) - middle))
+    return [min(part) for part in zip(*times[1:], strict=True)]
+
+
+def choose_attention(shape: tuple[int, int, int, int], wanted: str, device: torch.device) -> dict[str, Any]:
+    """The backend to use and what each one took, or why it cannot be used."""
+    gpu = ("native", "_native_cudnn", "_native_flash", "_flash_3", "flash") if device.type == "cuda" else ("native",)
+    taken: dict[str, Any] = {}
+    for backend in gpu if wanted == "auto" else (wanted,):
+        try:
+            taken[backend] = attention_seconds(shape, backend, device)
+        except Exception as error:  # whatever a missing or unfitting kernel raises
+            taken[backend] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    times = {backend: sum(seconds) for backend, seconds in taken.items() if isinstance(seconds, list)}
+    if not times:
+        raise RuntimeError(f"no attention backend works: {taken}")
+    chosen = min(times, key=lambda name: times[name])
+    # The plain call is the surest one under compilation; it need not be worse by more than noise.
+    if "native" in times and times["native"] <= 1.03 * times[chosen]:
+        chosen = "native"
+    return {"chosen": chosen, "seconds": taken}
+
+
+def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]:
+    """Train for a few steps, writing what is known after each."""
+    stand_in_for_missing_packages()
+    import torch
+    from accelerate import Accelerator
+
+    from sama.shapes import latent_shape, token_counts
+    from training.distributed import lay_out
+    from training.flops import batch_cost, peak_flops
+    from training.loop import Trainer
+    from training.lora import add_adapter
+    from training.selective import keep_attention
+    from training.stages import EditStage
+
+    class Timed(Trainer):
+        def timed_step(self) -> float:
+            start = now(self.layout.device)
+            logs = self._optimise(self.stage.batches(), 0.5)
+            seconds = now(self.layout.device) - start
+            self.last_loss = float(logs[-1]["loss"])
+            return seconds
+
+    began = time.monotonic()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    accelerator = Accelerator(cpu=toy)
+    device = accelerator.device
+    limit_memory(setting.limit_gib, device)
+    frozen, arguments = setting.stage == "lora", model_arguments(setting, toy)
+    config = run_config(setting, arguments, out)
+    model = random_transformer(arguments, frozen, device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if frozen:
+        add_adapter(model, config.lora)
+    layout = lay_out(config, accelerator, parameters)
+    feed = RandomFeed(setting, arguments, device)
+    tokens = token_counts(latent_shape(setting.frames, setting.height, setting.width)).total
+    heads = arguments["num_attention_heads"] // setting.sequence
+    attention = choose_attention(
+        (setting.batch, tokens, heads, arguments["attention_head_dim"]), setting.attention, device
+    )
+    model.set_attention_backend(attention["chosen"])
+    stage = EditStage(config, accelerator, feed, None, layout.place, model)  # type: ignore[arg-type]
+    if setting.checkpointing.startswith("attention"):
+        keep_attention(model, setting.every, on_host=setting.checkpointing.endswith("offload"))
+    trainer = Timed(config, stage, accelerator, layout)
+
+    cost = batch_cost(model.config, feed.batch, frozen)
+    result: dict[str, Any] = {
+        "name": name,
+        "setting": dataclasses.asdict(setting),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "devices": accelerator.num_processes,
+        "torch": torch.__version__,
+        "sharded": layout.sharded,
+        "parameters": parameters,
+        "trained": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "tokens": tokens,
+        "attention": attention,
+        "model_tflop": cost.flops / 1e12,
+        "first_step_seconds": trainer.timed_step(),
+        "seconds": [],
+    }
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    while len(result["seconds"]) < setting.steps:
+        left = setting.minutes * 60 - (time.monotonic() - began)
+        short = bool(result["seconds"]) and left < 1.2 * max(result["seconds"])
+        if layout.agree([float(short)])[0]:
+            break
+        result["seconds"].append(trainer.timed_step())
+        add_figures(result, cost.tokens * layout.place.count, cost.flops * layout.place.count, device)
+        result |= {"loss": trainer.last_loss, "skipped_steps": int(trainer.skipped)}
+        peak = peak_flops(result["device"])
+        result["mfu"] = None if peak is None else result["tflops_per_device"] * 1e12 / peak
+        if accelerator.is_main_process:
+            write_result(out, result)
+    return result
+
+
+def limit_memory(gib: float, device: torch.device) -> None:
+    """Take no more than this from the device (0: all there is), as on a smaller one."""
+    import torch
+
+    if device.type == "cuda" and gib:
+        total = torch.cuda.mem_get_info(device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), device)
+
+
+def add_figures(result: dict[str, Any], tokens: int, flops: int, device: torch.device) -> None:
+    """The median step and what follows from it. tokens, flops: of all devices in a step."""
+    import torch
+
+    seconds = statistics.median(result["seconds"])
+    result["step_seconds"] = seconds
+    result["tokens_per_second"] = tokens / seconds
+    result["tflops_per_device"] = flops / seconds / result["devices"] / 1e12
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        result["memory_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+        result["reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
+        result["used_gib"] = (total - free) / GIB
+
+
+# --- One after the other ---------------------------------------------------------------------------------------------
+
+
+def result_name(text: str) -> str:
+    """The name of a setting's file: of the setting, what was varied, and how many processes ran."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return text.replace(":", "-").replace("=", "_") + (f"-{count}_processes" if count > 1 else "")
+
+
+def run_here(text: str, out: Path, toy: bool) -> bool:
+    """Measure in this process. A failure is written down, unless something was measured before it."""
+    name, setting = result_name(text), parse_setting(text, toy)
+    is_first = os.environ.get("RANK", "0") == "0"
+    try:
+        result = measure(name, setting, out, toy)
+    except Exception as error:
+        result = {"name": name, "setting": dataclasses.asdict(setting), "error": f"{type(error).__name__}: {error}"}
+        if is_first and not (out / f"{name}.json").exists():
+            write_result(out, result)
+        if toy:
+            raise
+    if is_first:
+        sys.stdout.write(json.dumps({key: value for key, value in result.items() if key != "setting"}) + "\n")
+        sys.stdout.flush()
+    return "error" not in result
+
+
+def run_apart(texts: list[str], out: Path, toy: bool, minutes: float) -> bool:
+    """Measure each setting in a process of its own, as long as there is time."""
+    end = time.monotonic() + minutes * 60
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TOKENIZERS_PARALLELISM": "false"}
+    good = True
+    for text in texts:
+        limit = min(parse_setting(text).minutes * 60 + 60, end - time.monotonic())
+        if limit < 20:
+            sys.stdout.write(f"no time is left for {text}\n")
+            return False
+        command = [sys.executable, "-m", "benchmarks.training_speed", "--here", "--out", str(out), text]
+        command += ["--toy"] if toy else []
+        try:
+            done = subprocess.run(command, env=environment | os.environ, timeout=limit, check=False)
+            good &= done.returncode == 0
+        except subprocess.TimeoutExpired:
+            sys.stdout.write(f"{text} was stopped after {limit:.0f} s; what it measured is in {out}\n")
+            good = False
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure the speed and the memory of training.")
+    parser.add_argument("settings", nargs="*", default=list(SETTINGS), metavar="NAME[:key=value...]")
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="folder of the JSON files")
+    parser.add_argument("--minutes", type=float, default=30.0, help="for all settings together")
+    parser.add_argument("--toy", action="store_true", help="small models on the CPU: to try the code, not the speed")
+    parser.add_argument("--table", type=Path, metavar="FOLDER", help="print the results of a folder, and end")
+    parser.add_argument("--here", action="store_true", help="in this process, as under torchrun and accelerate launch")
+    options = parser.parse_args()
+    if options.table:
+        sys.stdout.write(table(options.table))
+        return 0
+    try:
+        for text in options.settings:
+            parse_setting(text)
+    except ValueError as error:
+        parser.error(str(error))
+    if not options.here and "RANK" not in os.environ:
+        return int(not run_apart(options.settings, options.out, options.toy, options.minutes))
+    good = [run_here(text, options.out, options.toy) for text in options.settings]
+    return int(not all(good))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
