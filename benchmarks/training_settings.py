@@ -59,19 +59,21 @@ TOY: dict[str, Any] = {
 }
 
 
+_READERS = {"str": str, "int": int, "float": float, "bool": lambda text: text in ("1", "true")}
+
+
 def parse_setting(text: str, toy: bool = False) -> Setting:
     """`NAME:key=value:...` as a setting. ValueError: there is no such name or key."""
     name, *changes = text.split(":")
     if name not in SETTINGS:
         raise ValueError(f"there is no setting {name!r}: choose from {', '.join(SETTINGS)}")
     setting: Any = dataclasses.replace(SETTINGS[name], **(TOY if toy else {}))
-    kinds = {field.name: type(getattr(setting, field.name)) for field in dataclasses.fields(setting)}
+    kinds = {field.name: _READERS[str(field.type)] for field in dataclasses.fields(setting)}
     for change in changes:
         key, _, value = change.partition("=")
         if key not in kinds:
             raise ValueError(f"{name} has no {key!r}: choose from {', '.join(kinds)}")
-        parsed = value in ("1", "true") if kinds[key] is bool else kinds[key](value)
-        setting = dataclasses.replace(setting, **{key: parsed})
+        setting = dataclasses.replace(setting, **{key: kinds[key](value)})
     return setting
 
 
