@@ -22,6 +22,8 @@ from training.closed_yaml import ConfigError
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
 from training.data.buckets import SIZES, Signature
 from training.data.check import main as check
+from training.data.clips import look
+from training.data.manifest import Media
 from training.data.manifest_feed import ManifestData, ManifestFeed, describe
 from training.data.paired import DataError, draw_task
 from training.data.sampler import Draw
@@ -326,6 +328,19 @@ def test_a_changed_file_is_not_taken_from_the_cache(tmp_path, base, media):
     Image.fromarray(barcode_frame(99, 96, 96)).save(folder / "t0.webp")
     read = feed(config).dataset.read(Draw(0, 0), SQUARE)
     assert read.target.latents is None and read.source.latents is not None
+
+
+def test_a_changed_picture_of_a_folder_is_noticed(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(barcode_frame(number, 96, 54)).save(folder / f"{number}.png")
+    before = look(Media(str(folder)))
+    Image.fromarray(barcode_frame(7, 96, 54)).save(folder / "1.png")
+    after = look(Media(str(folder)))
+    assert before.frames == after.frames == 3
+    assert (before.size, before.changed) != (after.size, after.changed)
+    assert before.digest != after.digest
 
 
 def test_what_cannot_be_read_in_training_is_replaced_counted_and_listed(tmp_path, base, media, caplog):

@@ -13,11 +13,13 @@ import json
 import logging
 import math
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +135,8 @@ class Catalogue:
         self.rows: Counter[int] = Counter()
         """Rows of each set, dropped ones too."""
         self._file: tuple[int, Any] | None = None
-        places, numbers, pictures, edits, sizes, left, gaps = [], [], [], [], [], [], []
+        columns = [array("q") for _ in range(7)]  # millions of Python's numbers would fill the memory
+        gaps = array("d")
         with path.open("rb") as file:
             self.key = json.loads(file.readline())["key"]
             place = file.tell()
@@ -143,22 +146,18 @@ class Catalogue:
                 if "reason" in value:
                     self.dropped.append(Dropped(**value))
                 else:
-                    sample = _from_json(value)
-                    places.append(place)
-                    numbers.append(sample.record.number)
-                    pictures.append(sample.target.frames == 1)
-                    edits.append(sample.source is not None)
-                    sizes.append((sample.target.width, sample.target.height))
-                    left.append(common_frames(sample))
-                    gaps.append(float(1 / sample.target.fps) if sample.target.fps else 0.0)
+                    frames, fps, width, height, *_ = value["target"][1]
+                    facts = (place, value["number"], frames == 1, "source" in value, width, height, _left(value))
+                    for column, fact in zip(columns, facts, strict=True):
+                        column.append(fact)
+                    gaps.append(float(1 / _rate(fps)) if fps != "0" else 0.0)
                 place += len(line)
-        self._places = np.array(places, dtype=np.int64)
-        self.numbers = np.array(numbers, dtype=np.int32)
-        self.pictures = np.array(pictures, dtype=bool)
-        self.edits = np.array(edits, dtype=bool)
-        self.sizes = np.array(sizes, dtype=np.int32).reshape(-1, 2)
-        self.frames = np.array(left, dtype=np.int32)
-        self.gaps = np.array(gaps)
+        places, numbers, pictures, edits, widths, heights, left = (np.frombuffer(c, dtype=np.int64) for c in columns)
+        self._places, self.numbers = places, numbers.astype(np.int32)
+        self.pictures, self.edits = pictures.astype(bool), edits.astype(bool)
+        self.sizes = np.stack([widths, heights], axis=1).astype(np.int32)
+        self.gaps = np.frombuffer(gaps, dtype=np.float64)
+        self.frames = left.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -264,6 +263,18 @@ def common_frames(sample: Sample) -> int:
     return min(left, int(span * sample.target.fps) + 1)
 
 
+def _left(value: dict[str, Any]) -> int:
+    """`common_frames` of a line of the catalogue."""
+    if value["match"] == "time":
+        return common_frames(_from_json(value))
+    return min(value[role][1][0] for role in ("source", "target") if role in value) - int(value["offset"])
+
+
+@lru_cache(maxsize=4096)
+def _rate(text: str) -> Fraction:
+    return Fraction(text)
+
+
 def _to_json(result: Sample | Dropped) -> dict[str, Any]:
     if isinstance(result, Dropped):
         return asdict(result)
@@ -286,7 +297,7 @@ def _from_json(value: dict[str, Any]) -> Sample:
     for role in ("source", "target"):
         if role in value:
             media, (frames, fps, *rest) = value[role]
-            found[role] = Media(*media), Facts(frames, Fraction(fps), *rest)
+            found[role] = Media(*media), Facts(frames, _rate(fps), *rest)
     target = found["target"]
     source = found.get("source", (None, None))
     record = Record(source[0], target[0], value["prompt"], value["offset"], value["origin"], value["number"])

@@ -75,12 +75,13 @@ def look(media: Media) -> Facts:
 
 
 def state(media: Media) -> tuple[int, int]:
-    """Bytes and time of change (ns) of a clip's file. Raises ClipError if it is not there."""
+    """Bytes and latest time of change (ns) of a clip's file, or of a folder's pictures. Raises ClipError for no file."""
+    path = Path(media.path)
     try:
-        found = Path(media.path).stat()
+        found = [file.stat() for file in _pictures(media)] if path.is_dir() else [path.stat()]
     except OSError as error:
         raise ClipError(f"{media} cannot be read: {error.strerror}") from error
-    return media.size or found.st_size, found.st_mtime_ns
+    return media.size or sum(one.st_size for one in found), max(one.st_mtime_ns for one in found)
 
 
 def digest_of(media: Media) -> str:

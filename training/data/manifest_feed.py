@@ -222,8 +222,9 @@ class ManifestFeed:
         device, ready = self.place.device, {}
         fresh = [number for number, clip in enumerate(clips) if clip.latents is None]
         for some in [[number] for number in fresh] if self.cache else [fresh] if fresh else []:
-            pixels = torch.stack([_present(clips[number].pixels) for number in some])
-            encoded = self.encoders.latents(pixels.to(device, non_blocking=True)).to(self._latents_type)
+            # Each travels by itself: their stack on the host would leave the page-locked memory.
+            moved = [_present(clips[number].pixels).to(device, non_blocking=True) for number in some]
+            encoded = self.encoders.latents(torch.stack(moved)).to(self._latents_type)
             for number, latents in zip(some, encoded, strict=True):
                 ready[number] = latents
                 if self.cache and clips[number].key:
