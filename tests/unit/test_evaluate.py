@@ -122,13 +122,15 @@ def test_the_truth_follows_every_instruction_and_the_source_none(pack, task):  #
         pytest.skip("rapidocr is not installed")
     line = make_cases(pack, [task], 1, frames=(5,), paraphrases=0)[0]
     case = draw(pack, line)
-    one = score_case(Judge(pack), line, case, [case.target])
+    one = score_case(Judge(pack).case(case), line, [case.target])
     assert one.result.overall == one.truth.overall == 100
     if not task.startswith("subtitle") or task == "subtitle_remove":  # the drawn font is too small here to be read
         assert one.truth.followed and one.result.followed
     assert one.copy.followed is (task == "identity")
     if task in ("add", "replace"):
         assert one.truth.rank == 1 and one.copy.rank > 1
+    if task in ("move", "resize"):  # of so few drawings the right one may rank first where nothing of it is seen
+        assert one.truth.rank == 1 and one.copy.rank is not None
 
 
 def test_a_ghost_of_the_old_clip_is_not_the_new_one(pack):  # noqa: F811
@@ -136,16 +138,16 @@ def test_a_ghost_of_the_old_clip_is_not_the_new_one(pack):  # noqa: F811
     case = draw(pack, line)
     for share, followed in ((0.4, False), (0.6, True)):
         mixed = (case.source * (1 - share) + case.target * share).astype(np.uint8)
-        assert score_case(Judge(pack), line, case, [mixed]).result.followed is followed
+        assert score_case(Judge(pack).case(case), line, [mixed]).result.followed is followed
 
 
 def test_references_need_the_autoencoder(pack):  # noqa: F811
     line = make_cases(pack, ["recolour"], 1, frames=(5,), paraphrases=2)[0]
     case = draw(pack, line)
     soft = [np.clip(clip.astype(int) + 4, 0, 255).astype(np.uint8) for clip in (case.source, case.target)]
-    alone = score_case(Judge(pack), line, case, [soft[1]])
+    alone = score_case(Judge(pack).case(case), line, [soft[1]])
     assert alone.vae is None and alone.kept is None and alone.agreement is None
-    full = score_case(Judge(pack), line, case, [soft[1], soft[1], soft[0]], soft[0], soft[1])
+    full = score_case(Judge(pack).case(case), line, [soft[1], soft[1], soft[0]], soft[0], soft[1])
     assert full.vae.inside == full.result.inside
     assert full.kept.outside > full.result.outside + 10  # the source's own pixels are back
     assert [wording.result.followed for wording in full.wordings] == [True, False]
@@ -284,7 +286,7 @@ def test_a_run_goes_on_where_it_was_and_writes_everything(tmp_path, model, pack,
 def test_what_a_machine_could_not_read_is_read_later(tmp_path, pack):  # noqa: F811
     line = make_cases(pack, ["subtitle_add"], 1, frames=(5,), paraphrases=1)[0]
     case = draw(pack, line)
-    one = score_case(Judge(pack, ocr=False), line, case, [case.target, case.source], case.source, case.target)
+    one = score_case(Judge(pack, ocr=False).case(case), line, [case.target, case.source], case.source, case.target)
     assert unread(one) and one.result.followed is None
     runner.write_score(tmp_path, one)
     runner.store(tmp_path, line, [case.target, case.source], case.target, 92)
@@ -297,7 +299,7 @@ def test_what_a_machine_could_not_read_is_read_later(tmp_path, pack):  # noqa: F
 def test_another_wording_is_another_case(tmp_path, pack):  # noqa: F811
     line = make_cases(pack, ["style"], 1, frames=(5,), paraphrases=1)[0]
     case = draw(pack, line)
-    runner.write_score(tmp_path, score_case(Judge(pack), line, case, [case.target]))
+    runner.write_score(tmp_path, score_case(Judge(pack).case(case), line, [case.target]))
     assert runner.finished(tmp_path, line)
     assert runner.finished(tmp_path, line, wordings=1) is None
     assert runner.finished(tmp_path, replace(line, instruction="something else")) is None

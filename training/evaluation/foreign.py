@@ -26,7 +26,7 @@ def score_folder(lines: Sequence[CaseLine], folder: Path, judge: Judge) -> tuple
         if path is None:
             missing.append(line.id)
             continue
-        scores.append(score_case(judge, line, draw(judge.pack, line), [read_result(path, line)]))
+        scores.append(score_case(judge.case(draw(judge.pack, line)), line, [read_result(path, line)]))
         logger.info("%s: inside %s dB, followed %s", line.id, scores[-1].result.inside, scores[-1].result.followed)
     if not scores:
         raise ValueError(f"no case has a result in {folder}: name them <id>.mp4, as cases.jsonl of the export says")

@@ -145,7 +145,7 @@ def _work(
         words = [line.instruction, *line.paraphrases[: wanted[line.id]]]
         results = editor.edit([case.source] * len(words), words, [line.seed] * len(words))
         source_again, truth_again = editor.through_vae([case.source, case.target])
-        score = score_case(judge, line, case, results, source_again, truth_again)
+        score = score_case(judge.case(case), line, results, source_again, truth_again)
         if how.store:
             store(work, line, results, truth_again, how.store)
         write_score(work, score)

@@ -192,26 +192,27 @@ def _nearer(measures: Measures, to_source: float) -> bool:
 
 
 def score_case(
-    judge: Judge,
+    own: CaseJudge,
     line: CaseLine,
-    case: Case,
     results: Sequence[np.ndarray],
     source_again: np.ndarray | None = None,
     truth_again: np.ndarray | None = None,
+    references: bool = True,
 ) -> Score:
     """The score of a case.
 
     results: clips for the instruction and for as many of the paraphrases as were tried, (T, H, W, 3) uint8 each.
     source_again, truth_again: source and truth through the model's autoencoder; without them nothing can be kept of
         the source, and there is no ceiling.
+    references: whether source and truth are measured too, which no model changes.
     """
-    own = judge.case(case)
-    score = Score(line.task, line.seed, line.instruction, own.measure(results[0]))
-    score.copy, score.truth = own.measure(case.source), own.measure(case.target)
+    score, source = Score(line.task, line.seed, line.instruction, own.measure(results[0])), own.case.source
+    if references:
+        score.copy, score.truth = own.measure(source), own.measure(own.case.target)
     if truth_again is not None:
         score.vae = own.measure(truth_again)
     if source_again is not None:
-        score.kept = own.measure(source_kept(case.source, results[0], source_again))
+        score.kept = own.measure(source_kept(source, results[0], source_again))
     for words, clip in zip(line.paraphrases, results[1:], strict=False):
         score.wordings.append(Wording(words, own.measure(clip)))
     if len(results) > 1:
