@@ -75,7 +75,7 @@ def look(media: Media) -> Facts:
 
 
 def state(media: Media) -> tuple[int, int]:
-    """Bytes and latest time of change (ns) of a clip's file, or of a folder's pictures. Raises ClipError for no file."""
+    """Bytes and last time of change (ns) of a clip's file, or of a folder's pictures. Raises ClipError without one."""
     path = Path(media.path)
     try:
         found = [file.stat() for file in _pictures(media)] if path.is_dir() else [path.stat()]
