@@ -29,10 +29,10 @@ from torch.distributed.fsdp import FSDPModule
 from sama.pipeline import SamaPipeline
 from sama.run import SamaPipelineOutput
 from training.batch import Batch, Place
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.encoders import Encoders
 from training.grids import GridRow, draw_grid
-from training.held_out import HeldOut, held_out_samples
+from training.held_out import held_out_samples
 from training.precision import autocast
 from training.randomness import generator
 from training.tracking import Tracker
@@ -62,26 +62,29 @@ class Averages(Protocol):
 
 
 class Validator:
-    """Held-out losses and grids of one run. The samples are encoded when they are first needed.
+    """Held-out losses and grids of one run.
 
-    `watch` says how many samples there are and how long a grid may take.
+    The samples are encoded here, before the run begins: what is missing is told at once, and text encoder and tower
+    may be released afterwards. `watch` says how many samples there are and how long a grid may take. Raises
+    ConfigError where there is nothing held out.
     """
 
     def __init__(
         self, config: TrainConfig, stage: WatchedStage, encoders: Encoders, tracker: Tracker, place: Place
     ) -> None:
-        self.config, self.stage, self.encoders, self.tracker, self.place = config, stage, encoders, tracker, place
-        self._samples: list[HeldOut] = []
-        self._bare: Tensor | None = None
-
-    def prepare(self) -> None:
-        """Encode the held-out samples now. To be called before text encoder and tower are released. Raises ConfigError
-        where there are none."""
-        if not self._samples:
-            watch = self.config.watch
-            count = max(watch.validation_samples, watch.sample_count)
-            self._samples = held_out_samples(self.config, self.encoders, count)
-            self._bare = self.encoders.text_states([self.encoders.prompt("")])
+        self.config, self.stage, self.tracker, self.place = config, stage, tracker, place
+        watch = config.watch
+        for every, count, name in (
+            (watch.validate_every, watch.validation_samples, "validation_samples"),
+            (watch.sample_every_minutes, watch.sample_count, "sample_count"),
+        ):
+            if every and count < 1:
+                raise ConfigError(f"watch.{name} must be at least 1, not {count}")
+        count = max(watch.validation_samples, watch.sample_count)
+        self.samples = held_out_samples(config, encoders, count)
+        self._bare = encoders.text_states([encoders.prompt("")])
+        if config.data.source == "manifest" and config.data.manifest.cache:
+            encoders.release()  # the feed reads their work from the cache
 
     def losses(self, model: nn.Module, step: int, ema: Averages | None = None) -> dict[str, float]:
         """Held-out losses of the weights in use and, if given, of their averages. They are logged and returned.
@@ -90,7 +93,6 @@ class Validator:
         noise levels, `validation/raw/flow_0.1` and so on at one, and the same under `validation/ema`. The cost is
         (samples x 9) forward passes of one sample for each kind of weights, split over the places.
         """
-        self.prepare()
         record = self._named("raw", self._measure(model))
         if ema is not None:
             with ema.swapped_in():
@@ -102,9 +104,8 @@ class Validator:
         """Sample the held-out clips and draw them beside source and target, with the raw weights first and then with
         their averages, until `watch.sample_seconds` are over: what is finished by then is shown. Returns the picture's
         path, `<output>/samples/step-00001234.jpg`, in the first process; None in the others."""
-        self.prepare()
         start, seconds = time.monotonic(), self.config.watch.sample_seconds
-        count = min(self.config.watch.sample_count, len(self._samples))
+        count = min(self.config.watch.sample_count, len(self.samples))
         rounds = math.ceil(count / self.place.count)
         raw = self._sample_rounds(rounds, start + (seconds / 2 if ema is not None else seconds))
         averaged: dict[int, list[np.ndarray]] = {}
@@ -119,7 +120,7 @@ class Validator:
                 "no sample was ready within watch.sample_seconds=%g: raise it, or lower sample_steps", seconds
             )
         rows = []
-        for number, sample in enumerate(self._samples[:count]):
+        for number, sample in enumerate(self.samples[:count]):
             if number in raw or number == 0:
                 clips = (sample.source, sample.target, raw.get(number), averaged.get(number))
                 rows.append(GridRow(sample.words, sample.numbers, *clips))
@@ -133,7 +134,7 @@ class Validator:
     def _measure(self, model: nn.Module) -> Tensor:
         """Flow and semantic loss of every sample at every noise level: (samples, 9, 2) float64 on the host, not a
         number where there are no anchors."""
-        samples = self._samples[: self.config.watch.validation_samples]
+        samples = self.samples[: self.config.watch.validation_samples]
         total = len(samples) * len(SIGMAS)
         sums = torch.zeros(total, 3, device=self.place.device)  # flow, semantic, times counted
         with self._evaluating(model):
@@ -174,7 +175,7 @@ class Validator:
         with self._evaluating(self.stage.model):
             for turn in range(rounds):
                 number = turn * self.place.count + self.place.rank
-                frames = self._sample(pipeline, number % len(self._samples), until)
+                frames = self._sample(pipeline, number % len(self.samples), until)
                 if frames is None:
                     break
                 if number < self.config.watch.sample_count:
@@ -183,7 +184,7 @@ class Validator:
 
     def _sample(self, pipeline: SamaPipeline, number: int, until: float) -> list[np.ndarray] | None:
         """The shown frames of one sample, or None if the time was up before it was ready."""
-        sample = self._samples[number]
+        sample = self.samples[number]
         steps = pipeline.stream(
             source_latents=sample.batch.source,
             prompt_embeds=sample.batch.text,

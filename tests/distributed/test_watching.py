@@ -94,7 +94,7 @@ def watch(folder: Path, kind: str) -> None:
 
     seen = [validator.losses(model, 0, ema)]
     optimiser = torch.optim.SGD(stage.model.parameters(), lr=1e-2)
-    loss = sum(stage.errors(model, validator._samples[0].batch, torch.tensor([0.5]), torch.Generator()))
+    loss = sum(stage.errors(model, validator.samples[0].batch, torch.tensor([0.5]), torch.Generator()))
     loss.mean().backward()
     if kind == "sequence":
         for parameter in stage.model.parameters():

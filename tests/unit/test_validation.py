@@ -280,6 +280,11 @@ def test_a_run_on_files_validates_on_the_pairs_of_its_manifest(config, tmp_path,
 
 def test_a_run_on_files_says_what_it_needs(config):
     config = replace(config, data=replace(config.data, source="manifest"))
-    stage, _ = build(config)
     with pytest.raises(ConfigError, match=r"watch\.validation_manifest"):
-        held_out_samples(config, stage.encoders, 1)
+        build(config)
+
+
+def test_a_look_at_nothing_is_refused(config):
+    config = replace(config, watch=replace(config.watch, validate_every=10, validation_samples=0))
+    with pytest.raises(ConfigError, match=r"watch\.validation_samples must be at least 1"):
+        build(config)
