@@ -36,7 +36,9 @@ _SEEN: dict[str, str] = {
     "road": "mountain",
     "volcano": "volcano cloud mountain",
 }
-_SEEN_RECORDED = "tree flower leaves leaf cloud green grass rabbit squirrel bird butterfly apple"
+_SMALL_WORDS = "a an the of in on at and with by red green blue white brown gray purple pink orange"
+_NO_THINGS = frozenset(_SMALL_WORDS.split())
+_SEEN_RECORDED = "tree flower leaves leaf cloud green grass rabbit squirrel bird butterfly apple rock mushroom"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ class Backdrop:
     def seen(self) -> frozenset[str]:
         """Words for what the place itself shows: a drawing of such a thing could be taken for it."""
         own = _SEEN.get(self.name, "") if self.name else _SEEN_RECORDED
-        return frozenset((*own.split(), *self.words.lower().split()))
+        return frozenset((*own.split(), *self.words.lower().split())) - _NO_THINGS
 
     def view(self, width: int, height: int) -> np.ndarray:
         """What the camera sees in frame 0, (height, width, 3) uint8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def new_sprites(pack: Pack, plan: Plan) -> list[Sprite]:
     return [
         sprite
         for sprite in pack.sprites("train", target=True, style=CANONICAL_STYLE)
-        if not clashes(sprite.name, taken) and not seen & set(sprite.name.split())
+        if not clashes(sprite.name, taken) and seen.isdisjoint(sprite.name.split())
     ]
 
 
@@ -104,7 +105,7 @@ def _newcomer(plan: Plan, sprite: Sprite, rng: np.random.Generator) -> tuple[Sce
     """
     scene, objects = plan.scene, plan.things(plan.base)
     size = str(rng.choice(tuple(SIZES), p=(0.22, 0.53, 0.25)))
-    if objects and rng.random() < 0.3:
+    if objects and rng.random() < 0.45:
         anchor = objects[int(rng.integers(len(objects)))]
         single = sum(other.name == anchor.name for other in objects) == 1
         for word in rng.permutation(("left", "right")) if single else ():
@@ -151,12 +152,13 @@ def plan_recolour(plan: Plan, rng: np.random.Generator) -> None:
         return
     plain = [number for number in base.objects if plain_colour(plan.objects[number])]
     number = plain[int(rng.integers(len(plain)))] if plain and rng.random() < 0.8 else plan.scene.focus
-    thing, drawing = plan.objects[number], sample_of(plan.objects[number])
+    thing = plan.objects[number]
+    drawing = sample_of(thing.sprite)
     own = plain_colour(thing)
     rivals = [plain_colour(other) for other in plan.things(base) if other is not thing and other.name == thing.name]
     order = [str(c) for c in rng.permutation(COLOURS) if c not in (own, *rivals) and c not in thing.name.split()]
     shown = tinted(drawing, thing.tint) if thing.tint else drawing
-    colours = [c for c in order if colour_distance(tinted(drawing, c), shown) > VISIBLE][:2]
+    colours = list(islice((c for c in order if colour_distance(tinted(drawing, c), shown) > VISIBLE), 2))
     tints = [plan.add_object(replace(thing, tint=colour)) for colour in colours]
     variants = [plan.exchanged(base, number, tint) for tint in tints]
     both = len(variants) == 2 and rng.random() < 0.5

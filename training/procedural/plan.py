@@ -15,7 +15,7 @@ from training.procedural.backgrounds import BACKGROUNDS
 from training.procedural.edits import TASKS, Edit, subtitle
 from training.procedural.object_edits import plan_move, plan_objects, plan_recolour, plan_resize
 from training.procedural.pack import Pack, Split
-from training.procedural.scene import Scene, clashes
+from training.procedural.scene import Scene
 from training.procedural.styles import STYLES, WEATHERS
 from training.procedural.variants import Pair, Plan, Variant
 
@@ -95,7 +95,9 @@ def _plan_identity(plan: Plan, pack: Pack, rng: np.random.Generator, split: Spli
         if edit is not None:
             plan.link(plan.base, plan.base, edit)
     elif kind < 0.85 and fulfilled:
-        variant, edit = fulfilled[int(rng.integers(len(fulfilled)))]
+        asked = str(rng.choice(sorted({edit.asked for _, edit in fulfilled})))
+        same = [(variant, edit) for variant, edit in fulfilled if edit.asked == asked]
+        variant, edit = same[int(rng.integers(len(same)))]
         plan.link(variant, variant, edit)
     else:
         variant = plan.variants[int(rng.integers(len(plan.variants)))]
@@ -105,10 +107,8 @@ def _plan_identity(plan: Plan, pack: Pack, rng: np.random.Generator, split: Spli
 def _about_what_is_absent(plan: Plan, pack: Pack, rng: np.random.Generator, split: Split) -> Edit | None:
     """An edit of a thing that neither the scene nor its place shows."""
     taken = [thing.name for thing in plan.scene.objects]
-    seen = plan.scene.backdrop.seen
-    names = sorted(
-        {s.name for s in pack.sprites(split) if not clashes(s.name, taken) and not seen & set(s.name.split())}
-    )
+    seen = plan.scene.backdrop.seen.union(*(name.lower().split() for name in taken))
+    names = sorted({sprite.name for sprite in pack.sprites(split) if seen.isdisjoint(sprite.name.lower().split())})
     if not names:
         return None
     asked = _ABSENT[int(rng.integers(len(_ABSENT)))]
@@ -146,5 +146,5 @@ def _fulfilled(plan: Plan) -> list[tuple[Variant, Edit]]:
         for thing in plan.things(variant):
             if thing.tint and names.count(thing.name) == 1:
                 edit = Edit("identity", asked="recolour", object=thing.name, colour=thing.tint)
-                found += [(variant, edit)] * 3
+                found.append((variant, edit))
     return found

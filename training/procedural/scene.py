@@ -68,8 +68,9 @@ class SceneObject:
         return x - half_w, y - half_h, x + half_w, y + half_h
 
     def grounded(self, light: Light, height: int) -> bool:
-        """Whether it stands on the ground of the place: below its horizon, and no thing that flies."""
-        return light.surface == "ground" and not self.airborne and self.foot > max(0.5, light.horizon) * height
+        """Whether it stands on the ground of the place: not far above its horizon, and no thing that flies."""
+        highest = max(0.5, light.horizon - 0.12)
+        return light.surface == "ground" and not self.airborne and self.foot > highest * height
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,8 @@ class _Cast:
         self.width, self.height = bucket
         self.empty_share = 0.0 if backdrop.name else 0.1
         everything = pack.sprites(split)
-        unmistakable = [sprite for sprite in everything if not backdrop.seen & set(sprite.name.split())]
+        seen = backdrop.seen
+        unmistakable = [sprite for sprite in everything if seen.isdisjoint(sprite.name.split())]
         self.everything = unmistakable or everything
         self.favourites = [sprite for sprite in self.everything if is_canonical(sprite)] or self.everything
         self.chances = by_familiarity(self.favourites)
@@ -292,7 +294,7 @@ class _Cast:
         if overlap(thing, first) > limit:
             return None
         own = plain_colour(first)
-        if own and rng.random() < 0.3:
+        if own and rng.random() < 0.6:
             other = [colour for colour in COLOURS if colour != own and colour not in first.name.split()]
             thing = replace(thing, tint=choice(rng, other))
         return thing if telling_words(thing, first, self.width, self.height) else None
@@ -317,7 +319,7 @@ def likely_places(sprite: Sprite) -> tuple[str, ...]:
     sky = ("top left", "top", "top right")
     if flies(sprite.name):
         return ("", "left", "right", "center", *sky, *sky)
-    return (*ground, *ground, *sky)
+    return (*ground, *ground, *ground, *sky)
 
 
 __all__ = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from training.procedural.edits import COLOURS
 from training.procedural.kinds import kind_words
+from training.procedural.pack import Sprite
 from training.procedural.tint import colour_distance, tinted
 
 if TYPE_CHECKING:
@@ -51,16 +53,21 @@ def plain_colour(thing: SceneObject) -> str:
     """The colour word that describes the whole object well; "" if none does."""
     if thing.tint:
         return thing.tint
-    word = thing.sprite.colour
-    if word not in COLOURS or any(colour in thing.name.split() for colour in (*COLOURS, "gray", "grey")):
+    return _own_colour(thing.sprite)
+
+
+@lru_cache(maxsize=2048)
+def _own_colour(sprite: Sprite) -> str:
+    word = sprite.colour
+    if word not in COLOURS or any(colour in sprite.name.split() for colour in (*COLOURS, "gray", "grey")):
         return ""
-    drawing = sample_of(thing)
+    drawing = sample_of(sprite)
     return word if colour_distance(tinted(drawing, word), drawing) < DESCRIBED else ""
 
 
-def sample_of(thing: SceneObject) -> np.ndarray:
+def sample_of(sprite: Sprite) -> np.ndarray:
     """Every third pixel of the drawing: enough to judge its colours by."""
-    return thing.sprite.frames[0][::3, ::3]
+    return sprite.frames[0][::3, ::3]
 
 
 def which_options(

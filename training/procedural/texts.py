@@ -17,7 +17,7 @@ CELL = 16
 """Pixels from one letter to the next, in every frame size: the side of one token of the editor, so that a letter never
 lies across two."""
 
-LONGEST = 14
+LONGEST, LONGEST_CODE = 14, 10
 
 _WORD_LIST = """
 ABLE ABOVE ACE ACORN AFTER AGAIN AIR ALARM ALIVE ALPHA ALWAYS AMBER ANCHOR ANGEL ANIMAL ANSWER ANT APPLE APRIL ARCH
@@ -128,7 +128,7 @@ def _said(rng: np.random.Generator) -> str:
 
 def _code(rng: np.random.Generator, limit: int) -> str:
     """Letters and digits without sense, in one or two groups."""
-    size = int(rng.integers(3, limit + 1))
+    size = int(rng.integers(3, min(limit, LONGEST_CODE) + 1))
     alphabet = _LETTERS if rng.random() < 0.7 else _LETTERS + _DIGITS
     letters = [alphabet[int(i)] for i in rng.integers(len(alphabet), size=size)]
     if size > 5:
