@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,12 @@ TOY: dict[str, Any] = {
 }
 
 
-_READERS = {"str": str, "int": int, "float": float, "bool": lambda text: text in ("1", "true")}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": lambda text: text in ("1", "true"),
+}
 
 
 def parse_setting(text: str, toy: bool = False) -> Setting:

@@ -179,7 +179,7 @@ class _Sharing:
         counts = token_counts(tokens.shape[1], self.group.size())
         self.total = tokens.shape[1]
         # A copy: a view would keep the whole sequence in memory until the backward pass.
-        return tokens.split(counts, dim=1)[self.group.rank()].clone()
+        return tokens.split(counts, dim=1)[self.group.rank()].clone(memory_format=torch.contiguous_format)
 
     def gather(self, module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:  # noqa: ARG002
         return _Gather.apply(tokens, token_counts(self.total, self.group.size()), self.group)
