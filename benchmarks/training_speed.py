@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
 
 GIB = 2**30
-OPTIONAL_PACKAGES = ("cv2", "av")
-"""Needed to read and to draw clips, which is not measured: a machine without them will do."""
+OPTIONAL_PACKAGES = ("cv2", "av", "ftfy")
+"""Needed to read and draw clips and to clean prompts, which is not measured: a machine without them will do."""
 
 
 # --- What is trained -------------------------------------------------------------------------------------------------
@@ -61,9 +62,13 @@ OPTIONAL_PACKAGES = ("cv2", "av")
 
 def stand_in_for_missing_packages() -> None:
     """Let `training` be imported without the packages that are not used here."""
+    import diffusers  # noqa: F401 - the libraries look for these packages themselves, and shall not find stand-ins
+    import transformers  # noqa: F401
+
     for name in OPTIONAL_PACKAGES:
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
 
 
 def model_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
@@ -319,16 +324,22 @@ def result_name(text: str) -> str:
     return text.replace(":", "-").replace("=", "_") + (f"-{count}_processes" if count > 1 else "")
 
 
+def write_failure(out: Path, name: str, setting: Setting, reason: str) -> None:
+    """Say why there are no figures, unless there are some."""
+    if not (out / f"{name}.json").exists():
+        write_result(out, {"name": name, "setting": dataclasses.asdict(setting), "error": reason})
+
+
 def run_here(text: str, out: Path, toy: bool) -> bool:
-    """Measure in this process. A failure is written down, unless something was measured before it."""
+    """Measure in this process. Returns whether nothing failed."""
     name, setting = result_name(text), parse_setting(text, toy)
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         result = measure(name, setting, out, toy)
     except Exception as error:
-        result = {"name": name, "setting": dataclasses.asdict(setting), "error": f"{type(error).__name__}: {error}"}
-        if is_first and not (out / f"{name}.json").exists():
-            write_result(out, result)
+        result = {"name": name, "error": f"{type(error).__name__}: {error}"}
+        if is_first:
+            write_failure(out, name, setting, result["error"])
         if toy:
             raise
     if is_first:
@@ -353,7 +364,9 @@ def run_apart(texts: list[str], out: Path, toy: bool, minutes: float) -> bool:
             done = subprocess.run(command, env=environment | os.environ, timeout=limit, check=False)
             good &= done.returncode == 0
         except subprocess.TimeoutExpired:
-            sys.stdout.write(f"{text} was stopped after {limit:.0f} s; what it measured is in {out}\n")
+            reason = f"stopped after {limit:.0f} s"
+            write_failure(out, result_name(text), parse_setting(text, toy), reason)
+            sys.stdout.write(f"{text}: {reason}; what it measured is in {out}\n")
             good = False
     return good
 
