@@ -1,0 +1,241 @@
+"""The ablation: variants that differ in one thing, one budget, runs that are skipped when they are done, a page."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from tests.tiny import tiny_pipeline, tiny_transformer
+from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
+from training.ablation.__main__ import main
+from training.ablation.models import AnchorlessTransformer, ShiftedTransformer, build_variant
+from training.ablation.plan import VARIANTS, Plan, Run, common_config, run_config, share_of
+from training.ablation.results import CLAIMS, Outcome, agreement, effect, over_seeds
+from training.config import ConfigError, DataConfig, ObjectiveConfig, RenderedConfig, TrainConfig
+from training.evaluation.cases import make_cases, write_cases
+from training.evaluation.scoring import Measures, Score
+from training.procedural.pack import Pack
+
+BY_NAME = {variant.name: variant for variant in VARIANTS}
+MODEL = {
+    "num_attention_heads": 2, "attention_head_dim": 24, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2,
+    "semantic_hidden_dim": 32, "semantic_positions": "grid",
+}  # fmt: skip
+
+
+class Sizes:
+    latent_channels, text_dim, semantic_dim = 16, 32, 32
+
+
+def config(**changes):
+    rendered = RenderedConfig(frames=5, groups=7, refresh_per_step=0.5)
+    settings = {"model": MODEL, "data": DataConfig(workers=0, rendered=rendered), "max_minutes": 3.0}
+    return TrainConfig("sft", "runs/x", **(settings | changes))
+
+
+def outcome(seed, values, rank=None):
+    scores = {f"add-{n}": Score("add", n, "", Measures(inside=v, rank=rank)) for n, v in enumerate(values)}
+    return Outcome({"seed": seed}, scores, {})
+
+
+def inputs(frames=2):
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape):
+        return torch.randn(shape, generator=generator)
+
+    return {
+        "hidden_states": noise(1, 16, frames, 4, 6),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": noise(1, 8, 32),
+        "source_hidden_states": noise(1, 16, frames, 4, 6),
+        "semantic_hidden_states": noise(1, 65, 32),
+    }
+
+
+# --- Plan -------------------------------------------------------------------------------------------------------------
+
+
+def test_variants_differ_from_the_method_in_what_they_say(tmp_path):
+    common = common_config(config(), groups=20)
+    both = run_config(common, Run(BY_NAME["both"], 1), 100, tmp_path)
+    assert (both.max_steps, both.max_minutes, both.seed) == (100, 0.0, 1)
+    assert (both.data.rendered.groups, both.data.rendered.refresh_per_step) == (20, 0.0)
+    differing = {}
+    for variant in VARIANTS:
+        one = run_config(common, Run(variant, 1), 100, tmp_path)
+        differing[variant.name] = [
+            one.objective.semantic_weight != both.objective.semantic_weight,
+            one.data.rendered.pretext_share != both.data.rendered.pretext_share,
+            one.model != both.model,
+        ]
+        assert one.data.rendered.groups == both.data.rendered.groups and one.seed == both.seed
+    assert differing == {
+        "baseline": [True, True, False], "anchoring": [False, True, False], "motion": [True, False, False],
+        "both": [False] * 3, "shifted": [False] * 3, "unplaced": [False, False, True], "stage0": [False] * 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"objective": ObjectiveConfig(semantic_weight=0.0)}, "semantic_weight is 0"),
+     ({"stage": "pretrain"}, "stage sft"),
+     ({"data": DataConfig(rendered=RenderedConfig(pretext_share=0.0))}, "pretext_share is 0")],
+)  # fmt: skip
+def test_there_must_be_something_to_leave_out(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        common_config(TrainConfig(**{"stage": "sft", "output": "x"} | changes), 5)
+
+
+def test_runs_are_shared_between_gpus_without_gap_or_double():
+    runs = Plan("x", 10, 3, tuple(BY_NAME), 5, 1).runs()
+    assert [run.seed for run in runs[: len(VARIANTS)]] == [0] * len(VARIANTS)
+    parts = [share_of(runs, f"{index}/4") for index in range(4)]
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
+    for wrong in ("4/4", "x", "1"):
+        with pytest.raises(ConfigError, match="--share"):
+            share_of(runs, wrong)
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def test_variants_of_a_seed_begin_with_the_same_weights(tmp_path):
+    common = common_config(config(), 5)
+    models = {
+        variant.name: build_variant(run_config(common, Run(variant, 0), 10, tmp_path), Sizes(), variant)
+        for variant in VARIANTS
+    }
+    first = models["both"].state_dict()
+    for name, model in models.items():
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, first[key]), (name, key)
+    assert type(models["shifted"]) is ShiftedTransformer and type(models["baseline"]) is AnchorlessTransformer
+    trained = {name: sum(p.numel() for p in m.parameters() if p.requires_grad) for name, m in models.items()}
+    assert trained["both"] - trained["shifted"] == 3 * 48  # the type embedding
+    assert trained["baseline"] < trained["both"] == trained["unplaced"]
+
+
+def copied(kind):
+    plain = tiny_transformer()
+    model = kind(**{name: value for name, value in plain.config.items() if not name.startswith("_")}).eval()
+    model.load_state_dict(plain.state_dict())
+    return plain, model
+
+
+def test_a_model_without_a_plan_is_the_model_given_none():
+    plain, anchorless = copied(AnchorlessTransformer)
+    given = inputs()
+    out = anchorless(**given)
+    without = plain(**{**given, "semantic_hidden_states": None})
+    assert torch.equal(out.sample, without.sample)
+    assert not out.semantic.any() and out.semantic.shape == given["semantic_hidden_states"].shape
+    assert not torch.allclose(out.sample, plain(**given).sample, atol=1e-3)
+
+
+def test_shifted_positions_stand_behind_the_target_in_time():
+    plain, shifted = copied(ShiftedTransformer)
+    given = inputs()
+    count = 2 * 2 * 3
+    tables = shifted.rope(given["hidden_states"], 65, True)
+    same = plain.rope(given["hidden_states"], 65, True)
+    longer = plain.rope(given["hidden_states"].repeat(1, 1, 2, 1, 1))
+    for table, plain_table, long in zip(tables, same, longer, strict=True):
+        assert torch.equal(table[:, count:], plain_table[:, count:])  # anchors and target
+        assert torch.equal(table[:, :count], long[:, count:])
+    without_source = {**given, "source_hidden_states": None}
+    plain.segment_embedding.weight.data.zero_()
+    assert torch.allclose(shifted(**without_source).sample, plain(**without_source).sample, atol=1e-6)
+    assert not torch.allclose(shifted(**given).sample, plain(**given).sample, atol=1e-3)
+
+
+# --- Results ----------------------------------------------------------------------------------------------------------
+
+
+def test_means_and_effects_count_seeds_and_cases():
+    base = [outcome(seed, [10.0 + seed, 20.0 + seed]) for seed in range(3)]
+    better = [outcome(seed, [11.0 + seed, 21.2 + seed]) for seed in range(3)]
+    mean = over_seeds(base, "inside")
+    assert mean == (16.0, pytest.approx(1 / math.sqrt(3)), 3)
+    found = effect({"both": better, "baseline": base}, "both", "baseline", "inside")
+    assert found.better_by == pytest.approx(1.1) and found.pairs == 6
+    assert found.error == pytest.approx(0.1) and found.verdict == "better"
+    claim = next(claim for claim in CLAIMS if (claim.one, claim.other) == ("both", "baseline"))
+    assert agreement(claim, found) == "agrees"
+    back = effect({"both": base, "baseline": better}, "both", "baseline", "inside")
+    assert agreement(claim, back) == "disagrees"
+
+
+def test_one_seed_decides_nothing_and_missing_runs_are_no_figures():
+    base, better = [outcome(0, [10.0, 20.0])], [outcome(0, [15.0, 25.0])]
+    found = effect({"both": better, "baseline": base}, "both", "baseline", "inside")
+    assert found.better_by == 5 and math.isnan(found.error) and found.verdict == "undecided"
+    assert effect({"both": better}, "both", "baseline", "inside").pairs == 0
+    assert effect({"both": better, "baseline": [outcome(1, [10.0, 20.0])]}, "both", "baseline", "inside").pairs == 0
+
+
+# --- A toy run --------------------------------------------------------------------------------------------------------
+
+YAML = """
+stage: sft
+output: unused
+base: {base}
+precision: float32
+batch_size: 2
+max_steps: 50
+model: {model}
+data: {{workers: 0, rendered: {{pack: none, frames: 5, paraphrases: 1, pretext_share: 0.5}}}}
+optimiser: {{warmup_steps: 1, learning_rate: 0.01}}
+watch: {{validation_samples: 1, sample_steps: 1}}
+"""
+
+
+def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch):  # noqa: F811
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(Pack, "load", lambda path: pack)
+    tiny_pipeline().save_pretrained(tmp_path / "base")
+    (tmp_path / "toy.yaml").write_text(YAML.format(base=tmp_path / "base", model=json.dumps(MODEL)))
+    write_cases(make_cases(pack, ["recolour", "style"], 1, frames=(5,), paraphrases=0), tmp_path / "cases.jsonl")
+    out, page = tmp_path / "out", tmp_path / "docs" / "ablation.md"
+    command = [
+        "run", "--config", str(tmp_path / "toy.yaml"), "--cases", str(tmp_path / "cases.jsonl"), "--out", str(out),
+        "--groups", "5", "--seeds", "2", "--per-task", "1", "--judges", "0", "--variants", "baseline", "stage0",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(command)  # no steps, no budget
+    assert main([*command, "--steps", "3", "--share", "0/2"]) == 0
+    done = sorted(file.parent.name for file in out.rglob("result.json"))
+    assert done == ["baseline-seed0", "baseline-seed1"]
+    first = (out / "baseline-seed0" / "result.json").stat().st_mtime_ns
+    assert main(command) == 0  # the steps are known by now
+    assert len(list(out.rglob("result.json"))) == 4
+    assert (out / "baseline-seed0" / "result.json").stat().st_mtime_ns == first
+    with pytest.raises(SystemExit):
+        main([*command, "--steps", "4"])
+
+    page.parent.mkdir()
+    assert main(["report", "--out", str(out), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert "| baseline |" in text and "| stage 0 alone |" in text and "| *truth* | 100 % |" in text
+    assert "Not complete" not in text and "3 steps a run" in text
+    for name in ("losses", "scores"):
+        assert (page.parent / "ablation" / f"{name}.png").stat().st_size > 5000
+    rows = [json.loads(line) for line in (out / "stage0-seed1" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows if "flow" in row} == {1, 2, 3}
+    assert any("validation/raw/flow" in row for row in rows)
+    curves = [
+        [
+            row["flow"]
+            for row in map(json.loads, (out / f"baseline-seed{seed}" / "metrics.jsonl").open())
+            if "flow" in row
+        ]
+        for seed in (0, 1)
+    ]
+    assert curves[0] != curves[1]
+
+
+def test_a_report_of_nothing_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "--out", str(tmp_path), "--page", str(tmp_path / "a.md")])
+    assert stopped.value.code == 2 and "run one with" in capsys.readouterr().err

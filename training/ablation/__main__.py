@@ -1,0 +1,146 @@
+"""The ablation from the command line.
+
+    python -m training.ablation run --config training/configs/tiny_sft.yaml --budget-minutes 22 --out runs/ablation
+    python -m training.ablation run ... --steps 800 --share 0/4      # one part of the runs on each of four GPUs
+    python -m training.ablation read --out runs/ablation             # subtitles, where that machine had no OCR
+    python -m training.ablation report --out runs/ablation --page docs/ablation.md
+
+Runs that are finished are not repeated: the same command goes on where an earlier one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from training.ablation.plan import (
+    CASES_FOLDER,
+    REFERENCES,
+    VARIANTS,
+    Plan,
+    common_config,
+    is_finished,
+    read_plan,
+    require_same_plan,
+    share_of,
+    write_plan,
+)
+from training.config import ConfigError, load_config
+from training.evaluation.cases import PUBLISHED, CaseError, CaseLine, read_cases
+from training.procedural.edits import TASKS
+
+logger = logging.getLogger(__name__)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and score what is not finished yet."""
+    config = load_config(options.config, options.overrides)
+    lines = _lines(options.cases, options.tasks, options.per_task)
+    fingerprint = common_config(config, options.groups).fingerprint()
+    plan = Plan(
+        fingerprint, options.steps, options.seeds, tuple(options.variants), options.groups, options.per_task,
+        tuple(options.tasks or ()), _digest(lines),
+    )  # fmt: skip
+    begun = read_plan(options.out)
+    if begun is not None:
+        require_same_plan(begun, plan, options.out)
+        plan = begun
+    elif not plan.steps and not options.budget_minutes:
+        raise ConfigError("say how long the runs are: --steps, or --budget-minutes for all of them")
+    elif not plan.steps and options.share != "0/1":
+        raise ConfigError("with --share the steps must be given: each GPU would measure its own")
+    runs = share_of(plan.runs(), options.share)
+    if all(is_finished(options.out, one) for one in runs):
+        logger.info("all %d runs are finished", len(runs))
+        return
+    from training.ablation.session import Session
+
+    session = Session(config, options.groups, lines, options.out, options.judges)
+    if plan.steps:
+        write_plan(plan, options.out)
+    else:
+        plan = session.fix_steps(plan, len(runs), options.budget_minutes)
+    left = session.run_all(plan, runs, options.budget_minutes)
+    logger.info("%d of %d runs are finished in %s", len(runs) - left, len(runs), options.out)
+
+
+def read(options: argparse.Namespace) -> None:
+    """Read the subtitles that the runs' machine could not."""
+    from training.evaluation.runner import read_later
+    from training.procedural.pack import Pack
+
+    plan = _begun(options.out)
+    lines, pack = _lines(options.cases, plan.tasks, plan.per_task), Pack.load(options.pack)
+    count = 0
+    for name in (*(one.name for one in plan.runs()), *REFERENCES):
+        count += read_later(lines, options.out / name / CASES_FOLDER, pack)
+    logger.info("read %d subtitles", count)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page with its plots."""
+    from training.ablation.page import write_page
+
+    plan = _begun(options.out)
+    write_page(plan, options.out, options.page)
+    logger.info("%s", options.page)
+
+
+def _begun(folder: Path) -> Plan:
+    plan = read_plan(folder)
+    if plan is None:
+        raise ConfigError(f"{folder} has no ablation: run one with: python -m training.ablation run --out {folder}")
+    return plan
+
+
+def _lines(cases: Path, tasks: Sequence[str] | None, per_task: int) -> list[CaseLine]:
+    return read_cases(cases, tasks or None, per_task)
+
+
+def _digest(lines: Sequence[CaseLine]) -> str:
+    text = json.dumps([asdict(line) for line in lines], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.ablation", description="What each part of SAMA adds.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="train and score the runs that are not finished")
+    one.add_argument("--config", type=Path, required=True, help="the configuration that all variants start from")
+    one.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    one.add_argument("--budget-minutes", type=float, default=0.0, help="for everything, this session's start included")
+    one.add_argument("--steps", type=int, default=0, help="of each run (default: what the budget allows)")
+    one.add_argument("--seeds", type=int, default=3)
+    one.add_argument("--variants", nargs="+", default=[v.name for v in VARIANTS], choices=[v.name for v in VARIANTS])
+    one.add_argument("--groups", type=int, default=1500, help="scenes that are encoded, once, for all runs")
+    one.add_argument("--cases", type=Path, default=PUBLISHED)
+    one.add_argument("--tasks", nargs="+", choices=TASKS)
+    one.add_argument("--per-task", type=int, default=4, help="held-out cases of each task")
+    one.add_argument("--judges", type=int, default=4, help="processes that score results meanwhile")
+    one.add_argument("--share", default="0/1", help="i/n: every n-th run from the i-th on, for one of n GPUs")
+    one.set_defaults(call=run)
+    one = commands.add_parser("read", help="read subtitles of stored results")
+    one.add_argument("--pack", default="data/pack")
+    one.add_argument("--cases", type=Path, default=PUBLISHED)
+    one.set_defaults(call=read)
+    two = commands.add_parser("report", help="write the page with tables and plots")
+    two.add_argument("--page", type=Path, default=Path("docs/ablation.md"))
+    two.set_defaults(call=report)
+    for command in commands.choices.values():
+        command.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        options.call(options)
+    except (ConfigError, CaseError) as error:
+        parser.exit(2, f"{error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,147 @@
+"""The page of the ablation: tables, plots, and what agrees with the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.ablation.plan import Plan
+from training.ablation.plots import plot_losses, plot_scores
+from training.ablation.results import (
+    CLAIMS,
+    JUDGED_BY,
+    MEASURES,
+    Outcomes,
+    agreement,
+    column,
+    effect,
+    load_outcomes,
+    load_references,
+    over_seeds,
+    shown,
+)
+from training.config import ConfigError
+from training.evaluation.report import markdown_table, written
+from training.evaluation.summary import DECIDED, Mean, mean_of
+from training.storage import whole
+
+
+def write_page(plan: Plan, folder: Path, page: Path) -> None:
+    """Write the page and its plots, which lie beside it in a folder of the page's name. ConfigError: no run is
+    finished yet."""
+    outcomes = load_outcomes(plan, folder)
+    if not outcomes:
+        raise ConfigError(f"no run in {folder} is finished: there is nothing to report yet")
+    plots = page.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
+    plot_losses(outcomes, plots / "losses.png")
+    plot_scores(outcomes, plots / "scores.png")
+    with whole(page) as part:
+        part.write_text(page_text(plan, folder, outcomes, plots.name), encoding="utf-8")
+
+
+def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str) -> str:
+    """The page in Markdown."""
+    seeds = sorted({len(runs) for runs in outcomes.values()})
+    missing = sum(plan.seeds - len(runs) for runs in outcomes.values()) + plan.seeds * (
+        len(plan.variants) - len(outcomes)
+    )
+    lines = [
+        "# Ablation",
+        "",
+        "What each part of the method adds to the embedded model, from equal budgets: "
+        f"{plan.steps} steps a run on the same {plan.groups} encoded scenes, {' or '.join(map(str, seeds))} seeds, "
+        f"{plan.per_task} held-out cases of each task. The variants of one seed begin with the same weights and draw "
+        "their batches by the same numbers.",
+        "",
+    ]
+    if missing:
+        lines += [f"**Not complete:** {missing} of {plan.seeds * len(plan.variants)} runs are missing.", ""]
+    lines += [
+        "## Scores",
+        "",
+        scores_table(outcomes, load_references(folder)),
+        "Means over cases, then over seeds, with the standard error over seeds. The measures are those of the "
+        "[benchmark](benchmark/README.md).",
+        "",
+        f"![Scores of every variant, with standard errors over seeds]({plots}/scores.png)",
+        "",
+        "## Against the paper",
+        "",
+        claims_table(outcomes),
+        f"Differences are paired by seed and case, positive where the first is better; their error counts the scatter "
+        f"over cases and over seeds. What lies within {DECIDED:.0f} errors is undecided. The paper's figures are "
+        "VIE-Bench scores (1 to 10, GPT-4o) of Wan2.2-5B on a subset of Ditto, from one run each: only their order can "
+        "be compared with ours.",
+        "",
+        "## Loss against steps",
+        "",
+        f"![Held-out and training loss against steps]({plots}/losses.png)",
+        "",
+        "Mean and standard deviation over seeds. The held-out flow loss is at fixed noise and noise levels. A model "
+        "with anchors sees those of the truth, as noisy as the video, and so knows more than one without: compare the "
+        "curves within each kind, and the kinds by the scores. The training loss is of each variant's own mixture.",
+        "",
+        "## Runs",
+        "",
+        runs_table(outcomes),
+        *definitions(outcomes),
+        "## Commands",
+        "",
+        "```bash",
+        "python -m training.ablation run --config training/configs/tiny_sft.yaml "
+        f"--steps {plan.steps} --seeds {plan.seeds} --groups {plan.groups} --per-task {plan.per_task}",
+        "python -m training.ablation read       # where the machine that trained has no OCR",
+        "python -m training.ablation report",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def scores_table(outcomes: Outcomes, references: dict[str, Any]) -> str:
+    """A row for each variant, and one each for an editor that does nothing and for the truth."""
+    titles = [title for title in MEASURES if any(over_seeds(runs, title).n for runs in outcomes.values())]
+    columns = [column(title) for title in titles]
+    rows = [
+        [variant.title, *(written(over_seeds(outcomes[variant.name], c.title), c.share, c.digits) for c in columns)]
+        for variant in shown(outcomes)
+    ]
+    for name, scores in references.items():
+        means = (Mean(*mean_of(c.value(score) for score in scores.values())) for c in columns)
+        rows.append(
+            [f"*{name}*", *(written(m, c.share, c.digits, error=False) for m, c in zip(means, columns, strict=True))]
+        )
+    return markdown_table(["variant", *titles], rows)
+
+
+def claims_table(outcomes: Outcomes) -> str:
+    """A row for each claim whose variants both ran."""
+    rows = []
+    for claim in CLAIMS:
+        if not (outcomes.get(claim.one) and outcomes.get(claim.other)):
+            continue
+        cells, words = [], []
+        for title in JUDGED_BY:
+            found, measure = effect(outcomes, claim.one, claim.other, title), column(title)
+            cells.append(written(Mean(found.better_by, found.error, found.pairs), measure.share, measure.digits))
+            words.append(f"{title}: {agreement(claim, found) if claim.expected else found.verdict}")
+        rows.append([claim.text, *cells, claim.paper or "-", "; ".join(words)])
+    return markdown_table(["claim", *JUDGED_BY, "paper", "verdict"], rows)
+
+
+def runs_table(outcomes: Outcomes) -> str:
+    """What the runs took."""
+    rows = []
+    for variant in shown(outcomes):
+        runs = outcomes[variant.name]
+        facts = [np.mean([run.facts[name] for run in runs]) for name in ("steps", "samples", "training_seconds")]
+        rows.append([variant.title, str(len(runs)), f"{facts[0]:.0f}", f"{facts[1]:.0f}", f"{facts[2]:.0f}"])
+    return markdown_table(["variant", "seeds", "steps", "samples", "seconds of training"], rows)
+
+
+def definitions(outcomes: Outcomes) -> list[str]:
+    """What the variants are, in words."""
+    return [f"- **{variant.title}**: {variant.meaning}." for variant in shown(outcomes)] + [""]
