@@ -12,6 +12,7 @@ complete, at whatever moment the run was killed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import random
@@ -46,6 +47,18 @@ class Checkpoints:
     def __init__(self, folder: Path, layout: Layout, rank: int, count: int, keep: int) -> None:
         self.folder, self.layout = Path(folder), layout
         self.rank, self.count, self.keep = rank, count, keep
+
+    def claim(self) -> None:
+        """Keep other runs out of the folder as long as this process lives. ConfigError: one is there already, such as
+        the processes of a launcher that was killed."""
+        if self.rank != 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim = (self.folder / ".claim").open("w")
+        try:
+            fcntl.lockf(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by workers, who may live longer
+        except OSError as error:
+            raise ConfigError(f"another process is training in {self.folder.parent}: end it first") from error
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint."""

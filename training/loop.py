@@ -118,7 +118,7 @@ class Trainer:
         rank, count = accelerator.process_index, accelerator.num_processes
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.layout, rank, count, config.save.keep)
         self._stopping = False
-        self._saved: int | None = None
+        self._saved = 0
         self._save_every, self._sample_every = Every(config.save.minutes), Every(config.watch.sample_every_minutes)
 
     def run(self) -> bool:

@@ -53,9 +53,11 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     it is."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    accelerator = Accelerator()  # precision is the loop's: see training.precision
+    # Precision is the loop's: see training.precision. Several processes without a GPU have to be told that it is so.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     stage, layout = build_stage(config, accelerator)
     trainer = Trainer(config, stage, accelerator, layout)
+    trainer.checkpoints.claim()
     if resume:
         logger.info("going on from step %d", trainer.step) if trainer.resume() else logger.info("nothing to resume")
     elif trainer.checkpoints.newest() is not None:

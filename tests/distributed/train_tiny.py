@@ -1,0 +1,21 @@
+"""`training.train` on a drawn pack without files: run by `test_resume.py` and others in one process or several."""
+
+import inspect
+import sys
+
+import torch
+
+from tests.unit.test_procedural import pack
+from training import train
+from training.procedural.pack import Pack
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    drawn = inspect.unwrap(pack)()
+    Pack.load = lambda folder: drawn
+    return train.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
