@@ -38,7 +38,7 @@ from training.procedural.scene import (
     successor,
 )
 from training.procedural.styles import STYLES, WEATHERS, apply_style, apply_weather
-from training.procedural.subtitles import first_cell, subtitle_patch
+from training.procedural.subtitles import FIRST_CELL, subtitle_patch
 from training.procedural.telling import reference, telling_words
 from training.procedural.texts import CELL, PHRASES
 from training.procedural.tint import tinted
@@ -295,9 +295,9 @@ def test_a_letter_stays_in_its_cell_wherever_it_stands(pack):
             patch.over(frame)
             white = np.flatnonzero((frame > 230).all(axis=-1).any(axis=0))
             cells = set((white // CELL).tolist())
-            first = first_cell(len(text), bucket.width)
-            assert cells == {first + i for i, letter in enumerate(text) if letter != " "}
-        assert CELL * subtitle_limit(bucket.width) < bucket.width
+            assert cells == {FIRST_CELL + i for i, letter in enumerate(text) if letter != " "}
+        assert CELL * (FIRST_CELL + subtitle_limit(bucket.width)) <= bucket.width
+        assert subtitle_patch("I" * 40, pack.font, *bucket).over(frame) is None  # what is too long is cut off
 
 
 def test_unknown_task_is_refused(pack):

@@ -102,7 +102,7 @@ DESTINATIONS: dict[str, tuple[str, ...]] = {
     ),
     "top": ("to the top", "to the top", "up to the top", "to the upper part", "all the way up"),
     "bottom": ("to the bottom", "to the bottom", "down to the bottom", "to the lower part", "all the way down"),
-    "center": (f"(to|into|in) the {_MIDDLE}", f"(to|into|in) the {_MIDDLE}", "to the center of it all"),
+    "center": (f"(to|into) the {_MIDDLE}", f"(to|into) the {_MIDDLE}", f"right to the {_MIDDLE}"),
     "top left": ("to the (top|upper) left", "(into|to|in) the (top|upper) left corner"),
     "top right": ("to the (top|upper) right", "(into|to|in) the (top|upper) right corner"),
     "bottom left": ("to the (bottom|lower) left", "(into|to|in) the (bottom|lower) left corner"),

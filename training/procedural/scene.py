@@ -9,6 +9,7 @@ import numpy as np
 
 from sama.shapes import Bucket
 from training.procedural.backdrop import Backdrop, choice, sample_backdrop
+from training.procedural.backgrounds import PLAIN
 from training.procedural.edits import COLOURS, DEFAULT_PLACE, POSITIONS, SIZES, object_side, subtitle
 from training.procedural.foreground import Foreground, sample_foreground
 from training.procedural.kinds import familiarity, flies
@@ -206,7 +207,9 @@ def sample_scene(pack: Pack, rng: np.random.Generator, bucket: Bucket, frames: i
     things = _Cast(pack, rng, backdrop, light, bucket, split).sample()
     order = depth_order(things, range(len(things)))
     focus = order.index(0) if things else -1
-    foreground = sample_foreground(rng, light, width, height) if rng.random() < 0.14 else None
+    outdoors = light.surface == "ground" and backdrop.name not in PLAIN
+    near = outdoors and rng.random() < 0.2
+    foreground = sample_foreground(rng, light, width, height) if near else None
     text = subtitle(rng, width, split) if rng.random() < 0.08 else ""
     objects = tuple(things[number] for number in order)
     return Scene(width, height, frames, backdrop, light, objects, focus, foreground, text)
