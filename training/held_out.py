@@ -62,10 +62,11 @@ def _drawn(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.nda
     from training.procedural.pack import Pack
     from training.procedural.render import render_case
 
+    tasks = TASKS[::3] + TASKS[1::3] + TASKS[2::3]  # neighbours in the list are alike
     pack = Pack.load(config.data.rendered.pack)
     for number in range(count):
         seed, bucket = FIRST_SEED + number, TINY_BUCKETS[number % len(TINY_BUCKETS)]
-        task = TASKS[number * 3 % len(TASKS)]  # neighbours in the list are alike
+        task = tasks[number % len(tasks)]
         case = render_case(pack, seed, bucket, config.data.rendered.frames, "test", task)
         yield case.source, case.target, instruction(case.edit, np.random.default_rng((seed, 3)), split="test")
 
