@@ -69,11 +69,13 @@ def test_variants_differ_from_the_method_in_what_they_say(tmp_path):
             one.objective.semantic_weight != both.objective.semantic_weight,
             one.data.rendered.pretext_share != both.data.rendered.pretext_share,
             one.model != both.model,
+            one.stage != both.stage,
         ]
         assert one.data.rendered.groups == both.data.rendered.groups and one.seed == both.seed
     assert differing == {
-        "baseline": [True, True, False], "anchoring": [False, True, False], "motion": [True, False, False],
-        "both": [False] * 3, "shifted": [False] * 3, "unplaced": [False, False, True], "stage0": [False] * 3,
+        "baseline": [True, True, False, False], "anchoring": [False, True, False, False],
+        "motion": [True, False, False, False], "both": [False] * 4, "shifted": [False] * 4,
+        "unplaced": [False, False, True, False], "stage0": [False, False, False, True],
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Variant:
     positions: of the anchors; "" as configured.
     told_apart: source and target share positions and are marked by the type embedding (the method), or the source
         stands behind the target on the time axis and nothing is marked.
-    shown: video edits, or what stage 0 sees: image edits and restorations, no video edit.
+    stage: `sft` shows video edits; `pretrain` what stage 0 sees, image edits and restorations and no video edit.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Variant:
     restorations: bool = True
     positions: Literal["", "none", "grid"] = ""
     told_apart: Literal["types", "shifted"] = "types"
-    shown: Literal["edits", "stage0"] = "edits"
+    stage: Literal["sft", "pretrain"] = "sft"
 
 
 VARIANTS = (
@@ -70,8 +70,8 @@ VARIANTS = (
     ),
     Variant(
         "stage0", "stage 0 alone",
-        "as both, but image edits (single frames) and restorations alone, four batches to one: video edits zero-shot",
-        shown="stage0",
+        "as both, but image edits (single frames) and restorations alone: video edits are zero-shot",
+        stage="pretrain",
     ),
 )  # fmt: skip
 
@@ -164,8 +164,8 @@ def run_config(common: TrainConfig, run: Run, steps: int, folder: Path) -> Train
         sample_every_minutes=0.0,
     )  # fmt: skip
     return replace(
-        common, output=str(folder / run.name), seed=common.seed + run.seed, max_steps=steps, model=model,
-        objective=objective, data=replace(common.data, rendered=rendered), watch=watch,
+        common, stage=variant.stage, output=str(folder / run.name), seed=common.seed + run.seed, max_steps=steps,
+        model=model, objective=objective, data=replace(common.data, rendered=rendered), watch=watch,
         save=replace(common.save, minutes=1e9, steps=0, keep=1),
     )  # fmt: skip
 

@@ -153,7 +153,7 @@ class Session:
 
     def _trainer(self, run: Run, steps: int) -> Trainer:
         config = run_config(self.common, run, steps, self.out)
-        feed = SharedStoreFeed(config, self.encoders, self.place, self.store, stage0=run.variant.shown == "stage0")
+        feed = SharedStoreFeed(config, self.encoders, self.place, self.store)
         transformer = build_variant(config, self.encoders, run.variant)
         stage = UnwrittenStage(config, self.accelerator, feed, self.encoders, self.place, transformer)
         return Trainer(config, stage, self.accelerator)

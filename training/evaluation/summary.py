@@ -31,14 +31,14 @@ class Mean(NamedTuple):
 def mean_of(values: Iterable[float | None], share: bool = False) -> Mean:
     """Mean and standard error of those values that are there.
 
-    share: the values are 0 or 1. Their standard error is that of Agresti and Coull (two successes and two failures
-    added), so that six of six are not called certain.
+    share: of cases. Where all values are 0 or 1, their standard error is that of Agresti and Coull (two successes and
+    two failures added), so that six of six are not called certain.
     """
     kept = np.array([float(value) for value in values if value is not None and not math.isnan(value)])
     n = len(kept)
     if not n:
         return Mean(math.nan, math.nan, 0)
-    if share:
+    if share and set(kept) <= {0.0, 1.0}:
         p = (kept.sum() + 2) / (n + 4)
         return Mean(float(kept.mean()), math.sqrt(p * (1 - p) / (n + 4)), n)
     return Mean(float(kept.mean()), float(kept.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
