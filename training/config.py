@@ -37,6 +37,9 @@ class RenderedConfig:
     """Wordings drawn for each pair of clips."""
     pretext_share: float = 0.15
     """Share of training samples that restore a perturbed clip instead of following an instruction."""
+    image_share: float = 0.8
+    """Stage `pretrain`: share of batches that are image edits, which are first frames of pairs; the others restore
+    perturbed clips (paper: 448 images beside 112 videos)."""
     task_weights: dict[str, float] = field(default_factory=dict)
     """How often each editing task is drawn, relative to 1."""
 
@@ -140,8 +143,9 @@ class ParallelConfig:
     """`replicate` is DDP, `shard` is FSDP2; auto: DDP for LoRA and small models, FSDP2 for the rest."""
     sequence: int = 1
     """Processes that share one long sequence; divides the number of processes and the attention heads."""
-    checkpointing: Literal["none", "full", "offload"] = "none"
-    """Activations: kept, recomputed, or recomputed with the blocks' inputs kept in host memory."""
+    checkpointing: Literal["none", "full", "offload", "attention", "attention_offload"] = "none"
+    """Activations: kept, recomputed, or recomputed with the blocks' inputs kept in host memory; `attention` keeps the
+    attention's output on the device as well, whose recomputation is most of a long clip's."""
     checkpoint_every: int = 1
     """Recompute every n-th block only."""
 
@@ -210,7 +214,7 @@ class TrainConfig:
     start_from_base: bool = False
     """Start the transformer from `base`/transformer instead of random weights."""
     start_from: str = ""
-    """Start the transformer from this file or folder: ours, official, or a base Wan2.1 checkpoint."""
+    """Start the transformer from this file, folder or Hub name: ours, official, or a base Wan2.1 checkpoint."""
     seed: int = 0
     batch_size: int = 16
     """Samples a process and micro-step (rendered data; manifests set theirs by cost)."""

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from training.batch import Place
 from training.config import ConfigError, ParallelConfig, TrainConfig
+from training.selective import keep_attention
 
 SMALL_MODEL = 1_000_000_000
 """Parameters below which `weights: auto` replicates: 16 bytes each then fit beside the activations."""
@@ -77,15 +78,7 @@ def lay_out(config: TrainConfig, accelerator: Accelerator, parameters: int = 0) 
     """The layout that a configuration asks for. parameters: of the model, for `weights: auto`. Raises ConfigError for
     numbers of processes that do not work out."""
     count, rank, parallel = accelerator.num_processes, accelerator.process_index, config.parallel
-    sharded = count > 1 and _is_sharded(config, parameters)
-    if sharded and config.optimiser.name == "muon":
-        raise ConfigError(
-            "Muon needs whole matrices: set optimiser.name=adamw for sharded weights, or parallel.weights=replicate"
-        )
-    if count % parallel.sequence:
-        raise ConfigError(
-            f"parallel.sequence={parallel.sequence} does not divide the {count} processes: start a multiple of it"
-        )
+    sharded = require_fitting(config, count, parameters)
     place = Place(rank // parallel.sequence, count // parallel.sequence, accelerator.device)
     if count == 1:
         return Layout(place)
@@ -96,10 +89,23 @@ def lay_out(config: TrainConfig, accelerator: Accelerator, parameters: int = 0) 
     return Layout(place, sharded, sequence, control)
 
 
-def _is_sharded(config: TrainConfig, parameters: int) -> bool:
-    if config.parallel.weights == "auto":
-        return config.stage != "lora" and parameters >= SMALL_MODEL
-    return config.parallel.weights == "shard"
+def require_fitting(config: TrainConfig, processes: int, parameters: int) -> bool:
+    """Whether the weights are sharded. Raises ConfigError for what does not go together."""
+    parallel = config.parallel
+    if processes % parallel.sequence:
+        raise ConfigError(
+            f"parallel.sequence={parallel.sequence} does not divide the {processes} processes: start a multiple of it"
+        )
+    if config.stage == "lora" and parallel.weights == "shard":
+        raise ConfigError("an adapter is small: set parallel.weights=replicate")
+    large = config.stage != "lora" and parameters >= SMALL_MODEL
+    if parallel.weights == "replicate" or (parallel.weights == "auto" and not large) or processes == 1:
+        return False
+    if config.optimiser.name == "muon":
+        raise ConfigError(
+            "Muon needs whole matrices: set optimiser.name=adamw for sharded weights, or parallel.weights=replicate"
+        )
+    return True
 
 
 def _shard(model: nn.Module, device: torch.device, is_first: bool) -> None:
@@ -156,6 +162,9 @@ def checkpoint_activations(model: Any, config: ParallelConfig, preserve_rng: boo
     """Compute every n-th block again in the backward pass instead of keeping its activations; with `offload`, its
     input waits in host memory. model: a diffusers model with `blocks`. preserve_rng: blocks draw random numbers."""
     if config.checkpointing == "none":
+        return
+    if config.checkpointing.startswith("attention"):
+        keep_attention(model, config.checkpoint_every, config.checkpointing.endswith("offload"), preserve_rng)
         return
     chosen = {id(block) for block in list(model.blocks)[:: config.checkpoint_every]}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, BertModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from sama.pretext import EDIT_PREFIX
 from sama.prompts import model_prompt
@@ -30,8 +31,68 @@ CLIPS_AT_ONCE = 4
 WAN_TEXT_LENGTH = 512
 """Tokens of a prompt in the Wan models, padding included."""
 
+TOWER_FOLDER = "semantic_tower"
+
 SAMPLED_VALUES = 1024
 """Values of each tensor that the fingerprint reads: a trained or rounded copy differs in nearly all of them."""
+
+
+@dataclass(frozen=True)
+class FrozenSizes:
+    """What the frozen parts decide, read from their configurations alone.
+
+    small: whether the text encoder is the embedded model's, with short prompts whose quotes are spelled.
+    assumed: parts that are not on this machine, whose sizes are those of Wan2.1 and SigLIP-so400m.
+    """
+
+    latent_channels: int
+    text_dim: int
+    semantic_dim: int
+    small: bool
+    text_class: str
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a prompt, padding included."""
+        return TEXT_LENGTH if self.small else WAN_TEXT_LENGTH
+
+    @classmethod
+    def read(cls, base: str, tower: str, fetch: bool = True) -> FrozenSizes:
+        """base, tower: see `Encoders`. fetch: get what is missing from the Hub; ConfigError if it is not there. Without
+        it, sizes are assumed."""
+        assumed = []
+
+        def read(kind: Any, name: str, **options: Any) -> Any:
+            try:
+                return _found(kind, name, local_files_only=not fetch, **options)
+            except ConfigError:
+                if fetch:
+                    raise
+                assumed.append("/".join(filter(None, (name, options.get("subfolder")))))
+                return None
+
+        text = read(AutoConfig, base, subfolder="text_encoder")
+        vision = read(SiglipVisionConfig, tower) if tower else read(SiglipVisionConfig, base, subfolder=TOWER_FOLDER)
+        vae = read(_VaeConfig, base, subfolder="vae")
+        name = "UMT5EncoderModel" if text is None else (text.architectures or ["UMT5EncoderModel"])[0]
+        return cls(
+            16 if vae is None else vae["z_dim"],
+            4096 if text is None else text.hidden_size,
+            1152 if vision is None else vision.hidden_size,
+            name == "BertModel",
+            name,
+            tuple(assumed),
+        )
+
+
+class _VaeConfig:
+    """The VAE's configuration by the name that the other parts' have."""
+
+    @staticmethod
+    def from_pretrained(name: str, **options: Any) -> dict[str, Any]:
+        config: dict[str, Any] = AutoencoderKLWan.load_config(name, **options)
+        return config
 
 
 class Encoders:
@@ -46,19 +107,15 @@ class Encoders:
         of a SigLIP vision tower; `base`/semantic_tower if empty. precision: see `TrainConfig`. Raises ConfigError
         naming what is not there."""
         self.base, self.device, self.precision = base, device, precision
-        self._tower_from: tuple[str, dict[str, str]] = (tower, {}) if tower else (base, {"subfolder": "semantic_tower"})
-        text_config = _found(AutoConfig, base, subfolder="text_encoder")
-        self._text_class = getattr(transformers, (text_config.architectures or ["UMT5EncoderModel"])[0])
-        self.small = self._text_class is BertModel
-        """Whether the text encoder is the embedded model's: short prompts whose quotes are spelled."""
-        self.text_length = TEXT_LENGTH if self.small else WAN_TEXT_LENGTH
-        self.text_dim: int = text_config.hidden_size
+        sizes = FrozenSizes.read(base, tower)
+        self._tower_from: tuple[str, dict[str, str]] = (tower, {}) if tower else (base, {"subfolder": TOWER_FOLDER})
+        self._text_class = getattr(transformers, sizes.text_class)
+        self.latent_channels, self.text_dim = sizes.latent_channels, sizes.text_dim
+        self.semantic_dim, self.text_length, self.small = sizes.semantic_dim, sizes.text_length, sizes.small
         self.tokenizer = _found(AutoTokenizer, base, subfolder="tokenizer")
-        self.semantic_dim: int = _found(SiglipVisionConfig, *self._tower_from[:1], **self._tower_from[1]).hidden_size
         # Autocast would round these weights anew for every clip; rounded once, they give the same latents, bit for bit.
         stored = torch.bfloat16 if precision == "bfloat16" else torch.float32
         vae = _found(AutoencoderKLWan, base, subfolder="vae", torch_dtype=torch.float32)
-        self.latent_channels: int = vae.config["z_dim"]
         statistics = torch.tensor([vae.config["latents_mean"], vae.config["latents_std"]], device=device)
         self._mean, self._std = statistics.view(2, 1, -1, 1, 1, 1)
         self._one_pass: OnePassVAE | None = None

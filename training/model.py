@@ -20,9 +20,14 @@ from training.lora import add_adapter
 class Sizes(Protocol):
     """What the frozen parts decide about the transformer."""
 
-    latent_channels: int
-    text_dim: int
-    semantic_dim: int
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def text_dim(self) -> int: ...
+
+    @property
+    def semantic_dim(self) -> int: ...
 
 
 def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:

@@ -55,8 +55,9 @@ class EditStage:
         self.transformer = transformer or build_transformer(config, encoders)
         self.model: nn.Module = self.transformer
         if config.compile:
-            # Buckets have two sequence lengths: two fixed compilations make better kernels than one for any length.
-            self.transformer.compile_repeated_blocks(dynamic=False)
+            # Rendered batches have few sequence lengths: a fixed compilation of each makes better kernels than one for
+            # any length, which is what the many buckets of manifests get when the second comes.
+            self.transformer.compile_repeated_blocks(dynamic=False if config.data.source == "rendered" else None)
         checkpoint_activations(self.transformer, config.parallel, preserve_rng=config.lora.dropout > 0)
 
     def batches(self) -> Iterator[Batch]:

@@ -33,15 +33,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan, the memory and the data, and end")
+    parser.add_argument(
+        "--dry-run",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="PROCESSES",
+        help="show the plan, the memory and the data for so many processes (default: as few as can be), and end",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         config = load_config(options.config, options.overrides)
-        if options.dry_run:
+        if options.dry_run is not None:
             from training.plan import plan
 
-            sys.stdout.write(plan(config))
+            sys.stdout.write(plan(config, options.dry_run or config.parallel.sequence))
             return 0
         return train(config, options.resume)
     except ConfigError as error:

@@ -7,26 +7,44 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from training.config import OptimiserConfig, TrainConfig, WatchConfig
+from training.config import load_config
+from training.distributed import full_state_dict, lay_out
 from training.flops import Cost
 from training.loop import Trainer
 
 BATCH = 8
 
 
+class Line(nn.Module):
+    """Some layers as `blocks`, which is what is sharded by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 15)  # odd: shards are uneven
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(15, 15), nn.GELU()) for _ in range(2))
+        self.proj_out = nn.Linear(15, 2)
+
+    def forward(self, inputs):
+        hidden = self.embed(inputs)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.proj_out(hidden)
+
+
 class LineStage:
     """Fits a small network; process r of n sees its n-th part of every batch."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, sharded: bool) -> None:
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 2))
-        self.rank, self.count = accelerator.process_index, accelerator.num_processes
+        self.rank, self.count, self.taken = accelerator.process_index, accelerator.num_processes, 0
+        with torch.device("meta" if sharded and self.rank else "cpu"):
+            self.model = Line()
 
     def batches(self):
-        random = torch.Generator().manual_seed(1)
         while True:
-            inputs = torch.randn(BATCH, 4, generator=random)
-            yield inputs.chunk(self.count)[self.rank]
+            random = torch.Generator().manual_seed(self.taken)
+            self.taken += 1
+            yield torch.randn(BATCH, 4, generator=random).chunk(self.count)[self.rank]
 
     def cost(self, batch):
         return Cost(len(batch), 0, 0)
@@ -38,7 +56,10 @@ class LineStage:
         return None
 
     def state_dict(self):
-        return {}
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state):
+        self.taken = state["taken"]
 
     def loss(self, model, batch, random):
         wanted = torch.stack([batch.sum(1), batch[:, 0] * batch[:, 1]], dim=1)
@@ -46,19 +67,21 @@ class LineStage:
         return loss, {"square": loss.detach()}
 
     def export(self, folder: Path) -> None:
+        weights = full_state_dict(self.model)
         if self.rank == 0:
-            torch.save(self.model.state_dict(), folder / "averaged.pt")
+            torch.save(weights, folder / "averaged.pt")
 
 
-def main(folder: str) -> None:
+def main(config_file: str) -> None:
     accelerator = Accelerator(cpu=True)
-    config = TrainConfig(
-        stage="sft", output=folder, batch_size=BATCH // accelerator.num_processes, max_steps=12, precision="float32",
-        watch=WatchConfig(log_every=1), optimiser=OptimiserConfig(warmup_steps=2),
-    )  # fmt: skip
-    trainer = Trainer(config, LineStage(accelerator), accelerator)
+    config = load_config(Path(config_file))
+    layout = lay_out(config, accelerator)
+    stage = LineStage(accelerator, layout.sharded)
+    trainer = Trainer(config, stage, accelerator, layout)
     trainer.run()
-    torch.save(trainer.stage.model.state_dict(), Path(folder) / f"weights-{accelerator.process_index}.pt")
+    own = stage.model.state_dict() if not layout.sharded else full_state_dict(stage.model)
+    torch.save(own, Path(config.output) / f"weights-{accelerator.process_index}.pt")
+    layout.wait()
     accelerator.end_training()
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from training import train
 from training.config import ConfigError, load_config
 from training.data.rendered import ALL_TASKS
 
@@ -24,8 +25,41 @@ def test_shipped_configurations_load(path):
     assert set(config.data.rendered.task_weights) <= set(ALL_TASKS)
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_dry_run_without_data_downloads_or_a_gpu(path, monkeypatch, capsys):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a dry run asks no network"))
+    assert train.main(["--config", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "parameters" in told and "memory" in told and "data" in told
+
+
+def test_a_dry_run_knows_what_does_not_go_together(path, capsys):
+    path.write_text(
+        "stage: sft\noutput: runs/x\nmodel: {num_layers: 1, num_attention_heads: 2, attention_head_dim: 24}\n"
+    )
+    for overrides, message in (
+        (("parallel.sequence=3", "--dry-run", "8"), "parallel.sequence=3 does not divide the 8 processes"),
+        (("parallel.weights=shard", "--dry-run", "2"), "Muon needs whole matrices"),
+        (("stage=lora", "--dry-run"), "an adapter needs a trained model"),
+        (("model={num_layerz: 1}", "--dry-run"), "model.num_layerz is no argument"),
+        (("model={}", "--dry-run"), "the section `model` is empty"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            train.main(["--config", str(path), "--set", *overrides])
+        assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_what_is_missing_is_told_in_one_sentence_with_status_2(path, capsys):
+    path.write_text("stage: sft\noutput: runs/x\nmodel: {num_layers: 1}\nbase: /nowhere/at/all\n")
+    with pytest.raises(SystemExit) as ended:
+        train.main(["--config", str(path)])
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and "/nowhere/at/all/text_encoder cannot be loaded" in told
+
+
 def test_configurations_are_shipped():
-    assert {path.stem for path in CONFIGS} >= {"tiny_vae", "tiny_tower", "tiny_sft"}
+    tiny = {"tiny_vae", "tiny_tower", "tiny_pretrain", "tiny_sft", "debug_cpu"}
+    assert {path.stem for path in CONFIGS} >= tiny | {"wan_1_3b_pretrain", "wan_1_3b_sft", "wan_14b_sft"}
 
 
 def test_an_unknown_key_is_named_with_the_right_one(path):

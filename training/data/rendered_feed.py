@@ -79,18 +79,38 @@ class RenderedFeed:
             [
                 f"rendered from {data.pack}: {data.frames} frames, sizes {sizes}, one size a micro-step",
                 f"{first} before the first step, {data.refresh_per_step:g} a micro-step, {data.capacity_groups} held",
-                f"{self.config.batch_size} samples a micro-step and process, {data.pretext_share:.0%} restorations",
+                self._mixture(),
             ]
         )
 
+    def _mixture(self) -> str:
+        size, data = f"{self.config.batch_size} samples a micro-step and process", self.data
+        if self.config.stage == "pretrain":
+            images = data.image_share if self.config.objective.pretext else 1.0
+            return f"{size}: image edits in {images:.0%} of the micro-steps, clips to restore in the others"
+        return f"{size}, {data.pretext_share if self.config.objective.pretext else 0.0:.0%} restorations"
+
     def _draw(self, store: LatentStore) -> Batch:
         config, encoders = self.config, self.encoders
-        drawn = store.draw(self.drawn, config.batch_size, self.data.pretext_share)
+        number, image, restorations = self._kind_of(self.drawn)
+        drawn = store.draw(number, config.batch_size, restorations)
+        if image:  # the causal VAE encodes the first frame alone
+            drawn.source, drawn.target = drawn.source[:, :, :1], drawn.target[:, :, :1]
         self._random.manual_seed(derived_seed("text drop-out", config.seed, self.place.rank, self.drawn))
         chance = torch.rand(len(drawn.token_ids), 1, generator=self._random, device=self.place.device)
         token_ids = torch.where(chance < config.data.text_dropout, encoders.bare_ids, drawn.token_ids)
         anchors = encoders.anchors(drawn.pictures) if config.objective.semantic_weight else None
         return Batch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors)
+
+    def _kind_of(self, batch: int) -> tuple[int, bool, float]:
+        """Of a batch by its number: its number in the store, whether it is one of images, and its share of
+        restorations. Images and clips alternate as evenly as their shares allow, and each take every bucket in turn."""
+        if not self.config.objective.pretext:
+            return batch, self.config.stage == "pretrain", 0.0
+        if self.config.stage != "pretrain":
+            return batch, False, self.data.pretext_share
+        before, after = (math.floor(count * self.data.image_share) for count in (batch, batch + 1))
+        return (before, True, 0.0) if after > before else (batch - before, False, 1.0)
 
     def _fill(self, store: LatentStore, groups: Iterator[tuple[dict[str, Any], Tensor]], wanted: int) -> None:
         """Add `wanted` groups; if that is 0, the first `groups`, or those that come within `encode_minutes`."""
