@@ -1,6 +1,6 @@
 """Sixteen pairs of small clips that teach a style, made from what the repository carries: nothing is downloaded.
 
-python -m training.recipes.make_style_pairs --out data/neon
+python -m training.recipes.make_style_pairs --out data/thermal
 
 writes source and target clips of 17 frames, `pairs.jsonl`, which training reads, and `sheet.jpg`, for looking at.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from sama.video import FrameReader, write_clip
 from training.procedural.backgrounds import background
-from training.recipes.neon import neon
+from training.recipes.thermal import thermal
 from training.storage import whole
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ FRAMES = 17
 FPS = 12
 SIZE = (512, 288)
 """Twice the model's size: a video file stores colours at half the resolution."""
-PROMPTS = ("Make it neon", "Turn it into neon lights", "Make it neon", "Give the video a neon look")
+PROMPTS = ("Make it thermal", "Show it through a thermal camera", "Make it thermal", "Give it a thermal look")
 """One for each pair in turn; the words to remember come most often."""
 
 
@@ -63,22 +63,22 @@ SCENES = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Make sixteen pairs that teach the style of training.recipes.neon.")
-    parser.add_argument("--out", type=Path, default=Path("data/neon"))
+    parser = argparse.ArgumentParser(description="Make sixteen pairs that teach the style of training.recipes.thermal.")
+    parser.add_argument("--out", type=Path, default=Path("data/thermal"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    manifest = make_pairs(options.out)
+    manifest = make_pairs(sources(), options.out)
     logger.info("%d pairs in %s; look at %s", len(CUTS) + len(SCENES), manifest, options.out / "sheet.jpg")
     return 0
 
 
-def make_pairs(folder: Path) -> Path:
-    """Write clips, manifest and contact sheet into `folder`, and return the manifest's path. Every run gives the same
-    pairs."""
+def make_pairs(clips: Iterable[np.ndarray], folder: Path) -> Path:
+    """Write clips (T, H, W, 3) uint8 and their styled versions, the manifest and a contact sheet into `folder`; returns
+    the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, looks = [], []
-    for number, source in enumerate(sources()):
-        target = np.stack([neon(frame) for frame in source])
+    for number, source in enumerate(clips):
+        target = np.stack([thermal(frame) for frame in source])
         row = {
             "source_video": f"{number:02d}-source.mp4",
             "target_video": f"{number:02d}-target.mp4",
@@ -87,7 +87,7 @@ def make_pairs(folder: Path) -> Path:
         write_clip(folder / row["source_video"], source, FPS)
         write_clip(folder / row["target_video"], target, FPS)
         rows.append(json.dumps(row))
-        looks.append(np.concatenate([source[FRAMES // 2], target[FRAMES // 2]]))
+        looks.append(np.concatenate([source[len(source) // 2], target[len(target) // 2]]))
     _write_sheet(folder / "sheet.jpg", looks)
     with whole(folder / "pairs.jsonl") as part:
         part.write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -95,7 +95,7 @@ def make_pairs(folder: Path) -> Path:
 
 
 def sources() -> Iterator[np.ndarray]:
-    """The sixteen source clips, (17, 288, 512, 3) uint8 each."""
+    """The sixteen source clips, (17, 288, 512, 3) uint8 each; the same every time."""
     for cut in CUTS:
         yield _cut_out(cut)
     rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def _cut_out(cut: Cut) -> np.ndarray:
 
 def _flown_over(scene: str, rng: np.random.Generator) -> np.ndarray:
     """A drawn scene under a camera that moves evenly from one view of it to another."""
-    picture = background(scene, 3 * SIZE[0], 3 * SIZE[1])
+    picture = background(scene, 2 * SIZE[0], 2 * SIZE[1])
     height, width = picture.shape[:2]
     zooms, centres = rng.uniform(1.05, 1.7, 2), rng.uniform(0.3, 0.7, (2, 2))
     frames = []
