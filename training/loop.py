@@ -161,7 +161,6 @@ class Trainer:
 
     def _optimise(self, batches: Iterator[Any], progress: float) -> list[dict[str, Tensor]]:
         config, count = self.config, self.config.accumulate
-        torch.manual_seed(derived_seed("drop-out", config.seed, self.step, self.accelerator.process_index))
         rounding = self.rounded if self.step > 0 and progress >= 1.0 - config.float8_share else None
         logs = []
         with rounding or contextlib.nullcontext():
@@ -171,7 +170,9 @@ class Trainer:
                 cost = self.stage.cost(batch)
                 self.meter.add(cost)
                 self.samples += cost.samples * self.layout.place.count
-                random = generator(self.layout.device, "loss", config.seed, self.step, micro, self.layout.place.rank)
+                here = (config.seed, self.step, micro)
+                random = generator(self.layout.device, "loss", *here, self.layout.place.rank)
+                torch.manual_seed(derived_seed("drop-out", *here, self.accelerator.process_index))
                 with without_sync(self.wrapped, self.accelerator, hold=micro < count - 1):
                     with autocast(config.precision, self.layout.device):
                         loss, parts = self.stage.loss(self.wrapped, batch, random)
