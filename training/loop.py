@@ -211,7 +211,7 @@ class Trainer:
         record |= self.meter.read()
         self.tracker.log(record, self.step)
         if self.accelerator.is_main_process:
-            shown = " ".join(f"{name}={value:.5g}" for name, value in record.items())
+            shown = " ".join(f"{name}={value:.5g}" for name, value in record.items() if "_band_" not in name)
             logger.info("step %d: %s", self.step, shown)
 
     def _watch(self, moment: Moment) -> None:

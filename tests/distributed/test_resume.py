@@ -119,8 +119,8 @@ def is_saving(folder: Path) -> bool:
     return any((folder / "checkpoints").glob(".step-*/tensors/*"))
 
 
-def stored(folder: Path) -> dict[str, torch.Tensor]:
-    last = folder / "checkpoints" / f"step-{STEPS:08d}" / "tensors"
+def stored(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    last = folder / "checkpoints" / f"step-{step:08d}" / "tensors"
     dcp_to_torch_save(last, folder / "all.pt")
     return torch.load(folder / "all.pt", weights_only=True)
 
@@ -164,3 +164,19 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, base, process
         assert torch.equal(value, found[name]), f"{name}, {told}"
     left = sorted(path.name for path in (folder / "checkpoints").glob("*step-*"))
     assert left == [f"step-{STEPS - 1:08d}", f"step-{STEPS:08d}"]
+
+
+@pytest.mark.parametrize("weights", ["replicate", "shard"])
+def test_two_processes_that_share_every_sequence_train_as_one(tmp_path, base, weights):
+    settings = configuration(base, optimiser=ADAMW, precision="float32", max_steps=5)
+    alone = Session(tmp_path / "alone", settings, 1)
+    sharing = Session(tmp_path / "sharing", settings | {"parallel": {"sequence": 2, "weights": weights}}, 2)
+    for session in (alone, sharing):
+        session.finish()
+    for one, two in zip(logged(alone.folder), logged(sharing.folder), strict=True):
+        assert two["samples"] == one["samples"]
+        for name in ("loss", "grad_norm", "flow", "semantic"):
+            assert two[name] == pytest.approx(one[name], rel=1e-5), f"{name} of step {one['step']}"
+    expected, found = stored(alone.folder, 5), stored(sharing.folder, 5)
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=2e-4, rtol=1e-3), name
