@@ -24,7 +24,7 @@ from sama.batch import Batch
 from sama.frames import OUTPUT_TYPES, as_frames, as_output
 from sama.lora import SamaLoraMixin
 from sama.pretext import EDIT_PREFIX
-from sama.prompts import model_prompt
+from sama.prompts import SPELLINGS, Spelling, model_prompt
 from sama.run import SamaPipelineOutput, SamaRun, SamaStep, Velocity
 from sama.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
 from sama.shapes import LatentShape, latent_shape
@@ -43,7 +43,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     semantic_tower: the vision tower that the anchors were trained on, for showing outcomes; not needed to edit.
     prompt_prefix: the task's token, put before every prompt and negative prompt.
     max_sequence_length: text tokens; shorter prompts are padded with zero states, which take part in attention.
-    spell_quotes: see `sama.prompts.spell_quoted`.
+    spell_quotes: whether and where quoted texts are spelled, see `sama.prompts.model_prompt`.
     shift: of the noise schedule. default_steps, default_guidance: where the caller names none.
     round_timestep_to_bf16: evaluates the model at timesteps rounded to bfloat16, as the official code does.
     """
@@ -71,13 +71,15 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         semantic_tower: SiglipVisionModel | None = None,
         prompt_prefix: str = EDIT_PREFIX,
         max_sequence_length: int = 512,
-        spell_quotes: bool = False,
+        spell_quotes: Spelling = "",
         shift: float = 5.0,
         default_steps: int = 50,
         default_guidance: float = 5.0,
         round_timestep_to_bf16: bool = False,
     ) -> None:
         super().__init__()
+        if spell_quotes not in SPELLINGS:
+            raise ValueError(f"spell_quotes must be one of {SPELLINGS}, not {spell_quotes!r}")
         self.register_modules(
             transformer=transformer,
             vae=vae,

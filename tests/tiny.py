@@ -109,7 +109,7 @@ def tiny_pipeline(semantic_positions: str = "grid", tower: bool = True, seed: in
                 max_position_embeddings=64,
             )
         ).eval()
-        settings = {"max_sequence_length": 64, "spell_quotes": True, "default_steps": 2, "default_guidance": 3.0}
+        settings = {"max_sequence_length": 64, "spell_quotes": "first", "default_steps": 2, "default_guidance": 3.0}
         pipeline = SamaPipeline(
             transformer=tiny_transformer(semantic_positions),
             vae=tiny_vae(),

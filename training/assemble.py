@@ -38,7 +38,7 @@ def assemble(out: Path, runs: list[Path], steps: int, guidance: float, shift: fl
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         semantic_tower=SiglipVisionModel.from_pretrained(out / "semantic_tower"),
         max_sequence_length=TEXT_LENGTH,
-        spell_quotes=True,
+        spell_quotes="first",
         shift=shift,
         default_steps=steps,
         default_guidance=guidance,

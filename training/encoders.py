@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from sama.pretext import EDIT_PREFIX
-from sama.prompts import model_prompt
+from sama.prompts import Spelling, model_prompt
 from sama.semantics import anchor_tokens
 from training.closed_yaml import ConfigError
 from training.data.rendered import TEXT_LENGTH, tokenise
@@ -41,7 +42,9 @@ SAMPLED_VALUES = 1024
 class FrozenSizes:
     """What the frozen parts decide, read from their configurations alone.
 
-    small: whether the text encoder is the embedded model's, with short prompts whose quotes are spelled.
+    small: whether the text encoder is the embedded model's, with short prompts.
+    spelling: of quoted texts, as the base's pipeline says; where there is none yet, what the embedded model is trained
+        with.
     assumed: parts that are not on this machine, whose sizes are those of Wan2.1 and SigLIP-so400m.
     """
 
@@ -49,6 +52,7 @@ class FrozenSizes:
     text_dim: int
     semantic_dim: int
     small: bool
+    spelling: Spelling
     text_class: str
     assumed: tuple[str, ...] = ()
 
@@ -81,9 +85,18 @@ class FrozenSizes:
             4096 if text is None else text.hidden_size,
             1152 if vision is None else vision.hidden_size,
             name == "BertModel",
+            _spelling(base, name == "BertModel"),
             name,
             tuple(assumed),
         )
+
+
+def _spelling(base: str, small: bool) -> Spelling:
+    index = Path(base) / "model_index.json"
+    if index.is_file():
+        found: Spelling = json.loads(index.read_text(encoding="utf-8")).get("spell_quotes", "")
+        return found
+    return "first" if small else ""
 
 
 class _VaeConfig:
@@ -112,6 +125,7 @@ class Encoders:
         self._text_class = getattr(transformers, sizes.text_class)
         self.latent_channels, self.text_dim = sizes.latent_channels, sizes.text_dim
         self.semantic_dim, self.text_length, self.small = sizes.semantic_dim, sizes.text_length, sizes.small
+        self.spelling = sizes.spelling
         self.tokenizer = _found(AutoTokenizer, base, subfolder="tokenizer")
         # Autocast would round these weights anew for every clip; rounded once, they give the same latents, bit for bit.
         stored = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -153,7 +167,7 @@ class Encoders:
 
     def prompt(self, text: str, prefix: str = EDIT_PREFIX) -> str:
         """The complete prompt that the model sees for an instruction or a caption."""
-        return model_prompt(text, prefix, spell_quotes=self.small)
+        return model_prompt(text, prefix, self.spelling)
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
         """Complete prompts as (N, text_length) int32 on the host, cut or padded."""
@@ -204,7 +218,7 @@ class Encoders:
         for name, part in parts.items():
             if name not in self._fingerprints:
                 self._fingerprints[name] = _hash_of(part())
-        everything = (self.precision, self.text_length, self.small, *sorted(self._fingerprints.items()))
+        everything = (self.precision, self.text_length, self.spelling, *sorted(self._fingerprints.items()))
         return hashlib.blake2b(repr(everything).encode(), digest_size=12).hexdigest()
 
 

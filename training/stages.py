@@ -130,7 +130,7 @@ class EditStage:
             tokenizer=encoders.tokenizer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
             max_sequence_length=encoders.text_length,
-            spell_quotes=small,
+            spell_quotes=encoders.spelling,
             shift=self.config.objective.sigma_shift,
             default_steps=self.config.watch.sample_steps,
             default_guidance=2.0 if small else 5.0,

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sama.pretext import EDIT_PREFIX, PRETEXT_TASKS, sample_generator
-from sama.prompts import model_prompt
+from sama.prompts import Spelling, model_prompt
 from sama.shapes import SEMANTIC_GRID, TINY_BUCKETS, Bucket
 from training.procedural.edits import TASKS
 from training.procedural.language import instruction
@@ -155,10 +155,12 @@ class PairedClips:
     Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Everything
     that costs Python's time happens here, in the worker: the training process only copies tensors.
 
-    tokenizer: folder of the tokenizer; paraphrases: wordings of each pair; pretext: perturbed clips a group.
+    tokenizer: folder of the tokenizer; spelling: of quoted texts; paraphrases: wordings of each pair; pretext:
+    perturbed clips a group.
     """
 
     tokenizer: str
+    spelling: Spelling
     paraphrases: int
     pretext: int = 2
 
@@ -177,7 +179,8 @@ class PairedClips:
         for pair in group.pairs:
             if max(pair.source, pair.target) < len(clips) and len(rows) < MAX_PAIRS - self.pretext:
                 rows.append((pair.source, pair.target, ALL_TASKS.index(pair.edit.task)))
-                prompts += [_prompt(instruction(pair.edit, rng)) for _ in range(self.paraphrases)]
+                wordings = (instruction(pair.edit, rng) for _ in range(self.paraphrases))
+                prompts += [model_prompt(wording, EDIT_PREFIX, self.spelling) for wording in wordings]
         tasks = list(PRETEXT_TASKS.values())
         weights = np.array([task.weight for task in tasks], dtype=float)
         perturbed = []
@@ -188,7 +191,7 @@ class PairedClips:
             rows.append((len(clips) + number, target, ALL_TASKS.index(task.name)))
             perturbed.append(task.perturb(torch.from_numpy(clips[target]), generator).frames.numpy())
             captions = ["", group.captions[target]]  # a restoration needs no words, and takes them
-            prompts += [_prompt(captions[i % 2], task.prefix) for i in range(self.paraphrases)]
+            prompts += [model_prompt(captions[i % 2], task.prefix, self.spelling) for i in range(self.paraphrases)]
         pairs = torch.full((MAX_PAIRS, 3), NO_TASK, dtype=torch.int16)
         pairs[:, :2] = 0
         pairs[: len(rows)] = torch.tensor(rows, dtype=torch.int16)
@@ -213,10 +216,6 @@ def tokenise(words: PreTrainedTokenizerBase, prompts: Sequence[str], length: int
     """Prompts as (N, length) int32, cut or padded."""
     rows = words(list(prompts), truncation=True, max_length=length, padding="max_length")["input_ids"]
     return torch.tensor(rows, dtype=torch.int32)
-
-
-def _prompt(text: str, prefix: str = EDIT_PREFIX) -> str:
-    return model_prompt(text, prefix, spell_quotes=True)
 
 
 def anchor_picture(clip: np.ndarray) -> Tensor:
