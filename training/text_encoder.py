@@ -70,19 +70,29 @@ def load_frozen(base: Path, device: torch.device) -> BertModel:
 
 def generator_words(pack_folder: str) -> list[str]:
     """Every word that the pair generator can say: names, captions, colours, looks, subtitles and its grammar."""
-    from training.procedural import backgrounds, edits, phrases, styles
+    from training.procedural import backgrounds, edits, kinds, phrases, styles, texts
     from training.procedural.language import templates
     from training.procedural.pack import Pack
 
     pack = Pack.load(pack_folder)
-    phrases_said: list[str] = [*edits.WORDS, *edits.COLOURS, *styles.STYLES, *styles.WEATHERS, *backgrounds.BACKGROUNDS]
+    phrases_said: list[str] = [
+        *texts.WORDS,
+        *texts.PHRASES,
+        *edits.COLOURS,
+        *styles.STYLES,
+        *styles.WEATHERS,
+        *backgrounds.BACKGROUNDS,
+    ]
     for sprite in pack.all_sprites:
         phrases_said += [sprite.name, *sprite.aliases]
     phrases_said += [still.caption for still in pack.all_stills] + [shot.caption for shot in pack.all_shots]
     for task in edits.TASKS:
         phrases_said += [*templates(task, "train"), *templates(task, "test")]
-    for table in (phrases.STYLE_PHRASES, phrases.WEATHER_PHRASES, phrases.BACKGROUND_NOUNS, phrases.PLACES):
-        phrases_said.append(str(table))
+    spoken = (
+        phrases.STYLE_PHRASES, phrases.WEATHER_PHRASES, phrases.BACKGROUND_NOUNS, phrases.PLACES, phrases.WHICH,
+        phrases.DESTINATIONS, phrases.BESIDE, phrases.RESIZING,
+    )  # fmt: skip
+    phrases_said += [*map(str, spoken), *kinds.COMMON]
     return sorted(set(re.findall(r"[a-z]+", " ".join(phrases_said).lower())))
 
 
