@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     plan = Plan(
         fingerprint, options.steps, options.seeds, tuple(options.variants), options.groups, options.per_task,
         tuple(options.tasks or ()), _digest(lines),
+        (str(options.config), *(word for change in options.overrides for word in ("--set", change))),
     )  # fmt: skip
     begun = read_plan(options.out)
     if begun is not None:

@@ -23,7 +23,7 @@ from training.procedural.pack import Pack
 
 Item = tuple[Path, CaseLine, np.ndarray]
 
-CASES_AT_ONCE = 8
+CASES_AT_ONCE = 16
 WAITING = 64
 """Results that may wait for a judge; a clip takes about two megabytes."""
 

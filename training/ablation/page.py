@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str) -> str:
         claims_table(outcomes),
         f"Differences are paired by seed and case, positive where the first is better; their error counts the scatter "
         f"over cases and over seeds. What lies within {DECIDED:.0f} errors is undecided. The paper's figures are "
-        "VIE-Bench scores (1 to 10, GPT-4o) of Wan2.2-5B on a subset of Ditto, from one run each: only their order can "
-        "be compared with ours.",
+        "VIE-Bench scores (1 to 10, GPT-4o) of Wan2.2-5B on a subset of Ditto: only their order can be compared with "
+        "ours.",
         "",
         "## Loss against steps",
         "",
@@ -91,7 +92,7 @@ def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str) -> str:
         "## Commands",
         "",
         "```bash",
-        "python -m training.ablation run --config training/configs/tiny_sft.yaml "
+        f"python -m training.ablation run --config {shlex.join(plan.command)} \\\n    "
         f"--steps {plan.steps} --seeds {plan.seeds} --groups {plan.groups} --per-task {plan.per_task}",
         "python -m training.ablation read       # where the machine that trained has no OCR",
         "python -m training.ablation report",

@@ -19,7 +19,7 @@ REFERENCES = ("source", "truth")
 """What is scored beside the runs: an editor that does nothing, and one that does all."""
 
 LOGS = 100
-LOOKS = 8
+LOOKS = 6
 """Figures and held-out losses of a run: as many points has its curve."""
 
 
@@ -91,7 +91,7 @@ class Plan:
 
     fingerprint: of the configuration that all variants start from. groups: scenes that are encoded, once, and drawn by
     all runs; a seed decides first weights, noise and the order of what is drawn, so that the variants of one seed see
-    the same edits in the same order.
+    the same edits in the same order. command: the configuration's file and overrides, to be told on the page.
     """
 
     fingerprint: str
@@ -102,6 +102,7 @@ class Plan:
     per_task: int
     tasks: tuple[str, ...] = ()
     cases: str = ""
+    command: tuple[str, ...] = ()
 
     def runs(self) -> list[Run]:
         """All runs, seed after seed, so that a session that ends early has whole comparisons."""
@@ -121,13 +122,15 @@ def read_plan(folder: Path) -> Plan | None:
     if not file.is_file():
         return None
     values = json.loads(file.read_text(encoding="utf-8"))
-    return Plan(**values | {name: tuple(values[name]) for name in ("variants", "tasks")})
+    return Plan(**values | {name: tuple(values[name]) for name in ("variants", "tasks", "command")})
 
 
 def require_same_plan(found: Plan, wanted: Plan, folder: Path) -> None:
     """ConfigError where the ablation in `folder` was begun with other settings. Steps may be left open (0)."""
     wanted = replace(wanted, steps=wanted.steps or found.steps)
     for field in dataclasses.fields(Plan):
+        if field.name == "command":  # the fingerprint says what it comes to
+            continue
         before, now = getattr(found, field.name), getattr(wanted, field.name)
         if before != now:
             raise ConfigError(

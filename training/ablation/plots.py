@@ -41,31 +41,33 @@ def plot_losses(outcomes: Outcomes, path: Path) -> None:
 
 
 def plot_scores(outcomes: Outcomes, path: Path) -> None:
-    """One panel a measure, one bar a variant, standard errors over seeds, a dot for each seed."""
+    """One panel a measure: means with standard errors over seeds, and a dot for each seed."""
     titles = [title for title in MEASURES[:4] if any(over_seeds(runs, title).n for runs in outcomes.values())]
     figure, axes = _figure(len(titles), width=3.2 * max(1, len(titles)), height=3.6)
     variants = shown(outcomes)
     for axis, title in zip(axes, titles, strict=True):
-        _bars(axis, outcomes, variants, title)
+        _points(axis, outcomes, variants, title)
     axes[0].set_yticks(range(len(variants)), [variant.title for variant in variants])
     _save(figure, path)
 
 
-def _bars(axis: Any, outcomes: Outcomes, variants: Sequence[Variant], title: str) -> None:
+def _points(axis: Any, outcomes: Outcomes, variants: Sequence[Variant], title: str) -> None:
     measure = column(title)
     scale = 100 if measure.share else 1
     for place, variant in enumerate(variants):
         runs, colour = outcomes[variant.name], COLOURS[variant.name]
-        mean = over_seeds(runs, title)
-        axis.barh(place, mean.mean * scale, xerr=np.nan_to_num(mean.se) * scale, color=colour, alpha=0.75, capsize=3)
         seeds = [over_seeds([run], title).mean * scale for run in runs]
-        axis.plot(seeds, [place] * len(seeds), "o", color="black", markersize=2.5)
-    axis.set_title(
-        title + (", %" if measure.share else "") + ("" if measure.higher else " (less is better)"), fontsize=10
-    )
+        axis.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
+        mean = over_seeds(runs, title)
+        error = np.nan_to_num(mean.se) * scale
+        axis.errorbar(
+            mean.mean * scale, place, xerr=error, fmt="D", color=colour, markersize=6, capsize=4, linewidth=1.6
+        )
+    unit = ", %" if measure.share else ", dB" if title in ("inside", "outside") else ""
+    axis.set_title(title + unit + ("" if measure.higher else " (less is better)"), fontsize=10)
     axis.set_yticks(range(len(variants)), [""] * len(variants))
     axis.invert_yaxis()
-    axis.grid(axis="x", alpha=0.25)
+    axis.grid(alpha=0.25)
 
 
 def _smoothed(values: np.ndarray, window: int) -> np.ndarray:

@@ -164,7 +164,7 @@ CLAIMS = (
     Claim("anchors on the grid are better than anchors without position", "both", "unplaced"),
     Claim("stage 1 is needed after stage 0", "both", "stage0"),
 )
-"""Paper: VIE-Bench, Wan2.2-5B on a subset of Ditto; one run each."""
+"""Paper: VIE-Bench, Wan2.2-5B on a subset of Ditto."""
 
 
 def agreement(claim: Claim, found: Effect) -> str:

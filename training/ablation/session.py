@@ -41,7 +41,9 @@ from training.storage import whole
 
 logger = logging.getLogger(__name__)
 
-TRIAL_STEPS = 30
+TRIAL_STEPS, TRIAL_SECONDS = 30, 20.0
+"""How long the speed is measured, whichever is over first."""
+
 TRAINING_SHARE = 0.7
 """Of a budget in minutes; the rest is for held-out losses, samples and the last scores."""
 
@@ -93,14 +95,15 @@ class Session:
         method = next(variant for variant in VARIANTS if variant.name == "both")
         trainer = self._trainer(Run(method, 0), UNTIMED_STEPS + TRIAL_STEPS)
         batches = trainer.stage.batches()
-        begun = 0.0
-        for step in range(UNTIMED_STEPS + TRIAL_STEPS):
-            if step == UNTIMED_STEPS:
-                self._wait()
-                begun = time.monotonic()
+        for _ in range(UNTIMED_STEPS):
             trainer._optimise(batches, 0.0)
         self._wait()
-        return (time.monotonic() - begun) / TRIAL_STEPS
+        begun, steps = time.monotonic(), 0
+        while steps < TRIAL_STEPS and time.monotonic() - begun < TRIAL_SECONDS:
+            trainer._optimise(batches, 0.0)
+            steps += 1
+        self._wait()
+        return (time.monotonic() - begun) / steps
 
     def run_all(self, plan: Plan, runs: Sequence[Run], minutes: float = 0.0) -> int:
         """Train and examine those runs that are not finished; returns how many are left. minutes: no run is begun that
