@@ -1,35 +1,29 @@
 """Two processes train as one: the same weights on both, and those that a single process finds on the whole batch."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from tests.distributed import train_line
+from tests.distributed.processes import Session
+
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("train_line.py")
 STEPS = 8
 
 
 def train(folder: Path, processes: int, **settings) -> tuple[list[dict[str, torch.Tensor]], list[dict]]:
-    """Run the script; return the weights of every process, the averaged ones first, and the log."""
+    """Run the stage; return the weights of every process, the averaged ones first, and the log."""
     folder.mkdir()
     optimiser = {"warmup_steps": 2} | settings.pop("optimiser", {})
     settings |= {"stage": "sft", "output": str(folder), "max_steps": STEPS, "precision": "float32"}
     settings |= {"watch": {"log_every": 1, "trackers": []}, "optimiser": optimiser}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder / "config.yaml")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=ROOT, check=False)
+    session = Session(train_line.main, [str(folder / "config.yaml")], processes, folder / "told.txt")
+    session.finish()
     files = [folder / "averaged.pt", *(folder / f"weights-{rank}.pt" for rank in range(processes))]
-    # Judged by what was written at the end: gloo may abort a process that closes its sockets last.
-    assert all(file.is_file() for file in files), run.stderr[-2000:]
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [torch.load(file, weights_only=True) for file in files], log
 

@@ -1,6 +1,5 @@
 """A stage small enough to check by hand, run by `test_training.py` in one process and in two."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -72,9 +71,10 @@ class LineStage:
             torch.save(weights, folder / "averaged.pt")
 
 
-def main(config_file: str) -> None:
+def main(arguments: list[str]) -> int:
+    torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    config = load_config(Path(config_file))
+    config = load_config(Path(arguments[0]))
     layout = lay_out(config, accelerator)
     stage = LineStage(accelerator, layout.sharded)
     trainer = Trainer(config, stage, accelerator, layout)
@@ -83,7 +83,4 @@ def main(config_file: str) -> None:
     torch.save(own, Path(config.output) / f"weights-{accelerator.process_index}.pt")
     layout.wait()
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    return 0

@@ -1,4 +1,4 @@
-"""`training.train` on a drawn pack without files: run by `test_resume.py` and others in one process or several."""
+"""`training.train` on a drawn pack without files, run by tests in one process or several."""
 
 import inspect
 import sys
@@ -10,12 +10,12 @@ from training import train
 from training.procedural.pack import Pack
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     drawn = inspect.unwrap(pack)()
     Pack.load = lambda folder: drawn
-    return train.main(sys.argv[1:])
+    return train.main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
