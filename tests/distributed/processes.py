@@ -26,9 +26,8 @@ class Session:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.told = told
-        self.processes = [
-            CONTEXT.Process(target=_run, args=(main, arguments, r, count, port, told)) for r in range(count)
-        ]
+        each = (main, arguments, count, port, told)
+        self.processes = [CONTEXT.Process(target=_run, args=(rank, *each)) for rank in range(count)]
         for process in self.processes:
             process.start()
 
