@@ -19,7 +19,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import cv2
 import numpy as np
 from filelock import FileLock
@@ -220,6 +219,8 @@ class Pack:
         return cache
 
     def _decode_film(self, film: Path, cache: Path) -> None:
+        import av  # here alone: a machine that is given the cache needs no reader of video
+
         shape = (self.film_frames, self.film_height * 3 // 2, self.film_width)
         temporary = cache.with_name(f".{cache.name}.part")  # the lock keeps others from writing it
         try:
