@@ -242,6 +242,8 @@ class TrainConfig:
             values.pop(name)
         values["data"].pop("workers")
         values["data"]["manifest"].pop("cache")
+        for name in ("checkpointing", "checkpoint_every"):  # the same numbers, computed again
+            values["parallel"].pop(name)
         for name in ("name", "trigger", "stored"):
             values["lora"].pop(name)
         plain: dict[str, Any] = json.loads(json.dumps(values))

@@ -84,6 +84,8 @@ class Stage(Protocol):
 class Watcher(Protocol):
     """Looks at held-out samples and logs what it sees (`training.validation`)."""
 
+    def prepare(self) -> None: ...
+
     def losses(self, model: nn.Module, step: int, ema: Ema) -> object: ...
 
     def grid(self, step: int, ema: Ema) -> object: ...
@@ -127,24 +129,28 @@ class Trainer:
         settings = dataclasses.asdict(self.config)
         self.tracker = Tracker(self.folder, self.config.watch.trackers, settings, self.step)
         self.watcher = self.stage.watcher(self.tracker)
+        if self.watcher is not None:
+            self.watcher.prepare()
         batches, first = self.stage.batches(), self.step
         while (moment := self._look()).progress < 1.0:
-            if moment.save or moment.stop:
-                self.save()
             if moment.stop:
-                return False
+                break
+            if moment.save:
+                self.save()
             logs = self._optimise(batches, moment.progress)
             if self.step - first == UNTIMED_STEPS:
                 self._start_clock()
             if self.step % self.config.watch.log_every == 0:
                 self._log(logs, moment.progress)
             self._watch(moment)
+        finished = moment.progress >= 1.0
         self.save()
-        with self.ema.swapped_in():
-            self.stage.export(self.folder)
+        if finished:
+            with self.ema.swapped_in():
+                self.stage.export(self.folder)
         self.layout.wait()
         self.tracker.close()
-        return True
+        return finished
 
     def stop(self) -> None:
         """Finish the present step, save and leave `run`. May be called from a signal handler."""

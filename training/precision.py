@@ -1,20 +1,17 @@
 """What is computed in which type.
 
-Weights, gradients, optimisers and averages are float32. Forward passes run under bfloat16 autocast where the
-configuration says so. These stay in float32 even then, and `FLOAT32_ISLANDS` names them for the sharded weights, whose
-other parts are gathered in bfloat16:
+Weights, gradients, optimiser states and averages are float32, sharded or not; below an adapter, the frozen weights are
+in the type of the run but for those that diffusers keeps in float32 as well. Forward passes run under bfloat16 autocast
+where the configuration says so. These stay in float32 even then:
 
-- rotary positions, computed in float64 and kept as float32 tables (diffusers);
-- the time embedder's sinusoid, norms and modulation (diffusers casts their inputs; the tables are listed below);
-- noise, noise levels, the states made from them and both losses (`training.objective`).
+- rotary positions: computed in float64, kept as float32 tables (diffusers);
+- norms, the time embedder's sinusoid and the sum of each block's modulation (diffusers casts what goes in);
+- noise, noise levels, the states made from them, and both losses (`training.objective`).
 """
 
 from __future__ import annotations
 
 import torch
-
-FLOAT32_ISLANDS = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
-"""Parts of parameter names that diffusers, too, keeps in float32 whatever type a Wan transformer is loaded in."""
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import cv2
 import torch
 from accelerate import Accelerator
 
@@ -52,27 +53,37 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         return train(config, options.resume)
     except ConfigError as error:
-        parser.error(str(error))
+        sys.stderr.write(f"{error}\n")
+        return 2
 
 
 def train(config: TrainConfig, resume: bool = False) -> int:
     """Run a configuration. Returns 0 at its end, and when it was told to end before. ConfigError: it cannot be run as
     it is."""
+    rendered = config.data.rendered
+    if config.data.source == "rendered" and not Path(rendered.pack).is_dir():
+        raise ConfigError(
+            f"{rendered.pack} is not here: python -m training.procedural.ingredients --out {rendered.pack} makes it"
+        )
+    cv2.setNumThreads(1)  # its pool of threads does not survive the fork of workers, who would wait for it
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     # Precision is the loop's: see training.precision. Several processes without a GPU have to be told that it is so.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    if not accelerator.is_main_process:
+        logging.getLogger().setLevel(logging.WARNING)
     stage, layout = build_stage(config, accelerator)
     trainer = Trainer(config, stage, accelerator, layout)
     trainer.checkpoints.claim()
     if resume:
-        logger.info("going on from step %d", trainer.step) if trainer.resume() else logger.info("nothing to resume")
+        found = trainer.resume()
+        logger.info("going on from step %d" if found else "nothing to resume: beginning at step %d", trainer.step)
     elif trainer.checkpoints.newest() is not None:
         raise ConfigError(f"{config.output} holds a run already: add --resume, or choose another output")
     stop_on_signals(trainer)
     for line in stage.summary().splitlines():
         logger.info("%s", line)
-    if not trainer.run() and accelerator.is_main_process:
+    if not trainer.run():
         logger.info("stopped at step %d; the same command with --resume goes on from there", trainer.step)
     accelerator.end_training()
     return 0

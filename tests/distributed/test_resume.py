@@ -42,10 +42,17 @@ def base(tmp_path_factory):
 
 def configured(folder, base, **changes):
     """A configuration on disk. Groups are replaced while it runs: a resumed run has to find out what it held."""
-    rendered = {"frames": 1, "groups": 4, "capacity_groups": 5, "refresh_per_step": 0.4, "paraphrases": 2}
+    rendered = {
+        "pack": str(base),
+        "frames": 1,
+        "groups": 4,
+        "capacity_groups": 5,
+        "refresh_per_step": 0.4,
+        "paraphrases": 2,
+    }
     settings = {
         "stage": "sft", "base": str(base), "output": str(folder), "model": MODEL, "batch_size": 4, "max_steps": STEPS,
-        "data": {"workers": 1, "rendered": rendered},
+        "data": {"workers": 1, "rendered": rendered | {"pack": str(base)}},
         "optimiser": {"warmup_steps": 3, "ema_decay": 0.9},
         "save": {"steps": 3, "keep": 2},
         "watch": {"log_every": 1, "trackers": []},

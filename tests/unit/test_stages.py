@@ -16,6 +16,7 @@ from training.batch import Batch
 from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig
 from training.distributed import checkpoint_activations
 from training.loop import Trainer
+from training.precision import autocast
 from training.randomness import generator
 from training.stages import build_stage
 
@@ -106,6 +107,22 @@ def test_stage_0_alternates_images_and_clips_to_restore(stage_config):  # noqa: 
     assert frames == [2, 1, 1, 1, 1, 2, 1, 1, 1, 1]
     bare = editor(replace(stage_config, stage="pretrain", objective=ObjectiveConfig(pretext=False))).batches()
     assert {next(bare).target.shape[2] for _ in range(6)} == {1}
+
+
+@pytest.mark.parametrize("groups", [7, 0])
+def test_a_feed_that_goes_on_from_a_position_gives_what_the_first_would_have_given(stage_config, groups):  # noqa: F811
+    """With more groups than are held, replaced while it runs; and with as many as came in a given time."""
+    rendered = replace(stage_config.data.rendered, groups=groups, encode_minutes=1e-6, refresh_per_step=0.5, frames=1)
+    config = replace(stage_config, data=replace(stage_config.data, rendered=rendered))
+    first, later = editor(config).feed, editor(config).feed
+    batches = first.batches()
+    for _ in range(5):
+        next(batches)
+    later.load_state_dict(first.state_dict())
+    assert first.state_dict() == {"filled": groups or 5, "drawn": 5}
+    for one, other, _ in zip(batches, later.batches(), range(5), strict=False):
+        for left, right in zip(vars(one).values(), vars(other).values(), strict=True):
+            assert torch.equal(left, right)
 
 
 # Where it starts and ends
@@ -223,3 +240,26 @@ def test_micro_steps_are_one_large_batch(stage_config):  # noqa: F811
     assert run.stage.number == 2 and norm > 0
     for weight, gradient in zip(twin.parameters(), seen[0], strict=True):
         torch.testing.assert_close(weight.grad, gradient)
+
+
+def test_what_needs_float32_has_it_under_autocast(stage_config):  # noqa: F811
+    stage = editor(replace(stage_config, precision="bfloat16"))
+    model, types = stage.transformer, {}
+
+    def note(name):
+        return lambda _, inputs, output: types.update(
+            {name: [part.dtype for part in (output if isinstance(output, tuple) else (output,))]}
+        )
+
+    block = model.blocks[0]
+    watched = {"rope": model.rope, "norm1": block.norm1, "norm2": block.norm2, "norm3": block.norm3,
+               "sinusoid": model.condition_embedder.timesteps_proj, "plain": block.ffn}  # fmt: skip
+    for name, module in watched.items():
+        module.register_forward_hook(note(name))
+    with autocast("bfloat16", torch.device("cpu")):
+        flow, semantic = stage.errors(model, batch(), torch.full((4,), 0.5), torch.Generator().manual_seed(0))
+    assert flow.dtype == semantic.dtype == torch.float32
+    assert types.pop("plain") == [torch.bfloat16]
+    assert all(dtype == torch.float32 for found in types.values() for dtype in found), types
+    (flow.mean() + semantic.mean()).backward()
+    assert {weight.grad.dtype for weight in model.parameters()} == {torch.float32}

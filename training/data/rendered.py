@@ -97,7 +97,7 @@ def stream(dataset: RenderedGroups, workers: int, pin: bool = False) -> Iterator
     pin: a thread copies them to page-locked memory, from where they travel to a GPU without holding up its work.
     """
     if workers:
-        cv2.setNumThreads(1)  # its pool of threads does not survive the fork, and workers would wait for it
+        cv2.setNumThreads(1)  # its pool of threads does not survive the fork of workers, who would wait for it
     loader = DataLoader(
         dataset,
         batch_size=None,
