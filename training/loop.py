@@ -84,8 +84,6 @@ class Stage(Protocol):
 class Watcher(Protocol):
     """Looks at held-out samples and logs what it sees (`training.validation`)."""
 
-    def prepare(self) -> None: ...
-
     def losses(self, model: nn.Module, step: int, ema: Ema) -> object: ...
 
     def grid(self, step: int, ema: Ema) -> object: ...
@@ -129,8 +127,6 @@ class Trainer:
         settings = dataclasses.asdict(self.config)
         self.tracker = Tracker(self.folder, self.config.watch.trackers, settings, self.step)
         self.watcher = self.stage.watcher(self.tracker)
-        if self.watcher is not None:
-            self.watcher.prepare()
         batches, first = self.stage.batches(), self.step
         while (moment := self._look()).progress < 1.0:
             if moment.stop:
@@ -168,21 +164,22 @@ class Trainer:
     def _optimise(self, batches: Iterator[Any], progress: float) -> list[dict[str, Tensor]]:
         config, count = self.config, self.config.accumulate
         rounding = self.rounded if self.step > 0 and progress >= 1.0 - config.float8_share else None
+        with self.meter.loading():
+            micro_batches = [next(batches) for _ in range(count)]
+        costs = [self.stage.cost(batch) for batch in micro_batches]
+        together = sum(cost.samples for cost in costs)
+        self.samples += together * self.layout.place.count
         logs = []
         with rounding or contextlib.nullcontext():
-            for micro in range(count):
-                with self.meter.loading():
-                    batch = next(batches)
-                cost = self.stage.cost(batch)
+            for micro, (batch, cost) in enumerate(zip(micro_batches, costs, strict=True)):
                 self.meter.add(cost)
-                self.samples += cost.samples * self.layout.place.count
                 here = (config.seed, self.step, micro)
                 random = generator(self.layout.device, "loss", *here, self.layout.place.rank)
                 torch.manual_seed(derived_seed("drop-out", *here, self.accelerator.process_index))
                 with without_sync(self.wrapped, self.accelerator, hold=micro < count - 1):
                     with autocast(config.precision, self.layout.device):
                         loss, parts = self.stage.loss(self.wrapped, batch, random)
-                    (loss / count).backward()
+                    (loss * (cost.samples / together)).backward()  # every sample counts alike
                 logs.append({"loss": loss.detach(), **parts})
         norm, broken = clip_gradients(self.stage.model.parameters(), config.optimiser.clip_norm)
         self.skipped += broken
