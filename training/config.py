@@ -40,6 +40,9 @@ class RenderedConfig:
     image_share: float = 0.8
     """Stage `pretrain`: share of batches that are image edits, which are first frames of pairs; the others restore
     perturbed clips (paper: 448 images beside 112 videos)."""
+    image_batch: int = 0
+    """Samples of a micro-step of images in stage `pretrain` (0: as many as clips). An image has about a quarter of the
+    tokens of 17 frames."""
     task_weights: dict[str, float] = field(default_factory=dict)
     """How often each editing task is drawn, relative to 1."""
 

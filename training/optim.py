@@ -95,6 +95,9 @@ def _make_state(optimiser: torch.optim.Optimizer) -> None:
     optimiser.step()
     for group, rate in zip(optimiser.param_groups, rates, strict=True):
         group["lr"] = rate
+    for state in optimiser.state.values():
+        if "step" in state:
+            state["step"].zero_()  # it was none: the first real step corrects its bias as the first
     for parameter in parameters:
         parameter.grad = None
     optimiser.zero_grad(set_to_none=True)

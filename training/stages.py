@@ -121,12 +121,13 @@ class EditStage:
         return self.feed.summary()
 
     def pipeline(self) -> SamaPipeline:
-        """The live transformer with the frozen parts, for samples."""
+        """The live transformer with the frozen parts, for samples. A large text encoder is left out, since it may have
+        been released: prompts are given as states then."""
         encoders, small = self.encoders, self.encoders.small
         return SamaPipeline(
             transformer=self.transformer,
             vae=encoders.vae,
-            text_encoder=encoders.text,
+            text_encoder=encoders.text if small else None,
             tokenizer=encoders.tokenizer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
             max_sequence_length=encoders.text_length,

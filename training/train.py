@@ -15,18 +15,22 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 import cv2
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from training.config import ConfigError, TrainConfig, load_config
 from training.loop import Trainer
 from training.stages import build_stage
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that reads large weights or a large manifest."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +73,17 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     # Precision is the loop's: see training.precision. Several processes without a GPU have to be told that it is so.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no",
+        kwargs_handlers=[
+            # Gradients are the exchange's own memory. Without anchors their layers get no gradients.
+            DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True, find_unused_parameters=not config.objective.semantic_weight
+            ),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
+    )
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
     stage, layout = build_stage(config, accelerator)

@@ -13,12 +13,14 @@ from tests.tiny import tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from tests.unit.test_training_loop import MODEL, base, editor, stage_config  # noqa: F401 - fixtures
 from training.batch import Batch
-from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig
+from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig, WatchConfig
 from training.distributed import checkpoint_activations
 from training.loop import Trainer
+from training.optim import build_optimisers, state_tensors
 from training.precision import autocast
 from training.randomness import generator
 from training.stages import build_stage
+from training.tracking import read_metrics
 
 CPU = Accelerator(cpu=True)
 
@@ -107,6 +109,34 @@ def test_stage_0_alternates_images_and_clips_to_restore(stage_config):  # noqa: 
     assert frames == [2, 1, 1, 1, 1, 2, 1, 1, 1, 1]
     bare = editor(replace(stage_config, stage="pretrain", objective=ObjectiveConfig(pretext=False))).batches()
     assert {next(bare).target.shape[2] for _ in range(6)} == {1}
+
+
+def test_images_may_come_in_larger_batches(stage_config):  # noqa: F811
+    data = replace(stage_config.data, rendered=replace(stage_config.data.rendered, image_batch=5))
+    batches = editor(replace(stage_config, stage="pretrain", data=data)).batches()
+    sizes = {given.target.shape[2]: len(given.target) for given in (next(batches) for _ in range(3))}
+    assert sizes == {2: stage_config.batch_size, 1: 5}
+
+
+def test_a_watched_run_tells_held_out_losses_and_draws_samples(stage_config, tmp_path):  # noqa: F811
+    watch = WatchConfig(1, (), validate_every=2, validation_samples=1, sample_every_minutes=1e-9, sample_count=1)
+    config = replace(stage_config, output=str(tmp_path / "run"), max_steps=2, watch=watch)
+    assert Trainer(config, editor(config), CPU).run()
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["step"] == 2 and last["validation/raw/flow"] > 0 and last["validation/ema/semantic"] > 0
+    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()]
+
+
+def test_an_optimiser_saved_before_its_first_step_goes_on_as_a_new_one(stage_config):  # noqa: F811
+    config = OptimiserConfig(name="adamw", learning_rate=1e-2)
+    model = torch.nn.Linear(3, 2)
+    twin = copy.deepcopy(model)
+    (one,), (other,) = build_optimisers(model, config), build_optimisers(twin, config)
+    state_tensors(one)  # what saving does
+    for layer, optimiser in ((model, one), (twin, other)):
+        layer(torch.ones(1, 3)).sum().backward()
+        optimiser.step()
+    assert torch.equal(model.weight, twin.weight)
 
 
 @pytest.mark.parametrize("groups", [7, 0])
@@ -211,7 +241,7 @@ def test_an_adapter_trains_on_frozen_weights_and_resumes(stage_config, tmp_path)
 
 
 def test_micro_steps_are_one_large_batch(stage_config):  # noqa: F811
-    """The gradient of two micro-steps is the mean of theirs."""
+    """The gradient of two micro-steps is the mean over their samples, of which the second has half as many."""
 
     class Two:
         def __init__(self, stage):
@@ -223,7 +253,7 @@ def test_micro_steps_are_one_large_batch(stage_config):  # noqa: F811
         def batches(self):
             while True:
                 self.number += 1
-                yield batch()
+                yield batch(4 // self.number)
 
     config = replace(stage_config, accumulate=2, max_steps=1)
     stage = editor(config)
@@ -235,7 +265,7 @@ def test_micro_steps_are_one_large_batch(stage_config):  # noqa: F811
     run._optimise(run.stage.batches(), 0.0)
     for micro in range(2):
         random = generator("cpu", "loss", config.seed, 0, micro, 0)
-        (stage.loss(twin, batch(), random)[0] / 2).backward()
+        (stage.loss(twin, batch(4 // (micro + 1)), random)[0] * (2 / 3, 1 / 3)[micro]).backward()
     norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), config.optimiser.clip_norm)
     assert run.stage.number == 2 and norm > 0
     for weight, gradient in zip(twin.parameters(), seen[0], strict=True):

@@ -35,6 +35,10 @@ class RenderedFeed:
             raise ConfigError(
                 "data.source=rendered is for the embedded model: use data.source=manifest with this `base`"
             )
+        if config.parallel.sequence > 1 and not config.data.rendered.groups:
+            raise ConfigError(
+                "processes that share sequences must hold the same scenes: set data.rendered.groups, not encode_minutes"
+            )
         self.config, self.encoders, self.place = config, encoders, place
         self.data = config.data.rendered
         self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))
@@ -87,13 +91,15 @@ class RenderedFeed:
         size, data = f"{self.config.batch_size} samples a micro-step and process", self.data
         if self.config.stage == "pretrain":
             images = data.image_share if self.config.objective.pretext else 1.0
-            return f"{size}: image edits in {images:.0%} of the micro-steps, clips to restore in the others"
+            many = f" ({data.image_batch} each)" if data.image_batch else ""
+            return f"{size}: image edits in {images:.0%} of the micro-steps{many}, clips to restore in the others"
         return f"{size}, {data.pretext_share if self.config.objective.pretext else 0.0:.0%} restorations"
 
     def _draw(self, store: LatentStore) -> Batch:
         config, encoders = self.config, self.encoders
         number, image, restorations = self._kind_of(self.drawn)
-        drawn = store.draw(number, config.batch_size, restorations)
+        size = self.data.image_batch if image and self.data.image_batch else config.batch_size
+        drawn = store.draw(number, size, restorations)
         if image:  # the causal VAE encodes the first frame alone
             drawn.source, drawn.target = drawn.source[:, :, :1], drawn.target[:, :, :1]
         self._random.manual_seed(derived_seed("text drop-out", config.seed, self.place.rank, self.drawn))
