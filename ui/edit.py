@@ -108,7 +108,7 @@ class EditTab:
                 [text.NO_LORA, *loras], value=first.name if first else text.NO_LORA, label="LoRA",
                 info=text.ask_for(first.trigger) if first else None, elem_id="lora",
             )  # fmt: skip
-            self.strength = gr.Slider(*LORA_STRENGTH, first.scale if first else 1.0, step=0.05, label="Its strength")
+            self.strength = gr.Slider(*LORA_STRENGTH, first.scale if first else 1.0, step=0.05, label="Strength")
 
     def _build_outputs(self) -> None:
         first = self.first

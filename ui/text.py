@@ -61,7 +61,7 @@ NO_CLIP = "Upload a clip first, or open an example."
 
 def ask_for(trigger: str) -> str:
     """How to ask for what the chosen LoRA was trained on."""
-    return f"It was trained on “{trigger}”." if trigger else ""
+    return f"Say “{trigger}”." if trigger else ""
 
 
 def stopped(step: int, steps: int) -> str:
