@@ -103,10 +103,10 @@ class JudgeServer:
         try:
             reply = self.reply(asked)
             time.sleep(reply.delay)
-            self._send(handler, reply)
         finally:
-            with self._lock:
+            with self._lock:  # before it is sent: whoever has the answer may ask the next question at once
                 self._busy -= 1
+        self._send(handler, reply)
 
     def _send(self, handler, reply: Reply) -> None:
         if reply.drop:
