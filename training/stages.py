@@ -144,7 +144,8 @@ class EditStage:
         if not self.accelerator.is_main_process:
             return
         if self.config.stage == "lora":
-            export_lora(self.transformer, folder / "lora", self.config.lora)
+            about = {"base_model": self.config.start_from or self.config.base}
+            export_lora(self.transformer, folder / "lora", self.config.lora, about)
             return
         transformer = self.transformer
         if isinstance(transformer, FSDPModule):

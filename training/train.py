@@ -20,7 +20,9 @@ from pathlib import Path
 from types import FrameType
 
 import cv2
+import diffusers
 import torch
+import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from training.config import ConfigError, TrainConfig, load_config
@@ -48,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for library in (diffusers.utils.logging, transformers.utils.logging):  # what they tell of loading is no news here
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         config = load_config(options.config, options.overrides)
         if options.dry_run is not None:
