@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from training.config import TrainConfig
-from training.data.rendered import LabelledAnchors, RenderedGroups, stream
+from training.data.rendered import LabelledAnchors, RenderedGroups
 from training.flops import Cost
+from training.rendered_stage import RenderedStage
 from training.storage import rewrite_compact
 from training.text_encoder import load_frozen
-from training.tracking import Tracker
 
 CLIPS_PER_GROUP = 6
 TEMPERATURE = 0.05
@@ -46,7 +46,7 @@ class NamedTower(nn.Module):
         return self.name_probe(tokens), self.caption_probe(out.pooler_output), self.colour_probe(tokens)
 
 
-class TowerStage:
+class TowerStage(RenderedStage):
     """Contrastive naming of cells and captions, and colour regression."""
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
@@ -58,31 +58,16 @@ class TowerStage:
         siglip = SiglipVisionConfig(**config.model)
         self.model: nn.Module = NamedTower(siglip, self.text.config.hidden_size).to(accelerator.device)
         self.embeddings: dict[str, Tensor] = {}
-        self.taken = 0
 
     def batches(self) -> Iterator[dict[str, Any]]:
         data, rank = self.config.data.rendered, self.accelerator.process_index
         batch = (max(1, self.config.batch_size // CLIPS_PER_GROUP), _collate)
         labelled = LabelledAnchors(CLIPS_PER_GROUP)
         groups = RenderedGroups(data.pack, 1, labelled, self.config.seed, rank, batch, self.taken)
-        for samples in stream(groups, self.config.data.workers):
-            self.taken += 1
-            yield samples
+        yield from self._taking(groups)
 
     def cost(self, batch: dict[str, Any]) -> Cost:
         return Cost(len(batch["anchors"]), 0, 0)
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    def watcher(self, tracker: Tracker) -> None:
-        """Nothing is looked at on the way."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"taken": self.taken}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.taken = state["taken"]
 
     def summary(self) -> str:
         return f"first frames of scenes rendered from {self.config.data.rendered.pack}"

@@ -13,12 +13,12 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from training.config import TrainConfig
-from training.data.rendered import ClipCrops, RenderedGroups, stream
+from training.data.rendered import ClipCrops, RenderedGroups
 from training.flops import Cost
 from training.one_pass import OnePassVAE
 from training.precision import autocast
+from training.rendered_stage import RenderedStage
 from training.storage import RoundedWeights, rewrite_compact
-from training.tracking import Tracker
 
 CROP = 144
 CLIPS_PER_GROUP = 4
@@ -28,7 +28,7 @@ SQUARE_WEIGHT = 4.0
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
-class VaeStage:
+class VaeStage(RenderedStage):
     """Reconstruction by L1 and squared error, the same on spatial differences (it is what keeps small text legible),
     and a weak KL term, under which the latents carry noise that a diffusion model's small errors resemble."""
 
@@ -39,7 +39,6 @@ class VaeStage:
         neutral = {"latents_mean": [0.0] * z_dim, "latents_std": [1.0] * z_dim}
         self.vae = AutoencoderKLWan(**config.model, **neutral)
         self.model: nn.Module = OnePassVAE(self.vae).to(accelerator.device)
-        self.taken = 0
 
     def batches(self) -> Iterator[Tensor]:
         """Clips (B, 3, T, 144, 144) uint8, on the host."""
@@ -47,9 +46,7 @@ class VaeStage:
         batch = (max(1, self.config.batch_size // CLIPS_PER_GROUP), _collate)
         crops = ClipCrops(CROP, CLIPS_PER_GROUP)
         groups = RenderedGroups(data.pack, data.frames, crops, self.config.seed, rank, batch, self.taken)
-        for frames in stream(groups, self.config.data.workers):
-            self.taken += 1
-            yield frames
+        yield from self._taking(groups)
 
     def loss(self, model: nn.Module, batch: Tensor, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         frames = self._pixels(batch)
@@ -65,18 +62,6 @@ class VaeStage:
 
     def cost(self, batch: Tensor) -> Cost:
         return Cost(len(batch), 0, 0)
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    def watcher(self, tracker: Tracker) -> None:
-        """Nothing is looked at on the way."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"taken": self.taken}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.taken = state["taken"]
 
     def summary(self) -> str:
         data = self.config.data.rendered
