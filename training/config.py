@@ -33,6 +33,9 @@ class RenderedConfig:
     """Scenes held on each device (about 4 MB each); when they are all there, a new one replaces the oldest."""
     refresh_per_step: float = 0.0
     """New scenes rendered and encoded in each training step, a whole number or a share of one (0: never)."""
+    cache: str = ""
+    """Folder that keeps the scenes encoded before the first step (about 4 MB each), for later runs on the same data and
+    seed; empty: encode every time."""
     paraphrases: int = 6
     """Wordings drawn for each pair of clips."""
     pretext_share: float = 0.15
@@ -244,7 +247,8 @@ class TrainConfig:
         for name in ("output", "save", "watch"):
             values.pop(name)
         values["data"].pop("workers")
-        values["data"]["manifest"].pop("cache")
+        for kind in ("rendered", "manifest"):
+            values["data"][kind].pop("cache")
         for name in ("checkpointing", "checkpoint_every"):  # the same numbers, computed again
             values["parallel"].pop(name)
         for name in ("name", "trigger", "stored"):

@@ -334,6 +334,37 @@ def test_new_groups_come_while_training_and_runs_repeat(stage_config, monkeypatc
         assert not torch.equal(batch.source, batch.target)
 
 
+def test_scenes_that_are_kept_are_not_encoded_again(stage_config, monkeypatch, tmp_path):
+    def with_cache(**changes):
+        rendered = replace(stage_config.data.rendered, cache=str(tmp_path / "scenes"), **changes)
+        return replace(stage_config, data=replace(stage_config.data, rendered=rendered))
+
+    def batches(config):
+        stage = editor(config)
+        encode = stage.encoders.latents
+        monkeypatch.setattr(stage.encoders, "latents", lambda clips: encoded.append(len(clips)) or encode(clips))
+        taken = stage.batches()
+        return [next(taken) for _ in range(3)]
+
+    encoded = []
+    plain, first = batches(stage_config), batches(with_cache())
+    assert len(encoded) == 2 * 3  # two before the first step, one while training
+    encoded.clear()
+    again = batches(with_cache())
+    assert len(encoded) == 1  # what came while training is drawn anew
+    for one, two, three in zip(plain, first, again, strict=True):
+        for name in ("source", "target", "text", "anchors"):
+            assert torch.equal(getattr(one, name), getattr(two, name))
+            assert torch.equal(getattr(one, name), getattr(three, name))
+    encoded.clear()
+    batches(with_cache(groups=3))  # goes on behind what is kept
+    assert len(encoded) == 2
+    encoded.clear()
+    batches(with_cache(paraphrases=3))
+    batches(replace(with_cache(), seed=5))
+    assert len(encoded) == 2 * 3  # other scenes
+
+
 def test_latents_are_those_of_the_pipeline(stage_config, base):
     stage = editor(stage_config)
     clips = torch.randint(256, (3, 5, 32, 48, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

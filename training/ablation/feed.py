@@ -37,5 +37,5 @@ def fill_store(config: TrainConfig, encoders: Encoders, place: Place) -> LatentS
     capacity = math.ceil(rendered.groups / len(TINY_BUCKETS))
     store = LatentStore(place.device, capacity, rendered.task_weights, config.seed, place.rank)
     groups = feed._groups(0)
-    feed._fill(store, groups, rendered.groups)
+    feed._fill(store, groups)
     return store

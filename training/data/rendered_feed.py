@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from sama.shapes import TINY_BUCKETS
 from training.batch import Batch, Place
 from training.config import ConfigError, TrainConfig
+from training.data.group_cache import GroupCache
 from training.data.latents import LatentStore
 from training.data.rendered import PairedClips, RenderedGroups, stream
 from training.encoders import CLIPS_AT_ONCE, Encoders
@@ -58,7 +60,7 @@ class RenderedFeed:
         )
         start = turns_gone * len(TINY_BUCKETS)
         groups = self._groups(start)
-        self._fill(store, groups, encoded - start)
+        self._fill(store, groups, start, encoded - start)
         if not refresh:
             del groups  # and with it the workers
         while True:
@@ -118,22 +120,43 @@ class RenderedFeed:
         before, after = (math.floor(count * self.data.image_share) for count in (batch, batch + 1))
         return (before, True, 0.0) if after > before else (batch - before, False, 1.0)
 
-    def _fill(self, store: LatentStore, groups: Iterator[tuple[dict[str, Any], Tensor]], wanted: int) -> None:
-        """Add `wanted` groups; if that is 0, the first `groups`, or those that come within `encode_minutes`."""
+    def _fill(
+        self, store: LatentStore, groups: Iterator[tuple[dict[str, Any], Tensor]], first: int = 0, wanted: int = 0
+    ) -> None:
+        """Add `wanted` groups, which begin with number `first`, and keep them in the cache; if that is 0, the first
+        `groups`, or those that come within `encode_minutes`."""
         wanted = wanted or self.data.groups
         count, start = 0, time.monotonic()
         for group, latents in groups:
             store.add(group, latents)
+            if self._cache is not None:
+                self._cache.store(first + count, group, latents)
             count += 1
             late = time.monotonic() - start > self.data.encode_minutes * 60
             if count == wanted or (not wanted and late and count % len(TINY_BUCKETS) == 0):
                 break
+        if self._cache is not None:
+            self._cache.flush()
         self.filled = self.filled or count
         logger.info("encoded %d groups in %.0f s: %s", count, time.monotonic() - start, store.counts())
 
+    @cached_property
+    def _cache(self) -> GroupCache | None:
+        if not self.data.cache:
+            return None
+        return GroupCache(Path(self.data.cache), self.config, self.encoders, self.place.rank)
+
     def _groups(self, start: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """Groups from number `start` on with their latents, without end. While one is encoded, the next one's clips
-        travel to the device."""
+        """Groups from number `start` on with their latents, without end: those of the cache as far as it goes, then new
+        ones."""
+        while self._cache is not None and (kept := self._cache.load(start)) is not None:
+            yield kept
+            start += 1
+        yield from self._rendered(start)
+
+    def _rendered(self, start: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Groups from number `start` on, drawn and encoded. While one is encoded, the next one's clips travel to the
+        device."""
         data, device = self.data, self.place.device
         transform = PairedClips(str(Path(self.encoders.base) / "tokenizer"), self.encoders.spelling, data.paraphrases)
         dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.place.rank, start=start)
