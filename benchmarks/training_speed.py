@@ -297,7 +297,8 @@ def limit_memory(gib: float, device: torch.device) -> None:
 
     if device.type == "cuda" and gib:
         total = torch.cuda.mem_get_info(device)[1]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), device)
+        index = torch.cuda.current_device() if device.index is None else device.index  # one process has plain "cuda"
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), index)
 
 
 def add_figures(result: dict[str, Any], tokens: int, flops: int, device: torch.device) -> None:

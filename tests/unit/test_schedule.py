@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from sama.prompts import clean_prompt, model_prompt, spell_quoted, spelled_first
+from sama.prompts import clean_prompt, model_prompt, spelled_first
 from sama.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
 from tests.tiny import golden_tensors
 
@@ -73,27 +73,12 @@ def test_the_clean_sample_follows_from_the_velocity():
 @pytest.mark.parametrize(
     ("prompt", "spelled"),
     [
-        ('Add the subtitle "GOOD DAY"', 'Add the subtitle "good day" : g o o d | d a y'),
-        ('Write "Hi" at the top', 'Write "hi" : h i ; at the top'),
-        ('Change "A" to "B2"', 'Change "a" : a ; to "b2" : b 2'),
-        ("Make it snowy", "Make it snowy"),
-        ('Remove the empty sign ""', 'Remove the empty sign ""'),
-        ('An odd " quote', 'An odd " quote'),
-        ("", ""),
-    ],
-)
-def test_quoted_text_is_spelled(prompt, spelled):
-    assert spell_quoted(prompt) == spelled
-
-
-@pytest.mark.parametrize(
-    ("prompt", "spelled"),
-    [
         ('[Video edit] Add "GOOD DAY"', 'g o o d | d a y : [Video edit] Add "good day"'),
         ('Change "A" to "B2" now', 'b 2 ; a : Change "a" to "b2" now'),
         ("Make it snowy", "Make it snowy"),
         ('Remove the empty sign ""', 'Remove the empty sign ""'),
         ('An odd " quote', 'An odd " quote'),
+        ("", ""),
     ],
 )
 def test_quoted_text_is_spelled_in_front(prompt, spelled):
@@ -108,5 +93,4 @@ def test_prompts_carry_their_prefix():
     assert model_prompt("Make it snowy", "[Video edit]") == "[Video edit] Make it snowy"
     assert model_prompt("", "[Video edit]") == "[Video edit]"
     assert model_prompt("Make it snowy", "") == "Make it snowy"
-    assert model_prompt("Say “HI”", "[Video edit]", "after") == '[Video edit] Say "hi" : h i'
     assert model_prompt("Say “HI”", "[Video edit]", "first") == 'h i : [Video edit] Say "hi"'

@@ -1,5 +1,5 @@
-"""Rendered groups that were encoded once, for later runs on the same data: stage 1 after stage 0, a resumed run, another
-session of an ablation."""
+"""Rendered groups that were encoded once, for later runs on the same data: stage 1 after stage 0, a resumed run, or
+another session of an ablation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SOURCES = ("procedural/*.py", "data/rendered.py")
 class GroupCache:
     """The groups of one place by their numbers, in a folder that several places and runs may share.
 
-    Latents travel to the host and to the disk while the device works on the next group: `store` writes the group before,
-    `flush` the last one.
+    Latents travel to the host and to the disk while the device works on the next group: `store` writes the group
+    before, `flush` the last one.
     """
 
     def __init__(self, folder: Path, config: TrainConfig, encoders: Encoders, rank: int) -> None:
