@@ -16,7 +16,7 @@ train-tiny: .venv/dev-installed   ## train the embedded model from nothing, on a
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash training/train_tiny.sh
 
 benchmark: .venv/dev-installed    ## score the embedded model on held-out pairs
-	$(BIN)/python -m training.evaluate --model assets/sama-tiny --out docs/benchmark --sheets 6
+	$(BIN)/python -m training.evaluate --model assets/sama-tiny --out docs/benchmark --per-task 10 --sheets 4
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
