@@ -18,8 +18,8 @@ from training.encoders import Encoders
 TENSORS = ("anchors", "pairs", "tokens")
 """What is kept of a group beside its bucket and its latents."""
 
-_SOURCES = ("procedural/*.py", "data/rendered.py")
-"""Files below `training` that decide what is rendered."""
+_SOURCES = ("training/procedural/*.py", "training/data/rendered.py", "sama/pretext.py", "sama/prompts.py")
+"""Code that decides what is rendered and how it is asked for."""
 
 
 class GroupCache:
@@ -76,8 +76,8 @@ class GroupCache:
 
 def _digest_of(pack: Path) -> str:
     """A hash of the pack's files and of the code that draws with them."""
-    sources = Path(__file__).parents[1]
-    files = [file for pattern in _SOURCES for file in sources.glob(pattern)]
+    root = Path(__file__).parents[2]
+    files = [file for pattern in _SOURCES for file in root.glob(pattern)]
     files += [file for file in pack.rglob("*") if file.is_file() and file.suffix not in (".npy", ".lock", ".part")]
     digest = hashlib.blake2b(digest_size=12)
     for file in sorted(files):
