@@ -217,8 +217,13 @@ def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch
         main([*command, "--steps", "4"])
 
     page.parent.mkdir()
-    assert main(["report", "--out", str(out), "--page", str(page)]) == 0
+    report = ["report", "--out", str(out), "--page", str(page), "--notes", str(tmp_path / "notes.md")]
+    with pytest.raises(SystemExit):
+        main(report)  # there are no notes yet
+    (tmp_path / "notes.md").write_text("Three steps say nothing.\n")
+    assert main(report) == 0
     text = page.read_text()
+    assert text.index("Three steps say nothing.") < text.index("| baseline |")
     assert "| baseline |" in text and "| stage 0 alone |" in text and "| *truth* | 100 % |" in text
     assert "Not complete" not in text and "3 steps a run" in text
     for name in ("losses", "scores"):

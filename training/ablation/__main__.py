@@ -3,7 +3,7 @@
     python -m training.ablation run --config training/configs/tiny_sft.yaml --budget-minutes 22 --out runs/ablation
     python -m training.ablation run ... --steps 800 --share 0/4      # one part of the runs on each of four GPUs
     python -m training.ablation read --out runs/ablation             # subtitles, where that machine had no OCR
-    python -m training.ablation report --out runs/ablation --page docs/ablation.md
+    python -m training.ablation report --out runs/ablation --page docs/ablation.md --notes docs/ablation/notes.md
 
 Runs that are finished are not repeated: the same command goes on where an earlier one stopped.
 """
@@ -88,8 +88,17 @@ def report(options: argparse.Namespace) -> None:
     from training.ablation.page import write_page
 
     plan = _begun(options.out)
-    write_page(plan, options.out, options.page)
+    write_page(plan, options.out, options.page, _notes(options))
     logger.info("%s", options.page)
+
+
+def _notes(options: argparse.Namespace) -> str:
+    file: Path | None = options.notes
+    if file is None:
+        return ""
+    if not file.is_file():
+        raise ConfigError(f"--notes {file}: there is no such file")
+    return file.read_text(encoding="utf-8")
 
 
 def _begun(folder: Path) -> Plan:
@@ -131,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.set_defaults(call=read)
     two = commands.add_parser("report", help="write the page with tables and plots")
     two.add_argument("--page", type=Path, default=Path("docs/ablation.md"))
+    two.add_argument("--notes", type=Path, help="Markdown to stand before the figures: what you make of them")
     two.set_defaults(call=report)
     for command in commands.choices.values():
         command.add_argument("--out", type=Path, default=Path("runs/ablation"))

@@ -29,9 +29,9 @@ from training.evaluation.summary import DECIDED, Mean, mean_of
 from training.storage import whole
 
 
-def write_page(plan: Plan, folder: Path, page: Path) -> None:
-    """Write the page and its plots, which lie beside it in a folder of the page's name. ConfigError: no run is
-    finished yet."""
+def write_page(plan: Plan, folder: Path, page: Path, notes: str = "") -> None:
+    """Write the page and its plots, which lie beside it in a folder of the page's name. notes: what a reader of the
+    figures made of them, in Markdown. ConfigError: no run is finished yet."""
     outcomes = load_outcomes(plan, folder)
     if not outcomes:
         raise ConfigError(f"no run in {folder} is finished: there is nothing to report yet")
@@ -40,10 +40,10 @@ def write_page(plan: Plan, folder: Path, page: Path) -> None:
     plot_losses(outcomes, plots / "losses.png")
     plot_scores(outcomes, plots / "scores.png")
     with whole(page) as part:
-        part.write_text(page_text(plan, folder, outcomes, plots.name), encoding="utf-8")
+        part.write_text(page_text(plan, folder, outcomes, plots.name, notes), encoding="utf-8")
 
 
-def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str) -> str:
+def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: str = "") -> str:
     """The page in Markdown."""
     seeds = sorted({len(runs) for runs in outcomes.values()})
     missing = sum(plan.seeds - len(runs) for runs in outcomes.values()) + plan.seeds * (
@@ -60,6 +60,8 @@ def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str) -> str:
     ]
     if missing:
         lines += [f"**Not complete:** {missing} of {plan.seeds * len(plan.variants)} runs are missing.", ""]
+    if notes:
+        lines += ["## What it says", "", notes.strip(), ""]
     lines += [
         "## Scores",
         "",

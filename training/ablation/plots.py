@@ -21,6 +21,8 @@ SMOOTHED = 5
 
 def plot_losses(outcomes: Outcomes, path: Path) -> None:
     """Held-out and training flow loss against steps."""
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _figure(2, width=11)
     for axis, name, title, smooth in (
         (axes[0], HELD_OUT, "held-out flow loss", 1),
@@ -34,8 +36,11 @@ def plot_losses(outcomes: Outcomes, path: Path) -> None:
                 axis.fill_between(steps, low, high, color=COLOURS[variant.name], alpha=0.15, linewidth=0)
         axis.set(xlabel="steps", title=title)
         axis.grid(alpha=0.25)
-    axes[0].set_yscale("log")
-    axes[1].set_yscale("log")
+    for axis in axes:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
     axes[1].legend(fontsize=8, frameon=False)
     _save(figure, path)
 
