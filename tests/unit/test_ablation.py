@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -240,6 +241,25 @@ def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch
         for seed in (0, 1)
     ]
     assert curves[0] != curves[1]
+
+
+def test_parts_of_the_scenes_are_encoded_once(tmp_path, pack, monkeypatch, caplog, capsys):  # noqa: F811
+    monkeypatch.setattr(Pack, "load", lambda path: pack)
+    tiny_pipeline().save_pretrained(tmp_path / "base")
+    (tmp_path / "toy.yaml").write_text(YAML.format(base=tmp_path / "base", model=json.dumps(MODEL)))
+    cache = tmp_path / "scenes"
+    command = ["encode", "--config", str(tmp_path / "toy.yaml"), "--groups", "3"]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "data.rendered.cache" in capsys.readouterr().err
+    command += ["--set", f"data.rendered.cache={cache}"]
+    counts = []
+    for share in ("0/2", "1/2", "0/2", "0/1", "3/4"):  # 3/4 of three scenes: none
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert main([*command, "--share", share]) == 0
+        counts.append(int(re.search(r"encoded (\d+) scenes", caplog.text)[1]))
+    assert counts == [2, 1, 0, 0, 0]
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):

@@ -1,7 +1,8 @@
 """The ablation from the command line.
 
     python -m training.ablation run --config training/configs/tiny_sft.yaml --budget-minutes 22 --out runs/ablation
-    python -m training.ablation run ... --steps 800 --share 0/4      # one part of the runs on each of four GPUs
+    python -m training.ablation encode --config training/configs/tiny_sft.yaml --share 0/4  # a part on each of 4 GPUs
+    python -m training.ablation run ... --steps 800 --share 0/4      # then a part of the runs on each
     python -m training.ablation read --out runs/ablation             # subtitles, where that machine had no OCR
     python -m training.ablation report --out runs/ablation --page docs/ablation.md --notes docs/ablation/notes.md
 
@@ -26,6 +27,7 @@ from training.ablation.plan import (
     common_config,
     is_finished,
     read_plan,
+    read_share,
     require_same_plan,
     share_of,
     write_plan,
@@ -68,6 +70,21 @@ def run(options: argparse.Namespace) -> None:
         plan = session.fix_steps(plan, len(runs), options.budget_minutes)
     left = session.run_all(plan, runs, options.budget_minutes)
     logger.info("%d of %d runs are finished in %s", len(runs) - left, len(runs), options.out)
+
+
+def encode(options: argparse.Namespace) -> None:
+    """Encode a part of the scenes into `data.rendered.cache`, so that the parts of a `run` need not do it each."""
+    from accelerate import Accelerator
+
+    from training.ablation.feed import fill_cache
+    from training.batch import Place
+    from training.encoders import Encoders
+
+    config = common_config(load_config(options.config, options.overrides), options.groups)
+    place = Place(0, 1, Accelerator().device)
+    encoders = Encoders(config.base, config.tower, place.device, config.precision)
+    count = fill_cache(config, encoders, place, read_share(options.share))
+    logger.info("encoded %d scenes into %s", count, config.data.rendered.cache)
 
 
 def read(options: argparse.Namespace) -> None:
@@ -120,19 +137,22 @@ def _digest(lines: Sequence[CaseLine]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.ablation", description="What each part of SAMA adds.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="train and score the runs that are not finished")
-    one.add_argument("--config", type=Path, required=True, help="the configuration that all variants start from")
-    one.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, required=True, help="the configuration that all variants start from")
+    common.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    common.add_argument("--groups", type=int, default=1500, help="scenes that are encoded, once, for all runs")
+    common.add_argument("--share", default="0/1", help="i/n: the i-th of n parts, counted from 0, for one of n GPUs")
+    one = commands.add_parser("encode", parents=[common], help="encode the scenes that runs of several GPUs share")
+    one.set_defaults(call=encode)
+    one = commands.add_parser("run", parents=[common], help="train and score the runs that are not finished")
     one.add_argument("--budget-minutes", type=float, default=0.0, help="for everything, this session's start included")
     one.add_argument("--steps", type=int, default=0, help="of each run (default: what the budget allows)")
     one.add_argument("--seeds", type=int, default=3)
     one.add_argument("--variants", nargs="+", default=[v.name for v in VARIANTS], choices=[v.name for v in VARIANTS])
-    one.add_argument("--groups", type=int, default=1500, help="scenes that are encoded, once, for all runs")
     one.add_argument("--cases", type=Path, default=PUBLISHED)
     one.add_argument("--tasks", nargs="+", choices=TASKS)
     one.add_argument("--per-task", type=int, default=4, help="held-out cases of each task")
     one.add_argument("--judges", type=int, default=4, help="processes that score results meanwhile")
-    one.add_argument("--share", default="0/1", help="i/n: every n-th run from the i-th on, for one of n GPUs")
     one.set_defaults(call=run)
     one = commands.add_parser("read", help="read subtitles of stored results")
     one.add_argument("--pack", default="data/pack")
@@ -142,8 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     two.add_argument("--page", type=Path, default=Path("docs/ablation.md"))
     two.add_argument("--notes", type=Path, help="Markdown to stand before the figures: what you make of them")
     two.set_defaults(call=report)
-    for command in commands.choices.values():
-        command.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    for name in ("run", "read", "report"):
+        commands.choices[name].add_argument("--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:

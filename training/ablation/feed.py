@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 from sama.shapes import TINY_BUCKETS
 from training.batch import Batch, Place
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.data.latents import LatentStore
 from training.data.rendered_feed import RenderedFeed
 from training.encoders import Encoders
@@ -39,3 +40,19 @@ def fill_store(config: TrainConfig, encoders: Encoders, place: Place) -> LatentS
     groups = feed._groups(0)
     feed._fill(store, groups)
     return store
+
+
+def fill_cache(config: TrainConfig, encoders: Encoders, place: Place, share: tuple[int, int]) -> int:
+    """Render and encode the i-th of n parts of `data.rendered.groups` groups into the cache, from which `fill_store`
+    reads; returns how many were missing there. ConfigError: there is no cache."""
+    feed = RenderedFeed(config, encoders, place)
+    cache, (index, count) = feed._cache, share
+    if cache is None:
+        raise ConfigError("data.rendered.cache is empty: name the folder that the runs are to read scenes from")
+    part = math.ceil(config.data.rendered.groups / count)
+    end = min((index + 1) * part, config.data.rendered.groups)
+    start = next((number for number in range(index * part, end) if number not in cache), end)
+    for number, group in enumerate(islice(feed._rendered(start), end - start), start):
+        cache.store(number, *group)
+    cache.flush()
+    return end - start

@@ -179,10 +179,16 @@ def is_finished(folder: Path, run: Run) -> bool:
 
 def share_of(runs: Sequence[Run], share: str) -> list[Run]:
     """`i/n`: every n-th run from the i-th on, counted from 0, for one of n GPUs. Raises ConfigError."""
+    index, count = read_share(share)
+    return list(runs[index::count])
+
+
+def read_share(share: str) -> tuple[int, int]:
+    """i and n of `i/n`. Raises ConfigError."""
     try:
         index, count = (int(number) for number in share.split("/"))
     except ValueError:
         raise ConfigError(f"--share is i/n, such as 0/4, not {share!r}") from None
     if not 0 <= index < count:
         raise ConfigError(f"--share {share}: counted from 0, there is no such part")
-    return list(runs[index::count])
+    return index, count

@@ -38,6 +38,9 @@ class GroupCache:
         ]  # fmt: skip
         self._unwritten: tuple[str, dict[str, Tensor], torch.cuda.Event | None] | None = None
 
+    def __contains__(self, number: int) -> bool:
+        return self._key(number) in self._entries
+
     def load(self, number: int) -> tuple[dict[str, Any], Tensor] | None:
         """The group and its latents (N, C, F, H, W) bfloat16, on the host; None if it is not there."""
         entry = self._entries.load(self._key(number))
