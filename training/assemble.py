@@ -1,6 +1,6 @@
 """Put a pipeline together from trained parts.
 
-    python -m training.assemble --out assets/sama-tiny --parts runs/tiny_vae runs/tiny_tower runs/tiny_sft
+    python -m training.assemble --out assets/sama-tiny --parts runs/tiny_vae runs/tiny_tower runs/tiny_refine
 
 Each run folder holds some of `vae`, `semantic_tower` and `transformer`; they are copied as stored. The text encoder and
 its tokenizer are already in `--out` (`training.text_encoder`).

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The embedded model from nothing: material, text encoder, VAE, tower, editor (stage 0, then stage 1), assembly. Runs on
-# all GPUs it finds. Started again, it goes on where it was.
+# The embedded model from nothing: material, text encoder, VAE, tower, editor (stage 0, stage 1, refined), assembly. Runs
+# on all GPUs it finds. Started again, it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT_FOLDER:-runs/sama-tiny}
@@ -13,5 +13,6 @@ python -m training.train --resume --config training/configs/tiny_tower.yaml --se
 cp -r runs/tiny_vae/vae runs/tiny_tower/semantic_tower "$out"
 "${launch[@]}" --config training/configs/tiny_pretrain.yaml --set "base=$out"
 "${launch[@]}" --config training/configs/tiny_sft.yaml --set "base=$out" --set start_from=runs/tiny_pretrain
-python -m training.assemble --out "$out" --parts runs/tiny_vae runs/tiny_tower runs/tiny_sft
+"${launch[@]}" --config training/configs/tiny_refine.yaml --set "base=$out" --set start_from=runs/tiny_sft
+python -m training.assemble --out "$out" --parts runs/tiny_vae runs/tiny_tower runs/tiny_refine
 echo "The model is in $out. Score it: python -m training.evaluate --model $out"

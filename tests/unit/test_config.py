@@ -65,7 +65,7 @@ def test_what_is_missing_is_told_in_one_sentence_with_status_2(path, capsys, ove
 
 
 def test_configurations_are_shipped():
-    tiny = {"tiny_vae", "tiny_tower", "tiny_pretrain", "tiny_sft", "debug_cpu"}
+    tiny = {"tiny_vae", "tiny_tower", "tiny_pretrain", "tiny_sft", "tiny_refine", "debug_cpu"}
     assert {path.stem for path in CONFIGS} >= tiny | {"wan_1_3b_pretrain", "wan_1_3b_sft", "wan_14b_sft"}
 
 
