@@ -105,17 +105,8 @@ def report(options: argparse.Namespace) -> None:
     from training.ablation.page import write_page
 
     plan = _begun(options.out)
-    write_page(plan, options.out, options.page, _notes(options))
+    write_page(plan, options.out, options.page, options.notes)
     logger.info("%s", options.page)
-
-
-def _notes(options: argparse.Namespace) -> str:
-    file: Path | None = options.notes
-    if file is None:
-        return ""
-    if not file.is_file():
-        raise ConfigError(f"--notes {file}: there is no such file")
-    return file.read_text(encoding="utf-8")
 
 
 def _begun(folder: Path) -> Plan:

@@ -29,12 +29,14 @@ from training.evaluation.summary import DECIDED, Mean, mean_of
 from training.storage import whole
 
 
-def write_page(plan: Plan, folder: Path, page: Path, notes: str = "") -> None:
-    """Write the page and its plots, which lie beside it in a folder of the page's name. notes: what a reader of the
-    figures made of them, in Markdown. ConfigError: no run is finished yet."""
+def write_page(plan: Plan, folder: Path, page: Path, notes: Path | None = None) -> None:
+    """Write the page and its plots, which lie beside it in a folder of the page's name. notes: a file with what a
+    reader of the figures made of them, in Markdown. ConfigError: no run is finished yet, or the notes are missing."""
     outcomes = load_outcomes(plan, folder)
     if not outcomes:
         raise ConfigError(f"no run in {folder} is finished: there is nothing to report yet")
+    if notes is not None and not notes.is_file():
+        raise ConfigError(f"--notes {notes}: there is no such file")
     plots = page.with_suffix("")
     plots.mkdir(parents=True, exist_ok=True)
     plot_losses(outcomes, plots / "losses.png")
@@ -43,7 +45,7 @@ def write_page(plan: Plan, folder: Path, page: Path, notes: str = "") -> None:
         part.write_text(page_text(plan, folder, outcomes, plots.name, notes), encoding="utf-8")
 
 
-def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: str = "") -> str:
+def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: Path | None = None) -> str:
     """The page in Markdown."""
     seeds = sorted({len(runs) for runs in outcomes.values()})
     missing = sum(plan.seeds - len(runs) for runs in outcomes.values()) + plan.seeds * (
@@ -61,7 +63,7 @@ def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: s
     if missing:
         lines += [f"**Not complete:** {missing} of {plan.seeds * len(plan.variants)} runs are missing.", ""]
     if notes:
-        lines += ["## What it says", "", notes.strip(), ""]
+        lines += ["## What it says", "", notes.read_text(encoding="utf-8").strip(), ""]
     lines += [
         "## Scores",
         "",
@@ -97,7 +99,7 @@ def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: s
         f"python -m training.ablation run --config {shlex.join(plan.command)} \\\n    "
         f"--steps {plan.steps} --seeds {plan.seeds} --groups {plan.groups} --per-task {plan.per_task}",
         "python -m training.ablation read       # where the machine that trained has no OCR",
-        "python -m training.ablation report",
+        f"python -m training.ablation report{f' --notes {notes}' if notes else ''}",
         "```",
         "",
     ]
