@@ -18,3 +18,10 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Forward passes in bfloat16 where `precision` says so; weights, gradients and losses stay float32. Rounded copies
     of weights are not kept beyond their layer: each is used once in a pass."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+
+
+def use_fast_kernels() -> None:
+    """Of a whole process that trains or encodes on a GPU: float32 products in TF32, and convolutions timed once for
+    each shape that they meet (`training.encoders` fills its batches up for that)."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
