@@ -6,6 +6,7 @@ position is therefore three integers; a resumed run encodes the newest groups ag
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 import time
@@ -24,6 +25,7 @@ from training.data.group_cache import GroupCache
 from training.data.latents import LatentStore
 from training.data.rendered import PairedClips, RenderedGroups, stream
 from training.encoders import CLIPS_AT_ONCE, Encoders
+from training.procedural.edits import TASKS
 from training.randomness import derived_seed
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,11 @@ class RenderedFeed:
             raise ConfigError(
                 "processes that share sequences must hold the same scenes: set data.rendered.groups, not encode_minutes"
             )
+        for task in config.data.rendered.task_weights:
+            if task not in TASKS:
+                near = difflib.get_close_matches(task, TASKS, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"use some of {', '.join(TASKS)}"
+                raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint}")
         self.config, self.encoders, self.place = config, encoders, place
         self.data = config.data.rendered
         self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))
