@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -88,12 +89,18 @@ def _apply(override: str, values: dict[str, Any]) -> None:
         raise ConfigError(f"--set {override} is no YAML: {error}") from error
 
 
+def hint(given: str, known: Collection[str], prefix: str = "") -> str:
+    """What to write in place of a name that is not known: the nearest one, or all that there are."""
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
+
+
 # --- Sentences -------------------------------------------------------------------------------------------------------
 
 
 def _sentence(kind: Any, fault: Any, name: str) -> str:
     place = [part for part in fault["loc"] if part != "[key]"]
-    path, expected, given = _joined(place) or name, _type_at(kind, place), fault["input"]
+    path, expected, given = name + _joined(place), _type_at(kind, place), fault["input"]
     if fault["type"] == "unexpected_keyword_argument":
         return f"unknown key {path}: {_hint(kind, place[:-1], str(place[-1]))}"
     if fault["type"] == "missing":
@@ -106,12 +113,10 @@ def _sentence(kind: Any, fault: Any, name: str) -> str:
 def _hint(kind: Any, parents: Sequence[str | int], key: str) -> str:
     """The key that was meant: the nearest of the same section, or one of this name in another."""
     known = [field.name for field in fields(_plain(_type_at(kind, parents)))]
-    if close := difflib.get_close_matches(key, known, n=1):
-        return f"did you mean {_joined([*parents, close[0]])}?"
     elsewhere = [path for path in _all_keys(kind) if path.split(".")[-1] == key]
-    if elsewhere:
+    if elsewhere and not difflib.get_close_matches(key, known):
         return f"did you mean {' or '.join(elsewhere)}?"
-    return f"known keys: {', '.join(known)}"
+    return hint(key, known, _joined([*parents, ""]).removeprefix("."))
 
 
 def _all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
@@ -146,6 +151,8 @@ def _allowed(kind: Any) -> str:
     plain = _plain(kind)
     if get_origin(plain) is Literal:
         return f"one of {', '.join(map(str, get_args(plain)))}"
+    if isinstance(plain, types.UnionType):
+        return " or ".join(_allowed(part) for part in get_args(plain) if part is not types.NoneType)
     if is_dataclass(plain):
         return _NAMES[dict]
     limits = _limits(kind)

@@ -230,7 +230,7 @@ BAD_VALUES = {
     "learning_rate=1": "unknown key learning_rate: did you mean optimiser.learning_rate?",
     "frames=5": "unknown key frames: did you mean data.rendered.frames or data.manifest.frames?",
     "objective.xyzzy=1": (
-        "unknown key objective.xyzzy: known keys: semantic_weight, edit_weight, timesteps, sigma_shift, pretext"
+        "unknown key objective.xyzzy: known: semantic_weight, edit_weight, timesteps, sigma_shift, pretext"
     ),
 }
 
@@ -338,12 +338,47 @@ def test_a_dry_run_knows_what_does_not_go_together(path, capsys):
         (("parallel.sequence=3", "--dry-run", "8"), "parallel.sequence=3 does not divide the 8 processes"),
         (("parallel.weights=shard", "--dry-run", "2"), "Muon needs whole matrices"),
         (("stage=lora", "--dry-run"), "an adapter needs a trained model"),
-        (("model={num_layerz: 1}", "--dry-run"), "model.num_layerz is no argument"),
         (("model={}", "--dry-run"), "the section `model` is empty"),
         (("data.rendered.task_weights.ad=2", "--dry-run"), "there is no task 'ad': did you mean add?"),
     ):
         assert train.main(["--config", str(path), "--set", *overrides]) == 2
         assert message in capsys.readouterr().err
+
+
+BAD_MODELS = [
+    (
+        "tiny_sft",
+        "model.num_layerz=1",
+        "unknown key model.num_layerz (SamaTransformer3DModel): did you mean model.num_layers?",
+    ),
+    ("tiny_sft", "model.num_layers=0", "model.num_layers must be a whole number of at least 1, not 0"),
+    ("tiny_sft", "model.ffn_dim=1e3", "model.ffn_dim must be a whole number of at least 1, not 1000.0: write 1000"),
+    ("tiny_sft", "model.image_dim=many", "model.image_dim must be a whole number, not 'many'"),
+    ("tiny_sft", "model.patch_size=[1, a]", "model.patch_size[1] must be a whole number, not 'a'"),
+    (
+        "tiny_sft",
+        "model.semantic_positions=gird",
+        "the section `model` cannot be built: semantic_positions must be one of",
+    ),
+    ("tiny_sft", "model.attention_head_dim=7", "the section `model` cannot be built: AssertionError"),
+    ("tiny_vae", "model={base_dim: 8}", "the key model.z_dim is missing: AutoencoderKLWan needs it"),
+    ("tiny_vae", "model.zdim=3", "unknown key model.zdim (AutoencoderKLWan): did you mean model.z_dim?"),
+    ("tiny_vae", "model.dim_mult=[]", "the section `model` cannot be built: "),
+    (
+        "tiny_tower",
+        "model.hiden_size=3",
+        "unknown key model.hiden_size (SiglipVisionConfig): did you mean model.hidden_size?",
+    ),
+    ("tiny_tower", "model.hidden_size=wide", "the section `model` cannot be built: "),
+    ("tiny_tower", "model.num_attention_heads=5", "the section `model` cannot be built: embed_dim must be divisible"),
+]
+
+
+@pytest.mark.parametrize(("name", "override", "sentence"), BAD_MODELS)
+def test_a_model_that_cannot_be_is_told_before_anything_runs(name, override, sentence, capsys):
+    assert train.main(["--config", f"training/configs/{name}.yaml", "--dry-run", "--set", override]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(sentence) and told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ position is therefore three integers; a resumed run encodes the newest groups ag
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import time
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS
 from training.batch import Batch, Place
+from training.closed_yaml import hint
 from training.config import ConfigError, TrainConfig
 from training.data.group_cache import GroupCache
 from training.data.latents import LatentStore
@@ -45,9 +45,7 @@ class RenderedFeed:
             )
         for task in config.data.rendered.task_weights:
             if task not in TASKS:
-                near = difflib.get_close_matches(task, TASKS, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"use some of {', '.join(TASKS)}"
-                raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint}")
+                raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint(task, TASKS)}")
         self.config, self.encoders, self.place = config, encoders, place
         self.data = config.data.rendered
         self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))
