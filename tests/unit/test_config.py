@@ -315,6 +315,8 @@ def test_bounds_hold_in_python_too_and_nothing_can_be_changed():
         dataclasses.replace(config, batch_size=0)
     with pytest.raises(ValidationError, match="4k\\+1"):
         DataConfig(manifest=ManifestConfig(frames=(16,)))
+    with pytest.raises(ValidationError, match="valid integer"):
+        DataConfig(workers="2")
     with pytest.raises(ValidationError, match="Unexpected keyword"):
         RenderedConfig(group=1)
 
