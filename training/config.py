@@ -240,6 +240,9 @@ class TrainConfig:
     """The last part of the run goes through the float8 rounding of the stored weights (embedded model)."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
+    deterministic: bool = False
+    """Kernels that give the same bits every time, on a GPU too, so that a resumed run repeats an untouched one exactly.
+    Slower; the CPU is exact in any case."""
     data: DataConfig = DataConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -251,7 +254,7 @@ class TrainConfig:
     def deciding(self) -> dict[str, Any]:
         """Everything that decides what the run computes, and nothing else, in types of JSON."""
         values = dataclasses.asdict(self)
-        for name in ("output", "save", "watch"):
+        for name in ("output", "save", "watch", "deterministic"):
             values.pop(name)
         values["data"].pop("workers")
         for kind in ("rendered", "manifest"):

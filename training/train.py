@@ -27,7 +27,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from training.config import ConfigError, TrainConfig, load_config
 from training.loop import Trainer
-from training.precision import use_fast_kernels
+from training.precision import choose_kernels
 from training.stages import build_stage
 from training.values import Count, argument
 
@@ -77,7 +77,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
             f"{rendered.pack} is not here: python -m training.procedural.ingredients --out {rendered.pack} makes it"
         )
     cv2.setNumThreads(1)  # its pool of threads does not survive the fork of workers, who would wait for it
-    use_fast_kernels()
+    choose_kernels(config.deterministic)
     # Precision is the loop's: see training.precision. Several processes without a GPU have to be told that it is so.
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),

@@ -48,7 +48,7 @@ def configured(folder, base, **changes):
             "paraphrases": 2,
         }},
         "optimiser": {"warmup_steps": 3, "ema_decay": 0.9},
-        "save": {"steps": 3, "keep": 2},
+        "save": {"steps": 3, "keep": 2}, "deterministic": True,
         "watch": {"log_every": 1, "trackers": []},
     }  # fmt: skip
     folder.mkdir()

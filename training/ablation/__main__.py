@@ -80,9 +80,9 @@ def encode(options: argparse.Namespace) -> None:
     from training.ablation.feed import fill_cache
     from training.batch import Place
     from training.encoders import Encoders
-    from training.precision import use_fast_kernels
+    from training.precision import choose_kernels
 
-    use_fast_kernels()
+    choose_kernels()
     config = common_config(load_config(options.config, options.overrides), options.groups)
     place = Place(0, 1, Accelerator().device)
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
