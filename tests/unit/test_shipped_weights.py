@@ -1,6 +1,6 @@
-"""A floor below the embedded model's edits: short clips of `assets/examples` in few steps, measured against exact targets
-or against what the words say. It notices broken weights, guidance or encoders in seconds; how good edits are is the
-benchmark's matter."""
+"""A floor below the embedded model's edits: short clips of `assets/examples` in few steps, measured against exact
+targets or against what the words say. It notices broken weights, guidance or encoders in seconds; how good edits are
+is the benchmark's matter."""
 
 import json
 from pathlib import Path

@@ -3,9 +3,7 @@
 import csv
 import json
 import math
-import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from sama.pretext import EDIT_PREFIX, PRETEXT_TASKS
 from sama.shapes import Bucket
@@ -138,6 +137,22 @@ def test_stage_1_goes_on_from_what_stage_0_wrote(tmp_path, base, media):
     before, after = weights(tmp_path / "zero" / "run"), weights(tmp_path / "one" / "run")
     # AdamW moves a weight by about its rate in a step; random weights of another seed lie a hundred times as far apart.
     assert 1e-5 < furthest(before, after) < 4e-3
+
+
+def test_a_compiled_run_is_the_same_run(tmp_path, base, media):
+    """Graphs, their joint backward and recompilation for a second shape are real; only their code is not generated,
+    which takes a minute on a CPU. `tests/gpu` generates it."""
+    sets, counter = [{"manifest": str(media / f"{kind}.jsonl")} for kind in ("mp4", "png")], CompileCounterWithBackend
+    plain = configured(tmp_path / "plain", base, *sets, stage="sft", model=MODEL, max_steps=4)
+    assert train(["--config", str(plain)]) == 0
+    compiled = configured(tmp_path / "compiled", base, *sets, stage="sft", model=MODEL, max_steps=4, compile=True)
+    torch._dynamo.reset()
+    with torch.compiler.set_stance("default", force_backend=(backend := counter("aot_eager"))):
+        assert train(["--config", str(compiled)]) == 0
+    assert backend.frame_count > 0 and backend.op_count > 50, "nothing was compiled"
+    found, expected = (losses(tmp_path / name / "run", 4) for name in ("compiled", "plain"))
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert furthest(weights(tmp_path / "plain" / "run"), weights(tmp_path / "compiled" / "run")) < 1e-4
 
 
 # The published sets, each in the form that it comes in
