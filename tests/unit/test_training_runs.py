@@ -161,14 +161,16 @@ def test_stage_1_goes_on_from_what_stage_0_wrote(tmp_path, base, media):
 def test_a_compiled_run_is_the_same_run(tmp_path, base, media):
     """Graphs, their joint backward and recompilation for a second shape are real; only their code is not generated,
     which takes a minute on a CPU. `tests/gpu` generates it."""
-    sets, counter = [{"manifest": str(media / f"{kind}.jsonl")} for kind in ("mp4", "png")], CompileCounterWithBackend
+    sets = [{"manifest": str(media / f"{kind}.jsonl")} for kind in ("mp4", "png")]
     plain = configured(tmp_path / "plain", base, *sets, stage="sft", model=MODEL, max_steps=4)
+    compiled = configured(tmp_path / "compiled", base, *sets, stage="sft", model=MODEL, max_steps=4, compile=True)
     start = initial(plain)
     assert train(["--config", str(plain)]) == 0
-    compiled = configured(tmp_path / "compiled", base, *sets, stage="sft", model=MODEL, max_steps=4, compile=True)
-    torch._dynamo.reset()
-    with torch.compiler.set_stance("default", force_backend=(backend := counter("aot_eager"))):
+    backend = CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()
+    with torch.compiler.set_stance("default", force_backend=backend):
         assert train(["--config", str(compiled)]) == 0
+    torch.compiler.reset()
     assert backend.frame_count > 0 and backend.op_count > 50, "nothing was compiled"
     found, expected = (losses(tmp_path / name / "run", 4) for name in ("compiled", "plain"))
     assert found == pytest.approx(expected, rel=1e-4)
