@@ -24,7 +24,7 @@ from training.config import (
     WatchConfig,
 )
 from training.data.rendered_feed import RenderedFeed
-from training.distributed import clip_gradients
+from training.distributed import Layout, clip_gradients
 from training.ema import Ema
 from training.encoders import Encoders
 from training.flops import Cost
@@ -149,6 +149,22 @@ def test_resume_is_no_restart_and_knows_its_run(tmp_path):
     ):
         trainer(changed).resume()
     assert trainer(replace(config, save=SaveConfig(keep=7), watch=WatchConfig(log_every=9))).resume()
+
+
+def test_every_place_step_and_micro_step_has_noise_of_its_own(tmp_path):
+    class Noted(ToyStage):
+        def loss(self, model, batch, random):
+            drawn.append(tuple(torch.randn(4, generator=torch.Generator().set_state(random.get_state())).tolist()))
+            return super().loss(model, batch, random)
+
+    noise = []
+    for rank, folder in ((0, "first"), (1, "second"), (0, "shares the first one's place")):
+        drawn: list[tuple[float, ...]] = []
+        layout = Layout(Place(rank, 2, torch.device("cpu")))
+        Trainer(configuration(tmp_path / folder, accumulate=2), Noted(), Accelerator(cpu=True), layout).run()
+        noise.append(drawn)
+    assert [len(drawn) for drawn in noise] == [8, 8, 8] and len({*noise[0], *noise[1]}) == 16
+    assert noise[2] == noise[0]
 
 
 def test_muon_has_the_matrices_and_moves_convolutions():
