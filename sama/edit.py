@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -214,7 +214,8 @@ def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
     try:
         write_settings(job, pipeline, facts)
     except Exception as error:
-        job.settings.unlink(missing_ok=True)  # those of an earlier result of this name would now be wrong
+        with suppress(OSError):  # those of an earlier result of this name would now be wrong
+            job.settings.unlink()
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise EditFailedError(
             f"{job.output.name} is saved, but the settings that repeat it could not be written: {reason}."
