@@ -50,7 +50,7 @@ def _from_folder(preset: Preset, weights: str | os.PathLike[str] | None, dtype: 
 
     folder = Path(preset.folder or "")
     if not (folder / "model_index.json").is_file():
-        raise CheckpointError(missing_weights(preset.name))
+        raise CheckpointError(missing_weights(preset))
     dtype = dtype or torch.float32
     pipeline = SamaPipeline.from_pretrained(folder, dtype=dtype)
     if weights is not None:

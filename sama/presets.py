@@ -80,10 +80,10 @@ def transformer_config(name: str) -> dict[str, Any]:
     return dict(config)
 
 
-def missing_weights(name: str) -> str:
-    """What a user is told when the folder of a preset is not there."""
+def missing_weights(preset: Preset) -> str:
+    """What a user is told when a preset's folder is not there."""
     return (
-        f"The weights of the preset {name!r} are not installed: they come with the project's repository, not with the "
-        "package; give their folder with --model (assets/sama-tiny of the repository), or train them there with "
-        "`make train-tiny`."
+        f"The weights of the preset {preset.name!r} are not in {str(preset.folder)!r}: they come with the project's "
+        "repository, not with an installed package; give their folder with --model (assets/sama-tiny of the "
+        "repository), or train them there with `make train-tiny`."
     )

@@ -189,7 +189,7 @@ def check_weights(preset: str, model: str | os.PathLike[str] | None = None) -> N
             raise EditError(f"There is no saved pipeline in {str(model)!r}; give the folder with model_index.json.")
     elif chosen.folder is not None:
         if not (chosen.folder / "model_index.json").is_file():
-            raise EditError(missing_weights(preset))
+            raise EditError(missing_weights(chosen))
     elif chosen.weights_repo is None:
         raise EditError(f"No weights are released for the preset {preset!r}; give the folder of trained ones.")
 
