@@ -7,6 +7,7 @@ and their neighbours look like, so a least-squares fit shows colours, shapes and
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +73,7 @@ def _blocks(pictures: Tensor, scale: int) -> Tensor:
     return F.pixel_unshuffle(pictures.movedim(-1, 1), scale).flatten(2).transpose(1, 2).flatten(0, 1)
 
 
+@lru_cache(maxsize=1)
 def _charts() -> Tensor:
     """Pictures (B, H, W, 3) in [0, 1] of overlapping discs and bars of every colour and size, the same every time."""
     random = np.random.default_rng(0)

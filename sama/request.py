@@ -58,7 +58,7 @@ class EditRequest:
     """One edit, from file to file.
 
     video, output: paths; the output's suffix is one of `OUTPUT_SUFFIXES`, its settings go beside it as `.json`.
-    instruction: 1 to 600 characters.
+    instruction: 1 to 600 characters, of which the model may read fewer: `EditResult.unread` is the rest.
     preset: a name in `sama.presets.PRESETS`.
     seed: 0 to 2**32 - 1; the same seed gives the same file.
     steps: denoising steps, 1 to 200; None is the model's default.
