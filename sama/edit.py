@@ -216,7 +216,7 @@ def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
     except Exception as error:
         with suppress(OSError):  # those of an earlier result of this name would now be wrong
             job.settings.unlink()
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise EditFailedError(
             f"{job.output.name} is saved, but the settings that repeat it could not be written: {reason}."
         ) from error

@@ -26,7 +26,7 @@ def user_errors() -> Iterator[None]:
     """Turns what a user can act on into EditError (bad files) or EditFailedError (too little memory)."""
     try:
         yield
-    except EditFailedError:
+    except (EditError, EditFailedError):
         raise
     except VideoError as error:
         raise EditError(str(error)) from error

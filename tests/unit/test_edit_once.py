@@ -10,11 +10,12 @@ from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from sama import placement
-from sama.edit import EditFailedError, edit_video
+from sama.edit import edit_video
+from sama.failures import EditFailedError, user_errors
 from sama.placement import decoding_evicts, default_device, resolve_device
 from sama.presets import TINY_FOLDER
 from sama.preview import LinearPreview
-from sama.request import Canvas, EditRequest
+from sama.request import Canvas, EditError, EditRequest
 from sama.shapes import Bucket
 from sama.video import probe
 from tests.media import make_clip
@@ -240,6 +241,11 @@ def test_too_little_memory_on_a_cpu_is_one_sentence(clip, request_for, tmp_path)
     assert "allocate" in str(failed.value.__cause__)
     assert "\n" not in str(failed.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_that_speaks_of_memory_stays_a_refusal():
+    with pytest.raises(EditError, match="check the path"), user_errors():
+        raise EditError("There is no LoRA file 'out of memory.safetensors'; check the path.")
 
 
 def test_a_finished_video_outlives_settings_that_cannot_be_written(clip, pipe, request_for, tmp_path):
