@@ -213,7 +213,9 @@ def _devices(preset: str) -> Iterator[Finding]:
     for index in range(count):
         properties = torch.cuda.get_device_properties(index)
         yield Finding(f"cuda:{index}", True, f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    from sama.placement import mps_works
+
     if count == 0:
-        ok = preset == "tiny"
+        ok, where = preset == "tiny", "Apple GPU" if mps_works() else "CPU"
         advice = "" if ok else "Use a machine with an NVIDIA GPU and torch's CUDA build, or --preset tiny."
-        yield Finding("devices", ok, "no CUDA; edits run on the CPU", advice)
+        yield Finding("devices", ok, f"no CUDA; edits run on the {where}", advice)
