@@ -69,10 +69,15 @@ def run_watched(folder: Path, processes: int, **settings) -> list[dict]:
     return [torch.load(folder / f"seen-{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-def test_sharded_gradients_stay_sharded_between_micro_steps(tmp_path):
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched") / "sharded"
+    return folder, run_watched(folder, 2, accumulate=4, parallel={"weights": "shard"})
+
+
+def test_sharded_gradients_stay_sharded_between_micro_steps(tmp_path, sharded):
     """What is accumulated is what one process accumulates, and no process ever holds much more than its half."""
-    (alone,) = run_watched(tmp_path / "one", 1, accumulate=4)
-    both = run_watched(tmp_path / "two", 2, accumulate=4, parallel={"weights": "shard"})
+    (alone,), (_, both) = run_watched(tmp_path / "one", 1, accumulate=4), sharded
     elements = sum(weight.numel() for weight in train_line.Line().parameters())
     for process in both:
         after_micro_steps = [count for count in process["elements"] if count]
@@ -85,14 +90,18 @@ def test_sharded_gradients_stay_sharded_between_micro_steps(tmp_path):
             torch.testing.assert_close(two[name], gradient, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("weights", ["shard", "replicate"])
-def test_the_plan_tells_the_memory_that_processes_hold(tmp_path, weights):
-    folder = tmp_path / weights
-    both = run_watched(folder, 2, accumulate=4, parallel={"weights": weights})
-    shards = 2 if weights == "shard" else 1
+def held_as_planned(folder, processes, shards):
     planned = state_bytes(load_config(folder / "config.yaml"), train_line.Line(), shards)
-    for process in both:
+    for process in processes:
         assert process["held"].keys() == planned.keys()
         for name, expected in planned.items():
             # Halves of odd sizes are uneven, and AdamW counts its steps.
             assert process["held"][name] == pytest.approx(expected, rel=0.12), name
+
+
+def test_the_plan_tells_the_memory_that_sharded_processes_hold(sharded):
+    held_as_planned(*sharded, 2)
+
+
+def test_the_plan_tells_the_memory_that_replicas_hold(tmp_path):
+    held_as_planned(tmp_path / "run", run_watched(tmp_path / "run", 2, accumulate=2), 1)

@@ -149,6 +149,7 @@ def watched(arguments: list[str]) -> int:
             torch.save(self.seen, self.file)
 
     train.Trainer = Watched
+    gc.freeze()  # what was imported holds no gradient, and is not looked through
     return command(arguments)
 
 
