@@ -6,14 +6,16 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.unit.test_training_loop import ToyStage, assert_same, configuration, weights_of
+from tests.unit.test_training_loop import ToyStage, assert_same, configuration, stop_after, weights_of
 from training.batch import Place
 from training.checkpoint import Checkpoints, describe, random_state, set_random_state, stored_config
 from training.config import ConfigError, OptimiserConfig, SaveConfig, TrainConfig
@@ -114,6 +116,60 @@ def test_a_run_that_is_told_to_end_finishes_its_step_and_goes_on_later(tmp_path)
         for name in ("run", "whole")
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("seconds", "survives"), [(60.0, True), (0.0, False)])
+def test_a_signal_that_is_passed_on_is_one_signal_and_a_later_one_ends_at_once(monkeypatch, seconds, survives):
+    monkeypatch.setattr("training.train.SAME_SIGNAL_SECONDS", seconds)
+    child = os.fork()
+    if not child:
+        stop_on_signals(SimpleNamespace(stop=lambda: None))
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.001)  # the clock moves on
+        os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (7 if survives else -signal.SIGTERM)
+
+
+def test_a_run_that_is_extended_before_its_rate_falls_is_the_longer_run(tmp_path):
+    def trainer(name, **changes):
+        return Trainer(configuration(tmp_path / name, **changes), ToyStage(), Accelerator(cpu=True))
+
+    whole = trainer("whole", max_steps=8)
+    assert whole.run()
+    stop_after(trainer("run", max_steps=4), 2)
+    longer = trainer("run", max_steps=8)
+    assert longer.resume() and longer.run() and longer.step == 8
+    assert all(value.isfinite().all() for value in weights_of(whole).values())
+    assert_same(weights_of(longer), weights_of(whole))
+    assert not torch.equal(longer.stage.model.matrix.weight, ToyStage().model.matrix.weight)
+
+
+def test_a_run_that_has_ended_goes_on_for_more_steps_and_may_end_early(tmp_path):
+    run = Trainer(configuration(tmp_path / "run", max_steps=2), ToyStage(), Accelerator(cpu=True))
+    assert run.run()
+    more = Trainer(configuration(tmp_path / "run", max_steps=6), ToyStage(), Accelerator(cpu=True))
+    assert more.resume() and more.step == 2
+    stop_after(more, 1)
+    assert (
+        more.step == 3 and more.optimisers[0].param_groups[0]["lr"] == more.optimisers[0].param_groups[0]["initial_lr"]
+    )
+    (tmp_path / "run" / "exported.pt").unlink()
+    ended = Trainer(configuration(tmp_path / "run", max_steps=3), ToyStage(), Accelerator(cpu=True))
+    assert ended.resume() and ended.run() and ended.step == 3
+    assert (tmp_path / "run" / "exported.pt").is_file()
+
+
+def test_what_a_step_computes_may_not_change(tmp_path):
+    config = configuration(tmp_path / "run")
+    stop_after(Trainer(config, ToyStage(), Accelerator(cpu=True)), 1)
+    for changed, says in (
+        (replace(config, seed=4), "seed: 0 -> 4"),
+        (replace(config, accumulate=2), "accumulate: 1 -> 2"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            Trainer(changed, ToyStage(), Accelerator(cpu=True)).resume()
 
 
 def test_checkpoints_come_by_steps_and_by_minutes(tmp_path):

@@ -120,6 +120,8 @@ def test_the_fingerprint_is_of_what_decides(path):
         "watch.log_every=1",
         "save.keep=9",
         "parallel.checkpointing=full",
+        "max_steps=9",
+        "max_minutes=3",
     ):
         assert one == load_config(path, [neutral]).fingerprint()
     for deciding in ("seed=1", "data.text_dropout=0.2", "optimiser.ema_decay=0.5", "parallel.sequence=2"):
