@@ -5,8 +5,9 @@
     python -m sama edit in.mp4 "Make it snowy" --model exported
 
 A LoRA run gives `lora/<name>.safetensors`, every other one a folder for `SamaPipeline.from_pretrained`: `transformer`
-and, beside it, the frozen parts that it was trained with; and `sama_ema.safetensors` under the official key names. Exit
-status 2: something has to be put right first, and one sentence says what.
+and, beside it, the frozen parts that it was trained with; and `sama_ema.safetensors` under the official key names
+(`sama_raw.safetensors` of weights that are no averages). Exit status 2: something has to be put right first, and one
+sentence says what.
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ from training.storage import disk_full, rewrite_compact, whole_folder
 
 logger = logging.getLogger(__name__)
 
-TRANSFORMER, OFFICIAL = "transformer", "sama_ema.safetensors"
+TRANSFORMER = "transformer"
+OFFICIAL = {True: "sama_ema.safetensors", False: "sama_raw.safetensors"}
+"""The file under official key names, by whether it holds averages."""
 FROZEN = ("vae", "text_encoder", "tokenizer")
 SMALL_DEFAULTS = {"default_steps": 10, "default_guidance": 2.0}
 """Of a pipeline with the embedded model's text encoder, where the base says nothing."""
 
 
-def write_weights(transformer: SamaTransformer3DModel, config: TrainConfig, folder: Path) -> None:
+def write_weights(
+    transformer: SamaTransformer3DModel, config: TrainConfig, folder: Path, averaged: bool = True
+) -> None:
     """Write what a run of this configuration gives, from the weights that the model holds: see the module.
 
     transformer: on any device, unsharded. folder: the run's, or another one; each part of it is written whole or not at
@@ -61,7 +66,7 @@ def write_weights(transformer: SamaTransformer3DModel, config: TrainConfig, fold
         transformer.save_pretrained(part)
         if config.float8_share:
             rewrite_compact(part / SAFETENSORS_WEIGHTS_NAME)
-    save_official(transformer, folder / OFFICIAL, torch.bfloat16)
+    save_official(transformer, folder / OFFICIAL[averaged], torch.bfloat16)
     _complete_pipeline(transformer, config, folder)
 
 
@@ -156,7 +161,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, averaged: bool | None = No
     transformer, are_averages = checkpoint_transformer(path, config, sizes, averaged)
     logger.info("writing the %s of %s", "averaged weights" if are_averages else "weights", path)
     with whole_folder(folder) as part:
-        write_weights(transformer, config, part)
+        write_weights(transformer, config, part, are_averages)
 
 
 if __name__ == "__main__":

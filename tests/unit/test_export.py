@@ -75,6 +75,7 @@ def test_raw_weights_are_the_checkpoints_own(config, tmp_path):
         for name in ("raw", "averaged")
     )
     stored, _ = read_weights(path, averaged=False)
+    assert (tmp_path / "raw" / "sama_raw.safetensors").is_file()
     assert raw.keys() == stored.keys() and all(torch.equal(raw[name], stored[name]) for name in raw)
     assert any(not torch.equal(raw[name], averaged[name]) for name in raw)
 
@@ -90,11 +91,13 @@ def test_an_adapter_is_exported_as_its_file_without_the_model_below_it(config, t
     assert any(value.any() for name, value in load_file(tmp_path / "out/lora/run.safetensors").items() if "B" in name)
 
 
-def test_layers_that_rest_come_from_where_the_run_started(config, tmp_path):
-    run(replace(config, objective=ObjectiveConfig(semantic_weight=0.0)))
+def test_layers_that_rest_come_from_where_the_run_started(config, tmp_path, base):  # noqa: F811
+    tower = str(base / "semantic_tower")
+    run(replace(config, objective=ObjectiveConfig(semantic_weight=0.0), tower=tower))
     assert export.main([config.output, str(tmp_path / "out")]) == 0
     name = "transformer/diffusion_pytorch_model.safetensors"
     assert same(tmp_path / "out" / name, tmp_path / "run" / name)
+    assert same(tmp_path / "out" / "semantic_tower" / "model.safetensors", f"{tower}/model.safetensors")
 
 
 def test_a_run_starts_from_the_averages_of_an_interrupted_one(config, tmp_path):
