@@ -149,7 +149,9 @@ def heads_to_tokens(part: Tensor, counts: list[int], group: dist.ProcessGroup) -
 
 
 def _all_to_all(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
-    return collectives.all_to_all_single_autograd(rows.contiguous(), received, sent, group)
+    # The differentiable exchange has an autograd kernel only, which `torch.inference_mode` skips: CUDA then finds none.
+    exchange = collectives.all_to_all_single_autograd if torch.is_grad_enabled() else collectives.all_to_all_single
+    return exchange(rows.contiguous(), received, sent, group)
 
 
 class _Sharing:

@@ -31,6 +31,7 @@ from training.loop import Trainer
 from training.precision import use_fast_kernels
 from training.stages import build_stage
 from training.storage import disk_full
+from training.values import Count, argument
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run",
         nargs="?",
-        type=int,
+        type=argument(Count),
         const=0,
         metavar="PROCESSES",
         help="show the plan, the memory and the data for so many processes (default: as few as can be), and end",

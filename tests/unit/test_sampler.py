@@ -146,10 +146,6 @@ def test_weights_say_how_often_a_set_is_drawn():
     assert max(per_sample.values()) - min(per_sample.values()) <= 1
 
 
-def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="weight"):
-        groups([[0, 5, 0]], (-1.0,))
-    with pytest.raises(ConfigError, match="image_share"):
-        groups([[0, 5, 0]], share=1.5)
+def test_nothing_to_draw_is_refused():
     with pytest.raises(ConfigError, match="no sample is left"):
         Sampler([], SIZES, 0)
