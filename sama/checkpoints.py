@@ -244,7 +244,7 @@ def _iterate_pickled(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_transformer(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Mapping[str, Tensor],
     config: str | Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -254,11 +254,11 @@ def load_transformer(
     The model is built without memory and each tensor is put in its place as it is read, so the peak is one model. As
     diffusers does, norms, time embedder and modulation tables stay in float32 whatever `dtype` says.
 
-    path: see `iterate_tensors`.
+    path: see `iterate_tensors`; or tensors by name, which the model takes over.
     config: a preset's name ("14b", "1.3b"), the model's arguments, or None for the `config.json` beside the weights.
     Raises CheckpointError when a key is missing, foreign or of the wrong shape.
     """
-    model = _empty_model(_resolve_config(config, Path(path)))
+    model = _empty_model(_resolve_config(config, None if isinstance(path, Mapping) else Path(path)))
     weights = _read_as_ours(path, model, dtype, device)
     _check_keys(model, weights, path)
     return _filled(model, weights, device)

@@ -28,7 +28,8 @@ def assemble(out: Path, runs: list[Path], steps: int, guidance: float, shift: fl
     for part in PARTS:
         for run in runs:
             if (run / part).is_dir():
-                shutil.copytree(run / part, out / part, dirs_exist_ok=True)
+                shutil.rmtree(out / part, ignore_errors=True)  # its files may be the run's own, linked
+                shutil.copytree(run / part, out / part)
         if not (out / part).is_dir():
             raise FileNotFoundError(f"no run among {', '.join(map(str, runs))} holds {part}: train that stage first")
     pipeline = SamaPipeline(

@@ -48,7 +48,8 @@ class Feed(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a stored position; call before `batches`."""
+        """Go to a stored position; call before `batches`. Of another number of places, no sample that was seen in the
+        present epoch comes again in it."""
         ...
 
     def summary(self) -> str:

@@ -3,7 +3,8 @@
     <output>/checkpoints/step-00001234/
         tensors/         weights, averages and optimiser states (torch.distributed.checkpoint: sharded or not, one form)
         process-0.pt     of every process: its generators, and the position of its feed
-        run.json         step, clock, configuration
+        config.yaml      the configuration, overrides included
+        run.json         step, clock, number of processes
 
 A checkpoint is written into a hidden folder and takes its name when every process is done: a folder with a name is
 complete, at whatever moment the run was killed.
@@ -14,28 +15,30 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import random
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
+import yaml
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from training.closed_yaml import ConfigError
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig, deciding, load_config
 from training.distributed import Layout
 from training.ema import Ema
 from training.optim import state_tensors
 
-logger = logging.getLogger(__name__)
-
-RUN_FILE = "run.json"
+RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
+NAMES = "step-*"
+MODEL, AVERAGE = "model.", "ema."
+"""What the names of weights and of their averages begin with, before the parameter's own name."""
 
 
 class Checkpoints:
@@ -62,60 +65,87 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint."""
-        found = sorted(self.folder.glob("step-*"))
-        return found[-1] if found else None
+        return _newest(self.folder)
 
     def save(
-        self, step: int, tensors: Mapping[str, Tensor], process: Mapping[str, Any], run: Mapping[str, Any]
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        process: Mapping[str, Any],
+        run: Mapping[str, Any],
+        config: TrainConfig,
     ) -> Path:
         """Write a checkpoint and remove those that are too old.
 
         tensors: on the device, replicated or sharded; every process gives its own. process: what this process alone
         has, in types that `torch.load` reads without running code. run: what all share, in types of JSON.
+        ConfigError, in every process: one of them could not write, such as to a full disk. The checkpoints that were
+        there stay, and nothing is left of the new one.
         """
-        name = f"step-{step:08d}"
-        part = self.folder / f".{name}"
-        if self.rank == 0:
-            self._clear()
-            part.mkdir(parents=True)
-        self.layout.wait()
-        with self._tensors_of(part) as how:
-            dcp.save(dict(tensors), **how)
-        torch.save(dict(process), part / f"process-{self.rank}.pt")
-        self.layout.wait()
-        if self.rank == 0:
-            described = {**run, "step": step, "processes": self.count}
-            (part / RUN_FILE).write_text(json.dumps(described, indent=1), encoding="utf-8")
-            if (self.folder / name).exists():
-                self._remove(self.folder / name)
-            part.rename(self.folder / name)
-            for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-                self._remove(old)
-        self.layout.wait()
-        return self.folder / name
+        path = self.folder / f"step-{step:08d}"
+        part = self.folder / f".{path.name}"
 
-    def describe(self, path: Path) -> dict[str, Any]:
-        """What all processes share of a checkpoint: `step`, `processes` and what was given as `run`."""
-        described: dict[str, Any] = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        return described
+        def begin() -> None:
+            if self.rank == 0:
+                self._clear()
+                part.mkdir(parents=True)
+
+        def write() -> None:
+            with self._tensors_of(part) as how:
+                dcp.save(dict(tensors), **how)
+            torch.save(dict(process), part / f"process-{self.rank}.pt")
+
+        def finish() -> None:
+            if self.rank != 0:
+                return
+            described = {**run, "step": step, "processes": self.count}
+            (part / CONFIG_FILE).write_text(yaml.safe_dump(config.plain(), sort_keys=False), encoding="utf-8")
+            (part / RUN_FILE).write_text(json.dumps(described, indent=1), encoding="utf-8")
+            if path.exists():
+                self._remove(path)
+            part.rename(path)
+            for old in sorted(self.folder.glob(NAMES))[: -self.keep]:
+                self._remove(old)
+
+        for action in (begin, write, finish):
+            self._together(action, step)
+        return path
 
     def load(self, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Overwrite `tensors` by what is stored, and return what this process stored for itself. ConfigError: the
-        checkpoint is of another number of processes."""
-        processes = self.describe(path)["processes"]
-        if processes != self.count:
-            raise ConfigError(
-                f"{path} was written by {processes} processes, which saw certain samples: use as many, not {self.count}"
-            )
+        """Overwrite `tensors` by what is stored, and return what this process stored for itself.
+
+        Tensors may be sharded in another way than they were. Of another number of processes, this one gets what the
+        one stored whose number is this one's, counted round.
+        """
         with self._tensors_of(path) as how:
             dcp.load(dict(tensors), **how)
-        own: dict[str, Any] = torch.load(path / f"process-{self.rank}.pt", map_location="cpu", weights_only=True)
+        stored = self.rank % describe(path)["processes"]
+        own: dict[str, Any] = torch.load(path / f"process-{stored}.pt", map_location="cpu", weights_only=True)
         return own
+
+    def _together(self, action: Callable[[], None], step: int) -> None:
+        """Do a part of the work of saving in every process, and wait for all of them. ConfigError: see `save`."""
+        problem: BaseException | None = None
+        try:
+            action()
+        except (OSError, RuntimeError, CheckpointException) as error:
+            problem = error
+        if not self.layout.agree([float(problem is not None)])[0]:
+            return
+        if self.rank == 0:
+            with contextlib.suppress(OSError):
+                self._clear()
+        newest = self.newest()
+        reason = "in another process" if problem is None else _reason(problem)
+        free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free / 2**30
+        raise ConfigError(
+            f"the checkpoint of step {step} could not be written to {self.folder} ({reason}; {free:.1f} GiB are free "
+            f"there): make room, then go on with --resume from {newest.name if newest else 'the beginning'}"
+        ) from problem
 
     @contextlib.contextmanager
     def _tensors_of(self, path: Path) -> Iterator[dict[str, Any]]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is no mistake
+        with _alone():
             group, alone = self.layout.control, self.layout.control is None
             yield {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": alone}
 
@@ -130,12 +160,57 @@ class Checkpoints:
         shutil.rmtree(hidden)
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """What all processes share of a checkpoint: `step`, `processes` and what was given as `run`."""
+    described: dict[str, Any] = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+    return described
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that `path` is, or the newest one of a run's folder; None: it is neither."""
+    if (path / RUN_FILE).is_file():
+        return path
+    return _newest(path / "checkpoints")
+
+
+def stored_config(path: Path) -> TrainConfig:
+    """The configuration that a checkpoint was written with. ConfigError: it cannot be read by this version."""
+    return load_config(path / CONFIG_FILE)
+
+
+def read_weights(path: Path, averaged: bool | None = None) -> tuple[dict[str, Tensor], bool]:
+    """The trained weights of a checkpoint by the model's own names, whole and on the host, whatever processes wrote
+    them; and whether they are the averages. Each is read into its place: one model is all the memory that it takes.
+
+    averaged: the averages, the weights themselves, or, of None, the averages where there are any. ConfigError: they
+    are not there, or the checkpoint cannot be read.
+    """
+    folder = path / "tensors"
+    try:
+        found = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        if averaged is None:
+            averaged = any(name.startswith(AVERAGE) for name in found)
+        prefix = AVERAGE if averaged else MODEL
+        weights = {
+            name: torch.empty(stored.size, dtype=stored.properties.dtype)
+            for name, stored in found.items()
+            if name.startswith(prefix) and isinstance(stored, TensorStorageMetadata)
+        }
+        if not weights:
+            raise ConfigError(f"{path} holds no {'averages' if averaged else 'weights'}")
+        with _alone():
+            dcp.load(weights, checkpoint_id=folder, no_dist=True)
+    except (OSError, RuntimeError, CheckpointException) as error:
+        raise ConfigError(f"{path} cannot be read as a checkpoint: {_reason(error)}") from error
+    return {name.removeprefix(prefix): weight for name, weight in weights.items()}, averaged
+
+
 def run_tensors(model: nn.Module, ema: Ema, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """All tensors of a run by name, as they are at this moment. Frozen weights are left out: they come from where the
     run started."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name not in frozen}
-    tensors |= {f"ema.{name}": value for name, value in ema.shadow.items()}
+    tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items() if name not in frozen}
+    tensors |= {f"{AVERAGE}{name}": value for name, value in ema.shadow.items()}
     for number, optimiser in enumerate(optimisers):
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state_tensors(optimiser).items()}
     return tensors
@@ -164,19 +239,46 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["device"], device)
 
 
-def require_same(stored: Mapping[str, Any], config: TrainConfig, path: Path) -> None:
-    """Raise ConfigError that shows every key in which a checkpoint's configuration differs from the present one."""
-    old, new = _flat(stored), _flat(config.deciding())
+def require_same(path: Path, config: TrainConfig, except_for: Sequence[str] = ()) -> None:
+    """Raise ConfigError that shows every key in which a checkpoint's configuration differs from the present one, of
+    those that decide what a step computes. except_for: keys that may differ."""
+    file = path / CONFIG_FILE
+    if not file.is_file():
+        raise ConfigError(f"{path} has no {CONFIG_FILE}: it is of an earlier version, which can go on with it")
+    old = _flat(deciding(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    new = _flat(config.deciding())
     lines = [
         f"  {key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, ...) != new.get(key, ...)
+        if old.get(key, ...) != new.get(key, ...) and key not in except_for
     ]
     if lines:
         changes = "\n".join(lines)
         raise ConfigError(
-            f"{path} belongs to another configuration: set these back, or choose another output.\n{changes}"
+            f"{path} belongs to another configuration: set these back, or choose another output and start from these "
+            f"weights (start_from).\n{changes}"
         )
+
+
+def _newest(folder: Path) -> Path | None:
+    found = sorted(folder.glob(NAMES))
+    return found[-1] if found else None
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Without torch's warning that one process is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong; of a failure in several processes, of the first one's."""
+    if isinstance(error, CheckpointException):
+        error = next((failure[0] for failure in error.failures.values()), error)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -212,6 +213,17 @@ class WatchConfig:
     """A grid stops after this long and shows what it has."""
 
 
+_NOT_DECIDING: Mapping[str, tuple[str, ...]] = {
+    "": ("output", "save", "watch", "guard", "deterministic", "max_steps", "max_minutes"),
+    "data": ("workers",),
+    "data.rendered": ("cache",),
+    "data.manifest": ("cache",),
+    "parallel": ("checkpointing", "checkpoint_every"),  # the same numbers, computed again
+    "lora": ("name", "trigger", "stored"),
+}
+"""Keys by section that leave what a step computes as it is."""
+
+
 @dataclass(frozen=True, config=CLOSED)
 class TrainConfig:
     """One run."""
@@ -232,8 +244,9 @@ class TrainConfig:
     batch_size: Count = 16
     """Samples a process and micro-step (rendered data; manifests set theirs by cost)."""
     accumulate: Count = 1
-    """Micro-steps of one optimiser step."""
+    """Micro-steps of one optimiser step. A run that goes on with another number of processes may change it."""
     max_steps: Count = 1000
+    """End after so many steps. A run may be resumed with another length: see `docs/training.md`."""
     max_minutes: NonNegative = 0.0
     """End, with the schedule run to its end, after this many minutes (0: by steps alone)."""
     float8_share: Share = 0.0
@@ -251,24 +264,31 @@ class TrainConfig:
     lora: LoraConfig = LoraConfig()
     watch: WatchConfig = WatchConfig()
 
+    def plain(self) -> dict[str, Any]:
+        """All keys and values, in types of JSON and YAML."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
     def deciding(self) -> dict[str, Any]:
-        """Everything that decides what the run computes, and nothing else, in types of JSON."""
-        values = dataclasses.asdict(self)
-        for name in ("output", "save", "watch", "deterministic"):
-            values.pop(name)
-        values["data"].pop("workers")
-        for kind in ("rendered", "manifest"):
-            values["data"][kind].pop("cache")
-        for name in ("checkpointing", "checkpoint_every"):  # the same numbers, computed again
-            values["parallel"].pop(name)
-        for name in ("name", "trigger", "stored"):
-            values["lora"].pop(name)
-        plain: dict[str, Any] = json.loads(json.dumps(values))
-        return plain
+        """Everything that decides what a step computes, and nothing else: not when the run ends, where it is written
+        or how it is watched."""
+        return deciding(self.plain())
 
     def fingerprint(self) -> str:
         """A hash of what decides."""
         return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides of the keys and values of a configuration (`TrainConfig.plain`)."""
+    kept: dict[str, Any] = copy.deepcopy(dict(values))
+    for section, names in _NOT_DECIDING.items():
+        place = kept
+        for key in filter(None, section.split(".")):
+            place = place[key]
+        for name in names:
+            place.pop(name, None)
+    return kept
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -141,15 +141,11 @@ def local(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def without_sync(wrapped: nn.Module, accelerator: Accelerator, hold: bool) -> Iterator[None]:
-    """Gradients of the block are kept to each process if `hold` says so: the last micro-step exchanges their sum."""
-    if not hold:
+    """Replicas keep the gradients of the block to themselves if `hold` says so: the last micro-step exchanges their
+    sum. Sharded weights exchange in every micro-step, since what is not exchanged is whole: 4 bytes for each weight of
+    the model, on every GPU."""
+    if not hold or isinstance(wrapped, FSDPModule):
         yield
-    elif isinstance(wrapped, FSDPModule):
-        wrapped.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            wrapped.set_requires_gradient_sync(True)
     else:
         with accelerator.no_sync(wrapped):
             yield

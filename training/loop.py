@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from training.checkpoint import Checkpoints, random_state, require_same, run_tensors, set_random_state
+from training.checkpoint import Checkpoints, describe, random_state, require_same, run_tensors, set_random_state
 from training.clock import Clock, Every
 from training.config import TrainConfig
 from training.distributed import Layout, clip_gradients, lay_out, without_sync
@@ -245,25 +245,50 @@ class Trainer:
                 "samples": self.samples,
                 "averaged": self.ema.updates,
                 "fingerprint": self.config.fingerprint(),
-                "config": self.config.deciding(),
+                "accumulate": self.config.accumulate,
+                "max_steps": self.config.max_steps,
+                "max_minutes": self.config.max_minutes,
             }
-            self.checkpoints.save(self.step, tensors, process, run)
+            self.checkpoints.save(self.step, tensors, process, run, self.config)
         self._saved = self.step
         self._save_every.restart()
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint of the output folder, if there is one. ConfigError: it belongs to another
-        configuration or number of processes."""
+        configuration.
+
+        With the number of processes that it was written by, exactly as if there had been no break. With another one
+        the tensors are divided anew, every feed goes on as its `load_state_dict` says, and `accumulate` may differ.
+        """
         path = self.checkpoints.newest()
         if path is None:
             return False
-        run = self.checkpoints.describe(path)
-        require_same(run["config"], self.config, path)
+        run, count = describe(path), self.accelerator.num_processes
+        same = run["processes"] == count
+        require_same(path, self.config, () if same else ("accumulate",))
         tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
         process = self.checkpoints.load(path, tensors)
         self.step = self._saved = run["step"]
         self.samples, self.clock.before, self.ema.updates = run["samples"], run["seconds"], run["averaged"]
         self.skipped.fill_(process["skipped"])
         self.stage.load_state_dict(process["stage"])
-        set_random_state(process["random"], self.layout.device)
+        if same:
+            set_random_state(process["random"], self.layout.device)
+        self._tell_changes(run)
         return True
+
+    def _tell_changes(self, run: Mapping[str, Any]) -> None:
+        """What is another in this session than in the one that wrote the checkpoint."""
+        config, count = self.config, self.accelerator.num_processes
+        if run["processes"] != count:
+            micro_steps = count * config.accumulate / (run["processes"] * run["accumulate"])
+            logger.info(
+                "written by %d processes, going on with %d: tensors are divided anew, and samples seen in this epoch "
+                "do not come again in it; a step has %g times as many micro-steps over all processes",
+                run["processes"], count, micro_steps,
+            )  # fmt: skip
+        if (run["max_steps"], run["max_minutes"]) != (config.max_steps, config.max_minutes):
+            logger.info(
+                "its end was at %d steps or %g minutes (0: never) and is at %d or %g: the learning rate follows it",
+                run["max_steps"], run["max_minutes"], config.max_steps, config.max_minutes,
+            )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,13 @@ from accelerate import init_empty_weights
 
 from sama.checkpoints import CheckpointError, from_base_wan, iterate_tensors, load_transformer
 from sama.transformer import SamaTransformer3DModel
+from training.checkpoint import find_checkpoint, read_weights, stored_config
 from training.closed_yaml import hint, validated
 from training.config import ConfigError, TrainConfig
 from training.lora import add_adapter
 from training.values import Count
+
+logger = logging.getLogger(__name__)
 
 
 class Sizes(Protocol):
@@ -39,6 +43,8 @@ def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:
     given: Mapping[str, Any] = config.model
     if not given:
         folder = start_folder(config)
+        if (checkpoint := start_checkpoint(folder)) is not None:
+            return model_arguments(checkpoint_config(checkpoint), sizes)
         files = [file for file in (folder / "transformer/config.json", folder / "config.json") if file.is_file()]
         if not files:
             raise ConfigError(f"the section `model` is empty, and no config.json is in {folder}: say what to build")
@@ -102,6 +108,11 @@ def start_folder(config: TrainConfig) -> Path:
         raise ConfigError(f"start_from: {name} is neither here nor on the Hub: {reason}") from error
 
 
+def start_checkpoint(path: Path) -> Path | None:
+    """The checkpoint to start from where `path` is one, or the folder of a run that has not written its result."""
+    return None if (path / "transformer").is_dir() else find_checkpoint(path)
+
+
 def empty_transformer(arguments: Mapping[str, Any]) -> SamaTransformer3DModel:
     """The model without memory for its weights."""
     with torch.random.fork_rng(devices=[]), init_empty_weights():
@@ -123,7 +134,7 @@ def build_transformer(config: TrainConfig, sizes: Sizes, empty: bool = False) ->
                 torch.manual_seed(config.seed)
             transformer = empty_transformer(arguments) if empty else SamaTransformer3DModel(**arguments)
     else:
-        transformer = _started(config, arguments)
+        transformer = _started(config, arguments, sizes)
     if config.stage == "lora":
         add_adapter(transformer, config.lora, config.seed)
     if not config.objective.semantic_weight:
@@ -132,11 +143,49 @@ def build_transformer(config: TrainConfig, sizes: Sizes, empty: bool = False) ->
     return transformer.train()
 
 
-def _started(config: TrainConfig, arguments: Mapping[str, Any]) -> SamaTransformer3DModel:
+def checkpoint_config(path: Path) -> TrainConfig:
+    """The configuration of the run that a checkpoint of the transformer belongs to. ConfigError: it is of another
+    part."""
+    config = stored_config(path)
+    if config.stage in ("vae", "tower"):
+        raise ConfigError(
+            f"{path} is of stage {config.stage}, whose weights only its run can write: "
+            "resume it with max_steps set to the step at which it shall end"
+        )
+    return config
+
+
+def checkpoint_transformer(
+    path: Path, config: TrainConfig, sizes: Sizes, averaged: bool | None = None
+) -> tuple[SamaTransformer3DModel, bool]:
+    """The transformer of a checkpoint on the CPU, float32, and whether its weights are the averages.
+
+    config: of the checkpoint. averaged: see `read_weights`. Of a LoRA run only the adapter has values: the model below
+    it has no memory. ConfigError: the checkpoint does not fit its configuration.
+    """
+    weights, are_averages = read_weights(path, averaged)
+    # What was frozen is not in the checkpoint. It is read anew from where the run started.
+    frozen = config.stage != "lora" and not config.objective.semantic_weight
+    transformer = build_transformer(config, sizes, empty=not frozen)
+    trained = {name: weight.shape for name, weight in transformer.named_parameters() if weight.requires_grad}
+    if trained != {name: weight.shape for name, weight in weights.items()}:
+        raise ConfigError(f"{path} does not hold the weights that its configuration names")
+    transformer.load_state_dict(weights, strict=False, assign=True)
+    return transformer, are_averages
+
+
+def _started(config: TrainConfig, arguments: Mapping[str, Any], sizes: Sizes) -> SamaTransformer3DModel:
     path, key = start_folder(config), "start_from_base" if config.start_from_base else "start_from"
     below = config.stage == "lora" and config.precision == "bfloat16"
     dtype = torch.bfloat16 if below else torch.float32
     try:
+        if (checkpoint := start_checkpoint(path)) is not None:
+            before = checkpoint_config(checkpoint)
+            if before.stage == "lora":
+                raise ConfigError(f"{key}: {checkpoint} holds an adapter, not a model: name the model below it")
+            logger.info("starting from the averaged weights of %s", checkpoint)
+            started, _ = checkpoint_transformer(checkpoint, before, sizes, averaged=True)
+            return load_transformer(started.state_dict(), arguments, dtype)
         if any("segment_embedding" in name for name, _ in iterate_tensors(path)):
             return load_transformer(path, arguments, dtype)
         return from_base_wan(path, arguments, config.seed, dtype)

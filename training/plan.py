@@ -3,7 +3,8 @@
 Nothing is downloaded and no weights are read. Memory is an estimate by formula:
 
 - weights and gradients 4 bytes each, the average 4, AdamW 8 and Muon 4 for what it trains, divided between the
-  processes where they are sharded; frozen weights below an adapter 2;
+  processes where they are sharded, whatever `accumulate` is; frozen weights below an adapter 2;
+- where they are sharded, the layers that are gathered for a moment (`gathered_bytes`);
 - activations of a block without checkpointing: about 68 d + 4 f bytes a token (width d, feed-forward width f; measured
   by what autograd keeps under bfloat16, uncompiled), with checkpointing 2 d bytes a token for each block and one whole
   block at a time; doubled in float32.
@@ -61,7 +62,7 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
     lines += [f"precision  {config.precision}{', compiled' if config.compile else ''}{_float8(config)}"]
     if sizes is not None and sizes.assumed:
         lines += [f"not here   {', '.join(sizes.assumed)}: sizes of Wan2.1 and SigLIP-so400m are assumed"]
-    lines += ["", *_memory(config, model, counts, processes if sharded else 1, sizes)]
+    lines += ["", *_memory(config, model, processes if sharded else 1, sizes)]
     lines += ["", "data", *(f"  {line}" for line in _data(config, sizes, places))]
     return "\n".join(lines) + "\n"
 
@@ -137,22 +138,10 @@ def _float8(config: TrainConfig) -> str:
 # --- Memory ----------------------------------------------------------------------------------------------------------
 
 
-def _memory(
-    config: TrainConfig, model: nn.Module, counts: Mapping[str, int], shards: int, sizes: FrozenSizes | None
-) -> list[str]:
-    trained = counts["trained"]
-    matrices = counts["matrices"] if config.optimiser.name == "muon" else 0
-    frozen_bytes = 2 if config.precision == "bfloat16" else 4
-    parts = {
-        "weights": (4 * trained + frozen_bytes * (counts["all"] - trained)) / shards,
-        "gradients": 4 * trained / shards,
-        "optimiser": (4 * matrices + 8 * (trained - matrices)) / shards,
-        "average": 4 * trained / shards,
-    }
-    if config.float8_share:
-        parts["own weights beside their rounding"] = 4 * counts["large"] / shards
+def _memory(config: TrainConfig, model: nn.Module, shards: int, sizes: FrozenSizes | None) -> list[str]:
+    parts: dict[str, float] = state_bytes(config, model, shards)
     if shards > 1:
-        parts["gathered blocks"] = 3 * 4 * max(_size(block) for block in getattr(model, "blocks", [model]))
+        parts["gathered layers"] = gathered_bytes(model)
     title = "memory of each process, estimated"
     if sizes is not None:
         largest = _largest(config)
@@ -172,6 +161,39 @@ def _memory(
     lines = [title] + [f"  {name:<34}{value / GIB:8.2f} GiB" for name, value in parts.items()]
     note = "" if sizes is not None else " and the activations"
     return [*lines, f"  {'together':<34}{sum(parts.values()) / GIB:8.2f} GiB{note}"]
+
+
+def state_bytes(config: TrainConfig, model: nn.Module, shards: int) -> dict[str, float]:
+    """Bytes by name of what a process holds between two micro-steps. shards: processes that the state is divided
+    between; 1 where it is replicated.
+
+    Gradients are divided as the weights are, in every micro-step (`training.distributed.without_sync`); those of
+    replicas are the memory of their exchange.
+    """
+    counts = _counts(model)
+    trained = counts["trained"]
+    matrices = counts["matrices"] if config.optimiser.name == "muon" else 0
+    frozen_bytes = 2 if config.precision == "bfloat16" else 4
+    parts = {
+        "weights": (4 * trained + frozen_bytes * (counts["all"] - trained)) / shards,
+        "gradients": 4 * trained / shards,
+        "optimiser": (4 * matrices + 8 * (trained - matrices)) / shards,
+        "average": 4 * trained / shards,
+    }
+    if config.float8_share:
+        parts["own weights beside their rounding"] = 4 * counts["large"] / shards
+    return parts
+
+
+def gathered_bytes(model: nn.Module) -> float:
+    """Bytes of what is whole for a moment where weights are sharded, at most.
+
+    Of blocks: the weights of one and of the next, which is fetched ahead, the gradient of one, and its copy in the
+    exchange. The layers outside of them are whole throughout a backward pass, and at its end their gradients, too.
+    """
+    blocks = [_size(block) for block in getattr(model, "blocks", [])]
+    block, outside = max(blocks, default=0), _size(model) - sum(blocks)
+    return 4.0 * max(outside + 4 * block, 3 * outside + 2 * block)
 
 
 def _activations(config: TrainConfig, arguments: Mapping[str, Any], tokens: int) -> float:

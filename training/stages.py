@@ -15,7 +15,6 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from sama.checkpoints import save_official
 from sama.pipeline import SamaPipeline
 from sama.transformer import SamaTransformer3DModel
 from training.bands import BandMeans
@@ -24,13 +23,11 @@ from training.config import TrainConfig
 from training.data.rendered_feed import RenderedFeed
 from training.distributed import Layout, checkpoint_activations, full_state_dict, lay_out
 from training.encoders import Encoders
+from training.export import write_weights
 from training.flops import Cost, batch_cost
-from training.lora import export_lora
 from training.model import build_transformer, empty_transformer, model_arguments
 from training.objective import add_noise, edit_weights, losses, sample_sigmas
-from training.storage import rewrite_compact, whole_folder
 from training.tracking import Tracker
-from training.vae import WEIGHTS_FILE
 from training.validation import Validator
 
 SIGMA_BANDS = 4
@@ -138,25 +135,16 @@ class EditStage:
         )
 
     def export(self, folder: Path) -> None:
-        """Write `transformer`, which `SamaPipeline` reads, and `sama_ema.safetensors` under the official key names; of
-        an adapter, `lora`."""
+        """Write what the run gives: see `training.export`."""
         weights = full_state_dict(self.transformer)
         if not self.accelerator.is_main_process:
-            return
-        if self.config.stage == "lora":
-            about = {"base_model": self.config.start_from or self.config.base}
-            export_lora(self.transformer, folder / "lora", self.config.lora, about)
             return
         transformer = self.transformer
         if isinstance(transformer, FSDPModule):
             arguments = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
             transformer = empty_transformer(arguments)
             transformer.load_state_dict(weights, assign=True)
-        with whole_folder(folder / "transformer") as part:
-            transformer.save_pretrained(part)
-            if self.config.float8_share:
-                rewrite_compact(part / WEIGHTS_FILE)
-        save_official(transformer, folder / "sama_ema.safetensors", torch.bfloat16)
+        write_weights(transformer, self.config, folder)
 
 
 def _noise_like(tensor: Tensor, random: torch.Generator) -> Tensor:

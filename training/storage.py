@@ -7,6 +7,7 @@ through the rounding (`float8_rounded`).
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +58,14 @@ def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
     with whole(path) as part:
         save_file(dict(state), part, metadata={"format": "pt"})
         part.chmod(0o644)  # the writer's temporary files are private
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written because its disk is full, or its quota used up. Some writers tell it in words
+    only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(word in str(error) for word in ("No space left", "os error 28", "os error 27", "File too large"))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -29,12 +30,15 @@ from training.config import ConfigError, TrainConfig, load_config
 from training.loop import Trainer
 from training.precision import choose_kernels
 from training.stages import build_stage
+from training.storage import disk_full
 from training.values import Count, argument
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = timedelta(hours=1)
 """How long processes wait for one that reads large weights or a large manifest."""
+
+SAME_SIGNAL_SECONDS = 2.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         return train(config, options.resume)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
+        return 2
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        sys.stderr.write("the disk is full: make room, then go on with --resume from the newest checkpoint\n")
         return 2
 
 
@@ -110,17 +119,22 @@ def train(config: TrainConfig, resume: bool = False) -> int:
 
 
 def stop_on_signals(trainer: Trainer) -> None:
-    """SIGTERM and SIGINT end the run after the present step; a second one ends it at once."""
-    owner = os.getpid()
+    """SIGTERM and SIGINT end the run after the present step; one more ends it at once, unless it comes so soon that it
+    is the same one: a launcher passes on what the whole job was told already."""
+    owner, asked = os.getpid(), 0.0
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the interface of handlers
+        nonlocal asked
         if os.getpid() != owner:
             # A worker, which inherited this: the step that is being finished may need another sample of it.
             signal.alarm(30)
-            return
-        logger.info("told to end: finishing the step")
-        signal.signal(number, signal.SIG_DFL)
-        trainer.stop()
+        elif not asked:
+            asked = time.monotonic()
+            logger.info("told to end: finishing the step")
+            trainer.stop()
+        elif time.monotonic() - asked > SAME_SIGNAL_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)

@@ -9,6 +9,8 @@ import yaml
 
 from tests.distributed import train_line
 from tests.distributed.processes import Session
+from training.config import load_config
+from training.plan import state_bytes
 
 pytestmark = pytest.mark.distributed
 STEPS = 8
@@ -58,3 +60,52 @@ def test_two_processes_with_sharded_weights_give_the_weights_and_averages_of_one
         torch.testing.assert_close(sharded[name], weights, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(averaged[name], average[name], atol=1e-5, rtol=1e-4)
     assert any(not torch.equal(averaged[name], sharded[name]) for name in alone)
+
+
+def run_watched(folder: Path, processes: int, **settings) -> list[dict]:
+    """Run the real command on the small stage; return what each process noted."""
+    adamw = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 1, "clip_norm": 1e9}
+    settings |= {"stage": "sft", "output": str(folder), "max_steps": 2, "precision": "float32", "optimiser": adamw}
+    settings |= {"watch": {"trackers": []}, "data": {"rendered": {"pack": str(folder)}}}
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    Session(train_line.watched, ["--config", str(folder / "config.yaml")], processes, folder / "told.txt").finish()
+    return [torch.load(folder / f"seen-{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched") / "sharded"
+    return folder, run_watched(folder, 2, accumulate=4, parallel={"weights": "shard"})
+
+
+def test_sharded_gradients_stay_sharded_between_micro_steps(tmp_path, sharded):
+    """What is accumulated is what one process accumulates, and no process ever holds much more than its half."""
+    (alone,), (_, both) = run_watched(tmp_path / "one", 1, accumulate=4), sharded
+    elements = sum(weight.numel() for weight in train_line.Line().parameters())
+    for process in both:
+        after_micro_steps = [count for count in process["elements"] if count]
+        assert len(after_micro_steps) == 2 * 4, "three forward passes that follow a backward, and the step itself"
+        assert max(after_micro_steps) <= 0.55 * elements
+    assert max(alone["elements"]) == elements, "the measure sees every gradient"
+    for one, two in zip(alone["gradients"], both[0]["gradients"], strict=True):
+        for name, gradient in one.items():
+            assert gradient.isfinite().all() and gradient.any(), name
+            torch.testing.assert_close(two[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def held_as_planned(folder, processes, shards):
+    planned = state_bytes(load_config(folder / "config.yaml"), train_line.Line(), shards)
+    for process in processes:
+        assert process["held"].keys() == planned.keys()
+        for name, expected in planned.items():
+            # Halves of odd sizes are uneven, and AdamW counts its steps.
+            assert process["held"][name] == pytest.approx(expected, rel=0.12), name
+
+
+def test_the_plan_tells_the_memory_that_sharded_processes_hold(sharded):
+    held_as_planned(*sharded, 2)
+
+
+def test_the_plan_tells_the_memory_that_replicas_hold(tmp_path):
+    held_as_planned(tmp_path / "run", run_watched(tmp_path / "run", 2, accumulate=2), 1)

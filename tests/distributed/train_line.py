@@ -1,13 +1,22 @@
-"""A stage small enough to check by hand, run by `test_training.py` in one process and in two."""
+"""A stage small enough to check by hand, run by tests in one process and in two.
 
+Run as a script, this file is `training.train` on that stage, for a launcher.
+"""
+
+import gc
+import resource
+import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from training import train
+from training.checkpoint import run_tensors
 from training.config import load_config
-from training.distributed import full_state_dict, lay_out
+from training.distributed import full_state_dict, lay_out, local
 from training.flops import Cost
 from training.loop import Trainer
 
@@ -52,6 +61,9 @@ class LineStage:
     def figures(self):
         return {}
 
+    def summary(self):
+        return "lines"
+
     def watcher(self, tracker):
         return None
 
@@ -87,3 +99,92 @@ def main(arguments: list[str]) -> int:
     layout.wait()
     accelerator.end_training()
     return 0
+
+
+# The same by the real command
+
+
+def command(arguments: list[str]) -> int:
+    """`training.train` on the small stage."""
+
+    def build(config, accelerator):
+        layout = lay_out(config, accelerator)
+        return LineStage(accelerator, layout.sharded), layout
+
+    torch.set_num_threads(1)
+    train.build_stage = build
+    return train.main(arguments)
+
+
+def watched(arguments: list[str]) -> int:
+    """The same. Every process writes down what it holds, its gradient before each step, and what it resumed with."""
+
+    class Watched(Trainer):
+        def __init__(self, config, stage, accelerator, layout):
+            super().__init__(config, stage, accelerator, layout)
+            self.seen = {"elements": [], "gradients": [], "held": None}
+            self.file = Path(config.output) / f"seen-{accelerator.process_index}.pt"
+            compute = stage.loss
+            stage.loss = lambda *inputs: self.note() or compute(*inputs)
+            self.optimisers[0].register_step_pre_hook(lambda *_: self.note(before_step=True))
+
+        def note(self, before_step=False):
+            """Called before each forward pass, the first one's aside after a backward, and before each step."""
+            self.seen["elements"].append(gradient_elements())
+            if before_step:
+                named = dict(self.stage.model.named_parameters())
+                self.seen["gradients"].append({name: whole(weight.grad) for name, weight in named.items()})
+
+        def resume(self):
+            found = super().resume()
+            tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
+            self.seen["resumed"] = {name: whole(tensor) for name, tensor in tensors.items()}
+            return found
+
+        def save(self):
+            super().save()
+            self.seen["held"] = {
+                "weights": stored_bytes(self.stage.model.parameters()),
+                "gradients": 4 * max(self.seen["elements"]),
+                "optimiser": stored_bytes(t for state in self.optimisers[0].state.values() for t in state.values()),
+                "average": stored_bytes(self.ema.shadow.values()),
+            }
+            torch.save(self.seen, self.file)
+
+    train.Trainer = Watched
+    gc.freeze()  # what was imported holds no gradient, and is not looked through
+    return command(arguments)
+
+
+def short_of_disk(arguments: list[str]) -> int:
+    """The same, but the second process can write no large file any more once the third step has begun."""
+    compute = LineStage.loss
+
+    def loss(self, *inputs):
+        if self.rank == 1 and self.taken == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+        return compute(self, *inputs)
+
+    LineStage.loss = loss
+    return command(arguments)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def stored_bytes(tensors) -> int:
+    """Of the storages behind tensors, each once."""
+    storages = {local(t.detach()).untyped_storage().data_ptr(): local(t.detach()).untyped_storage() for t in tensors}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def gradient_elements() -> int:
+    """Float32 elements of all gradients that this process holds, those of gathered weights too."""
+    gc.collect()
+    leaves = [found for found in gc.get_objects() if issubclass(type(found), Tensor) and found.is_leaf]
+    return stored_bytes(leaf.grad for leaf in leaves if leaf.grad is not None) // 4
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1:]))

@@ -6,22 +6,27 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.unit.test_training_loop import ToyStage, assert_same, configuration, weights_of
+from tests.unit.test_training_loop import ToyStage, assert_same, configuration, stop_after, weights_of
 from training.batch import Place
-from training.checkpoint import Checkpoints, random_state, set_random_state
-from training.config import ConfigError, SaveConfig
+from training.checkpoint import Checkpoints, describe, random_state, set_random_state, stored_config
+from training.config import ConfigError, OptimiserConfig, SaveConfig, TrainConfig
 from training.distributed import Layout
 from training.loop import Trainer
 from training.train import stop_on_signals
 
 CPU = torch.device("cpu")
+
+
+CONFIG = TrainConfig("sft", "runs/x", max_steps=7, optimiser=OptimiserConfig(learning_rate=2e-5))
 
 
 def checkpoints(folder, keep=2, count=1):
@@ -37,7 +42,7 @@ def test_the_newest_stay_and_what_was_never_finished_goes(tmp_path):
     (tmp_path / ".step-00000009" / "tensors").mkdir(parents=True)  # of a run that was killed
     assert kept.newest() is None
     for step in (2, 10, 3):
-        kept.save(step, {"weight": torch.full((2,), float(step))}, {}, {})
+        kept.save(step, {"weight": torch.full((2,), float(step))}, {}, {}, CONFIG)
     assert names(tmp_path) == ["step-00000003", "step-00000010"]
     assert kept.newest().name == "step-00000010"
 
@@ -45,17 +50,12 @@ def test_the_newest_stay_and_what_was_never_finished_goes(tmp_path):
 def test_what_is_stored_comes_back(tmp_path):
     kept = checkpoints(tmp_path)
     stored = {"model.a": torch.randn(3, 5), "optimiser.0.step": torch.tensor(7.0)}
-    path = kept.save(4, stored, {"feed": {"drawn": 3}}, {"seconds": 1.5})
+    path = kept.save(4, stored, {"feed": {"drawn": 3}}, {"seconds": 1.5}, CONFIG)
     found = {name: torch.zeros_like(value) for name, value in stored.items()}
     assert kept.load(path, found) == {"feed": {"drawn": 3}}
     assert_same(found, stored)
-    assert kept.describe(path) == {"seconds": 1.5, "step": 4, "processes": 1}
-
-
-def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
-    path = checkpoints(tmp_path, count=3).save(1, {"a": torch.zeros(1)}, {}, {})
-    with pytest.raises(ConfigError, match=r"written by 3 processes.* not 1"):
-        checkpoints(tmp_path).load(path, {"a": torch.zeros(1)})
+    assert describe(path) == {"seconds": 1.5, "step": 4, "processes": 1}
+    assert stored_config(path) == CONFIG
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
@@ -116,6 +116,60 @@ def test_a_run_that_is_told_to_end_finishes_its_step_and_goes_on_later(tmp_path)
         for name in ("run", "whole")
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("seconds", "survives"), [(60.0, True), (0.0, False)])
+def test_a_signal_that_is_passed_on_is_one_signal_and_a_later_one_ends_at_once(monkeypatch, seconds, survives):
+    monkeypatch.setattr("training.train.SAME_SIGNAL_SECONDS", seconds)
+    child = os.fork()
+    if not child:
+        stop_on_signals(SimpleNamespace(stop=lambda: None))
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.001)  # the clock moves on
+        os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (7 if survives else -signal.SIGTERM)
+
+
+def test_a_run_that_is_extended_before_its_rate_falls_is_the_longer_run(tmp_path):
+    def trainer(name, **changes):
+        return Trainer(configuration(tmp_path / name, **changes), ToyStage(), Accelerator(cpu=True))
+
+    whole = trainer("whole", max_steps=8)
+    assert whole.run()
+    stop_after(trainer("run", max_steps=4), 2)
+    longer = trainer("run", max_steps=8)
+    assert longer.resume() and longer.run() and longer.step == 8
+    assert all(value.isfinite().all() for value in weights_of(whole).values())
+    assert_same(weights_of(longer), weights_of(whole))
+    assert not torch.equal(longer.stage.model.matrix.weight, ToyStage().model.matrix.weight)
+
+
+def test_a_run_that_has_ended_goes_on_for_more_steps_and_may_end_early(tmp_path):
+    run = Trainer(configuration(tmp_path / "run", max_steps=2), ToyStage(), Accelerator(cpu=True))
+    assert run.run()
+    more = Trainer(configuration(tmp_path / "run", max_steps=6), ToyStage(), Accelerator(cpu=True))
+    assert more.resume() and more.step == 2
+    stop_after(more, 1)
+    assert (
+        more.step == 3 and more.optimisers[0].param_groups[0]["lr"] == more.optimisers[0].param_groups[0]["initial_lr"]
+    )
+    (tmp_path / "run" / "exported.pt").unlink()
+    ended = Trainer(configuration(tmp_path / "run", max_steps=3), ToyStage(), Accelerator(cpu=True))
+    assert ended.resume() and ended.run() and ended.step == 3
+    assert (tmp_path / "run" / "exported.pt").is_file()
+
+
+def test_what_a_step_computes_may_not_change(tmp_path):
+    config = configuration(tmp_path / "run")
+    stop_after(Trainer(config, ToyStage(), Accelerator(cpu=True)), 1)
+    for changed, says in (
+        (replace(config, seed=4), "seed: 0 -> 4"),
+        (replace(config, accumulate=2), "accumulate: 1 -> 2"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            Trainer(changed, ToyStage(), Accelerator(cpu=True)).resume()
 
 
 def test_checkpoints_come_by_steps_and_by_minutes(tmp_path):

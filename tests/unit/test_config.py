@@ -408,6 +408,8 @@ def test_the_fingerprint_is_of_what_decides(path):
         "watch.log_every=1",
         "save.keep=9",
         "parallel.checkpointing=full",
+        "max_steps=9",
+        "max_minutes=3",
         "lora.trigger=Make it blue",
         "data.manifest.cache=here",
         "optimiser.learning_rate=2",

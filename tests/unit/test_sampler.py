@@ -111,10 +111,31 @@ def test_looking_ahead_does_not_move_the_position():
     assert next(iter(sampler)) == ahead[3]
 
 
-def test_another_number_of_places_is_refused():
-    one, two = samplers(groups([[0, 30, 0]]))[0], samplers(groups([[0, 30, 0]]), 2)[0]
-    with pytest.raises(ConfigError, match="stored with 1 places and cannot go on with 2"):
-        two.load_state_dict(one.state_dict())
+@pytest.mark.parametrize("counts", [(1, 2, 3), (4, 1, 2), (3, 2, 2)])
+def test_another_number_of_places_draws_what_is_left(counts):
+    """Three sessions of one run with so many places each: what they draw of each bucket is, in order, what one place
+    would have drawn of it in one go."""
+    made = groups([[40, 33, 12], [25, 0, 31]], share=0.5)
+    state, seen = {}, {}
+    for places in counts:
+        session = samplers(made, places)
+        for sampler in session:
+            if state:
+                sampler.load_state_dict(state)
+        for steps in itertools.islice(zip(*map(iter, session), strict=True), 11):
+            assert len({step.signature for step in steps}) == 1
+            seen.setdefault(steps[0].signature, []).extend(draw for step in steps for draw in step.draws)
+            for sampler, step in zip(session, steps, strict=True):
+                sampler.take(step)
+        state = session[-1].state_dict()
+        assert all(sampler.state_dict() == state for sampler in session)
+    (alone,) = samplers(made)
+    expected = {}
+    for step in itertools.islice(iter(alone), 400):
+        expected.setdefault(step.signature, []).extend(step.draws)
+    assert len(seen) == 3
+    for signature, draws in seen.items():
+        assert draws == expected[signature][: len(draws)]
 
 
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.1])

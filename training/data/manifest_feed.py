@@ -159,11 +159,11 @@ class ManifestFeed:
         return Batch(sources, targets, self._texts(prompts), anchors)
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and micro-steps taken of it, and the number of places that they were counted with."""
-        return dict(self.sampler.state_dict())
+        """Epoch and micro-steps taken of it, and what they were counted with."""
+        return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a stored position; call before `batches`. Raises ConfigError for another number of places."""
+        """Go to a stored position, with another number of places behind what they have drawn; call before `batches`."""
         self.sampler.load_state_dict(state)
 
     def summary(self) -> str:

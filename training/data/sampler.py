@@ -115,6 +115,9 @@ class Sampler:
             self.buckets.setdefault(group.signature, []).append(number)
         self.epoch, self.taken = 0, 0
         """The position: how many micro-steps of which epoch were taken."""
+        self.offsets = dict.fromkeys(self.buckets, 0)
+        """Where in each bucket's stream the micro-steps of this number of places begin: behind what was drawn with
+        another number."""
 
     def __iter__(self) -> Iterator[Step]:
         """Micro-steps from the present position on, without end. The position is moved by `take`, not by looking
@@ -129,19 +132,27 @@ class Sampler:
         """Note that a micro-step was used."""
         self.epoch, self.taken = step.epoch, step.number + 1
 
-    def state_dict(self) -> dict[str, int]:
-        """The position, and the number of places that it was counted with."""
-        return {"epoch": self.epoch, "taken": self.taken, "places": self.places}
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what it was counted with: the number of places and, where it is not 0, the beginning of
+        each bucket (in order)."""
+        state: dict[str, Any] = {"epoch": self.epoch, "taken": self.taken, "places": self.places}
+        offsets = [self.offsets[signature] for signature in sorted(self.offsets)]
+        return state | ({"offsets": offsets} if any(offsets) else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a stored position. Raises ConfigError for one of another number of places: the same micro-step has
-        other samples there, and some would come twice and others not at all."""
-        if state["places"] != self.places:
-            raise ConfigError(
-                f"the data's position was stored with {state['places']} places and cannot go on with {self.places}: "
-                "use as many processes, or start a new run from the weights (start_from)"
-            )
+        """Go to a stored position.
+
+        Stored with another number of places: every bucket's stream goes on behind the last sample that was drawn from
+        it, cut for the present places. No sample comes twice and none is left out; the order of buckets is another.
+        """
+        offsets = state.get("offsets") or [0] * len(self.offsets)
+        self.offsets = dict(zip(sorted(self.buckets), map(int, offsets), strict=True))
         self.epoch, self.taken = int(state["epoch"]), int(state["taken"])
+        if state["places"] != self.places:
+            before = Sampler(self.groups, self.sizes, self.seed, 0, int(state["places"]))
+            before.offsets = self.offsets
+            self.offsets = before._drawn(self.epoch, self.taken)
+            self.taken = 0
 
     def steps(self, epoch: int) -> list[Step]:
         """The micro-steps of an epoch for this place. May be empty where samples are fewer than places need."""
@@ -155,32 +166,51 @@ class Sampler:
         return {signature: round(count) for signature, count in counts.items()}
 
     def _ordered(self, epoch: int) -> list[tuple[Signature, np.ndarray]]:
-        """An epoch's micro-steps: their buckets and this place's draws, (size, 2) each."""
+        """An epoch's micro-steps: their buckets and this place's draws, (size, 2) each. Each bucket's come in the order
+        of its stream, which is a shuffled one: what was drawn at a position is a beginning of every stream."""
         ordered: list[tuple[float, Signature, np.ndarray]] = []
         for kind in (True, False):
-            cuts = [
-                (signature, cut)
+            cuts = {
+                signature: list(self._cuts(signature, epoch))
                 for signature in sorted(self.buckets)
                 if signature.is_image == kind
-                for cut in self._cuts(signature, epoch)
-            ]
+            }
+            turns = [signature for signature, own in cuts.items() for _ in own]
+            following = {signature: iter(own) for signature, own in cuts.items()}
             random = self._random("mixture", epoch, int(kind))
             # Both kinds are spread evenly over the epoch, so that every few micro-steps hold the mixture.
-            moments = (np.arange(len(cuts)) + random.random(len(cuts))) / max(1, len(cuts))
-            order = random.permutation(len(cuts))
-            ordered += [(float(moment), *cuts[place]) for moment, place in zip(moments, order, strict=True)]
+            moments = (np.arange(len(turns)) + random.random(len(turns))) / max(1, len(turns))
+            order = [turns[place] for place in random.permutation(len(turns))]
+            ordered += [
+                (float(moment), signature, next(following[signature]))
+                for moment, signature in zip(moments, order, strict=True)
+            ]
         ordered.sort(key=lambda item: item[0])
         return [(signature, draws) for _, signature, draws in ordered]
 
     def _cuts(self, signature: Signature, epoch: int) -> Iterator[np.ndarray]:
         """This place's part of every micro-step of a bucket that ends in `epoch`."""
-        size = self.sizes[signature]
-        together = size * self.places
-        begin = self._amount(signature, epoch) // together * together
-        end = self._amount(signature, epoch + 1) // together * together
+        size, together = self.sizes[signature], self._together(signature)
+        begin, end = (self._cuts_end(signature, number) for number in (epoch, epoch + 1))
         stream = self._bucket_stream(signature, begin, end, epoch)
         for start in range(self.rank * size, end - begin, together):
             yield stream[start : start + size]
+
+    def _together(self, signature: Signature) -> int:
+        """Samples of a micro-step over all places."""
+        return self.sizes[signature] * self.places
+
+    def _cuts_end(self, signature: Signature, epoch: int) -> int:
+        """Where in a bucket's stream the micro-steps end that are filled before `epoch`."""
+        offset, together = self.offsets[signature], self._together(signature)
+        return offset + max(0, self._amount(signature, epoch) - offset) // together * together
+
+    def _drawn(self, epoch: int, taken: int) -> dict[Signature, int]:
+        """How much of each bucket's stream all places have drawn at a position."""
+        ends = {signature: self._cuts_end(signature, epoch) for signature in self.buckets}
+        for signature, _ in self._ordered(epoch)[:taken]:
+            ends[signature] += self._together(signature)
+        return ends
 
     def _amount(self, signature: Signature, epoch: int) -> int:
         """Draws of a bucket in all epochs before `epoch`."""
