@@ -13,8 +13,8 @@ from typing import Any, Literal
 from training.closed_yaml import ConfigError, read_yaml
 
 __all__ = [
-    "ConfigError", "DataConfig", "LoraConfig", "ManifestConfig", "ObjectiveConfig", "OptimiserConfig", "ParallelConfig",
-    "RenderedConfig", "SaveConfig", "SetConfig", "TrainConfig", "WatchConfig", "load_config",
+    "ConfigError", "DataConfig", "GuardConfig", "LoraConfig", "ManifestConfig", "ObjectiveConfig", "OptimiserConfig",
+    "ParallelConfig", "RenderedConfig", "SaveConfig", "SetConfig", "TrainConfig", "WatchConfig", "load_config",
 ]  # fmt: skip
 
 Stage = Literal["vae", "tower", "pretrain", "sft", "lora"]
@@ -168,6 +168,18 @@ class SaveConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """When a run ends that has stopped to learn. A step whose gradients are not finite is skipped; a sample whose
+    latents, anchors or text states are not finite is not trained on."""
+
+    window: int = 100
+    """The last steps, and the last samples, that are looked at."""
+    max_skipped_share: float = 0.25
+    """More of them than this (of the whole window; at a run's end, of the steps that there were) end the run with exit
+    status 2, without a checkpoint or an export. 1: never."""
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """A low-rank adapter on the transformer."""
 
@@ -238,13 +250,14 @@ class TrainConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     parallel: ParallelConfig = ParallelConfig()
     save: SaveConfig = SaveConfig()
+    guard: GuardConfig = GuardConfig()
     lora: LoraConfig = LoraConfig()
     watch: WatchConfig = WatchConfig()
 
     def deciding(self) -> dict[str, Any]:
         """Everything that decides what the run computes, and nothing else, in types of JSON."""
         values = dataclasses.asdict(self)
-        for name in ("output", "save", "watch"):
+        for name in ("output", "save", "guard", "watch"):
             values.pop(name)
         values["data"].pop("workers")
         for kind in ("rendered", "manifest"):

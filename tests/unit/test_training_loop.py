@@ -167,12 +167,14 @@ def test_muon_has_the_matrices_and_moves_convolutions():
 
 
 def test_a_broken_batch_is_skipped_and_counted(tmp_path):
-    run = trainer(configuration(tmp_path, max_steps=3), broken={1})
+    run = trainer(configuration(tmp_path, max_steps=5), broken={1})
     run.run()
     assert all(value.isfinite().all() for value in run.stage.model.state_dict().values())
     logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [log["skipped_steps"] for log in logs] == [0, 1, 1] and run.step == 3
-    assert [log["samples"] for log in logs] == [8, 16, 24]
+    assert [log["skipped_steps"] for log in logs] == [0, 1, 1, 1, 1] and run.step == 5
+    assert [log["samples"] for log in logs] == [8, 16, 24, 32, 40]
+    figures = {"loss", "part", "grad_norm"}
+    assert [len(figures & log.keys()) for log in logs] == [3, 0, 3, 3, 3], "those of the skipped step are left out"
 
 
 def test_gradients_are_clipped_to_the_norm_that_the_library_finds():
