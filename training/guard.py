@@ -64,7 +64,8 @@ class StepGuard:
         return f"{self._recent} steps"
 
     def state_dict(self) -> list[bool]:
-        """The last steps' verdicts."""
+        """The last steps' verdicts. Waits for those that were noted."""
+        self.settle(wait=True)
         return list(self._recent.flags)
 
     def load_state_dict(self, state: Sequence[bool]) -> None:

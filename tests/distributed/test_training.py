@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from tests.comparing import assert_trained
 from tests.distributed import train_line
 from tests.distributed.processes import Session
 
