@@ -16,7 +16,8 @@ STEPS = 8
 
 
 def train(folder: Path, processes: int, **settings) -> tuple[list[dict[str, torch.Tensor]], list[dict]]:
-    """Run the stage; return the weights of every process, the averaged ones first, and the log."""
+    """Run the stage; return the weights of every process, the averaged ones first, and the log, after proof that the
+    run did something."""
     folder.mkdir()
     optimiser = {"warmup_steps": 2} | settings.pop("optimiser", {})
     settings |= {"stage": "sft", "output": str(folder), "max_steps": STEPS, "precision": "float32"}
@@ -26,7 +27,18 @@ def train(folder: Path, processes: int, **settings) -> tuple[list[dict[str, torc
     session.finish()
     files = [folder / "averaged.pt", *(folder / f"weights-{rank}.pt" for rank in range(processes))]
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [torch.load(file, weights_only=True) for file in files], log
+    weights = [torch.load(file, weights_only=True) for file in files]
+    for found in weights:
+        if found:
+            assert_trained(log, start(), found)
+    return weights, log
+
+
+def start() -> dict[str, torch.Tensor]:
+    """The weights that every run begins with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return dict(train_line.Line().state_dict())
 
 
 def test_two_processes_give_the_weights_of_one(tmp_path):
@@ -36,9 +48,11 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     assert log_of_two[0]["grad_norm"] == pytest.approx(log_of_one[0]["grad_norm"], abs=2e-5)
     for name, weights in alone.items():
         assert torch.equal(first[name], second[name]), f"the processes differ in {name}"
+        moved = (weights - start()[name]).norm()
         # Muon orthogonalises in bfloat16, which turns the last bits of a matrix's gradient into its third digit.
-        tolerance = 1e-4 if name.endswith("bias") else 2e-2
-        assert torch.allclose(first[name], weights, atol=tolerance), f"two processes and one differ in {name}"
+        tolerance = 1e-3 if name.endswith("bias") else 5e-2
+        error = float((first[name] - weights).norm() / moved)
+        assert error < tolerance, f"two processes and one differ in {name} by {error:.2%} of how far it moved"
 
 
 def test_two_processes_with_sharded_weights_give_the_weights_and_averages_of_one(tmp_path):

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.comparing import assert_trained
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.batch import Place
@@ -33,6 +34,7 @@ from training.optim import build_optimisers, rate_factor
 from training.procedural.pack import Pack
 from training.stages import EditStage
 from training.storage import RoundedWeights, float8_rounded
+from training.tracking import read_metrics
 from training.vae import WEIGHTS_FILE
 
 
@@ -131,6 +133,7 @@ def test_two_steps_saved_and_two_more_are_four(tmp_path, float8_share):
     assert_same(weights_of(resumed), weights_of(half))
     resumed.run()
     assert resumed.step == 4
+    assert_trained(read_metrics(whole.folder), ToyStage().model.state_dict(), weights_of(whole))
     assert_same(weights_of(resumed), weights_of(whole))
     exported = [torch.load(tmp_path / folder / "exported.pt") for folder in ("run", "whole")]
     assert_same(*exported)

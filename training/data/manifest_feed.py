@@ -179,7 +179,9 @@ class ManifestFeed:
         if self.cache:
             lines.append(f"latents, anchors and text states are kept in {self.cache.folder}")
         if self.replaced:
-            lines.append(f"{self.replaced.total()} samples could not be read or encoded and were replaced: {self._failures()}")
+            lines.append(
+                f"{self.replaced.total()} samples could not be read or encoded and were replaced: {self._failures()}"
+            )
         return "\n".join(lines)
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> Counter[str]:
