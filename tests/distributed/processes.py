@@ -47,10 +47,11 @@ class Session:
         for process in self.processes:
             process.join()
 
-    def finish(self, seconds: float = 240) -> None:
+    def finish(self, seconds: float = 240, status: int = 0) -> None:
+        """Wait for the end. status: the exit status that every process must have."""
         for process in self.processes:
             process.join(seconds)
-        assert [process.exitcode for process in self.processes] == [0] * len(self.processes), self.words()
+        assert [process.exitcode for process in self.processes] == [status] * len(self.processes), self.words()
 
     def words(self) -> str:
         return self.told.read_text(errors="replace")[-3000:]

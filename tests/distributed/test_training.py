@@ -69,3 +69,23 @@ def test_two_processes_with_sharded_weights_give_the_weights_and_averages_of_one
         torch.testing.assert_close(sharded[name], weights, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(averaged[name], average[name], atol=1e-5, rtol=1e-4)
     assert any(not torch.equal(averaged[name], sharded[name]) for name in alone)
+
+
+@pytest.mark.parametrize("weights", ["replicate", "shard"])
+def test_what_one_process_cannot_use_is_skipped_by_all_and_ends_them_together(tmp_path, weights):
+    adamw = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 1}
+    settings = {
+        "stage": "sft", "output": str(tmp_path / "run"), "max_steps": 40, "precision": "float32", "optimiser": adamw,
+        "parallel": {"weights": weights}, "save": {"steps": 2}, "watch": {"log_every": 1, "trackers": []},
+        "guard": {"window": 8, "max_skipped_share": 0.5},
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    session = Session(train_line.main, [str(tmp_path / "config.yaml"), "4"], 2, tmp_path / "told.txt")
+    session.finish(status=2)
+    assert "5 of the last 8 steps" in session.words()
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 10))
+    assert [line["skipped_steps"] for line in log] == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    assert ["loss" in line for line in log] == [True] * 4 + [False] * 5
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*step-*"))
+    assert left == ["step-00000002", "step-00000004"] and not (tmp_path / "run" / "averaged.pt").exists()
