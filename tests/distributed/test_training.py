@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from tests.comparing import assert_trained
 from tests.distributed import train_line
@@ -89,3 +90,7 @@ def test_what_one_process_cannot_use_is_skipped_by_all_and_ends_them_together(tm
     assert ["loss" in line for line in log] == [True] * 4 + [False] * 5
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*step-*"))
     assert left == ["step-00000002", "step-00000004"] and not (tmp_path / "run" / "averaged.pt").exists()
+    dcp_to_torch_save(tmp_path / "run" / "checkpoints" / left[-1] / "tensors", tmp_path / "all.pt")
+    kept = torch.load(tmp_path / "all.pt", weights_only=True)
+    for name, value in torch.load(tmp_path / "run" / "weights-0.pt", weights_only=True).items():
+        assert value.isfinite().all() and torch.equal(value, kept[f"model.{name}"]), f"{name} has moved since"

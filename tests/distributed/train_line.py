@@ -87,14 +87,14 @@ def main(arguments: list[str]) -> int:
     layout = lay_out(config, accelerator)
     stage = LineStage(accelerator, layout.sharded, float(arguments[1]) if arguments[1:] else math.inf)
     trainer = Trainer(config, stage, accelerator, layout)
+    status = 0
     try:
         trainer.run()
     except RunStoppedError as error:
         logging.warning("%s", error)
-        accelerator.end_training()
-        return 2
+        status = 2
     own = stage.model.state_dict() if not layout.sharded else full_state_dict(stage.model)
     torch.save(own, Path(config.output) / f"weights-{accelerator.process_index}.pt")
     layout.wait()
     accelerator.end_training()
-    return 0
+    return status
