@@ -28,6 +28,7 @@ from training.finite import NotFiniteError
 from training.guard import RunStoppedError
 from training.loop import Trainer
 from training.one_pass import OnePassVAE
+from training.tracking import read_metrics
 
 PAIRS = 8
 STEPS = 10
@@ -94,6 +95,22 @@ def test_a_run_that_breaks_stops_and_keeps_its_last_good_checkpoints(tmp_path):
     assert again.resume() and again.step == 6
     again.run()
     assert again.step == 50 and (tmp_path / "exported.pt").exists()
+
+
+class BrokenBackwards(ToyStage):
+    """In the second step the loss is finite and its gradient is not."""
+
+    def loss(self, model, batch, random):
+        loss, parts = super().loss(model, batch, random)
+        return (loss + (model.proj_out.bias * 0).sqrt().sum() if self.number == 2 else loss), parts
+
+
+def test_finite_figures_of_a_skipped_step_are_left_out_too(tmp_path):
+    run = Trainer(configuration(tmp_path, max_steps=4), BrokenBackwards(), Accelerator(cpu=True))
+    run.run()
+    figures = {"loss", "part", "grad_norm"}
+    assert [len(figures & line.keys()) for line in read_metrics(tmp_path)] == [3, 0, 3, 3]
+    assert int(run.skipped) == 1
 
 
 def test_a_short_run_is_judged_by_the_steps_that_there_were(tmp_path):
