@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from training.finite import finite_rows
+
 
 @dataclass
 class Batch:
@@ -24,6 +26,21 @@ class Batch:
     target: Tensor
     text: Tensor
     anchors: Tensor | None
+
+
+def without_broken_rows(batch: Batch) -> tuple[Batch, Tensor]:
+    """A batch in which the first row of finite values stands in place of every row with a value that is not finite, and
+    which rows were finite, (B,) bool. Without a finite row nothing changes.
+
+    All is decided on the device. One broken sample would otherwise cost the whole step, since its loss is in the mean.
+    """
+    finite = finite_rows(batch.source, batch.target, batch.text, batch.anchors)
+    numbers = torch.arange(len(finite), device=finite.device)
+    rows = torch.where(finite, numbers, finite.to(torch.uint8).argmax())
+    tensors = (batch.source, batch.target, batch.text, batch.anchors)
+    source, target, text, anchors = (None if tensor is None else tensor[rows] for tensor in tensors)
+    assert target is not None and text is not None
+    return Batch(source, target, text, anchors), finite
 
 
 @dataclass(frozen=True)

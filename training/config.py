@@ -18,8 +18,8 @@ from training.closed_yaml import ConfigError, read_yaml
 from training.values import Count, FileName, Frames, NonNegative, Number, Positive, Seed, Share, ShareBelowOne, Text
 
 __all__ = [
-    "ConfigError", "DataConfig", "LoraConfig", "ManifestConfig", "ObjectiveConfig", "OptimiserConfig", "ParallelConfig",
-    "RenderedConfig", "SaveConfig", "SetConfig", "TrainConfig", "WatchConfig", "load_config",
+    "ConfigError", "DataConfig", "GuardConfig", "LoraConfig", "ManifestConfig", "ObjectiveConfig", "OptimiserConfig",
+    "ParallelConfig", "RenderedConfig", "SaveConfig", "SetConfig", "TrainConfig", "WatchConfig", "load_config",
 ]  # fmt: skip
 
 Stage = Literal["vae", "tower", "pretrain", "sft", "lora"]
@@ -176,6 +176,18 @@ class SaveConfig:
 
 
 @dataclass(frozen=True, config=CLOSED)
+class GuardConfig:
+    """When a run ends that has stopped to learn. A step whose gradients are not finite is skipped; a sample whose
+    latents, anchors or text states are not finite is not trained on."""
+
+    window: Count = 100
+    """The last steps, and the last samples, that are looked at."""
+    max_skipped_share: Share = 0.25
+    """More of them than this (of the whole window; at a run's end, of the steps that there were) end the run with exit
+    status 2, without a checkpoint or an export. 1: never."""
+
+
+@dataclass(frozen=True, config=CLOSED)
 class LoraConfig:
     """A low-rank adapter on the transformer."""
 
@@ -261,6 +273,7 @@ class TrainConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     parallel: ParallelConfig = ParallelConfig()
     save: SaveConfig = SaveConfig()
+    guard: GuardConfig = GuardConfig()
     lora: LoraConfig = LoraConfig()
     watch: WatchConfig = WatchConfig()
 

@@ -197,7 +197,8 @@ def _kept_on_host(tokens: Tensor) -> torch.autograd.graph.saved_tensors_hooks:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> tuple[Tensor, Tensor]:
-    """Clip gradients, sharded ones too; returns their norm and whether it was not finite, in which case all are zero.
+    """Clip gradients, sharded ones too; returns their norm and whether it is not finite, in which case the gradients
+    are of no use and the step is to be skipped.
 
     It is decided on the device: a host that asked for the norm would wait for the backward pass, and the device then
     for the host. Gradients have been averaged, so that every process decides alike.
@@ -209,7 +210,5 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> tuple
     broken = ~torch.isfinite(norm)
     scale = (max_norm / (norm + 1e-6)).clamp_max(1.0)
     parts = [local(gradient) for gradient in gradients]
-    torch._foreach_mul_(parts, torch.where(broken, 0.0, scale))
-    for part in parts:
-        part.masked_fill_(broken, 0.0)  # zero times infinity is not zero
+    torch._foreach_mul_(parts, scale)
     return norm, broken

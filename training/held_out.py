@@ -14,6 +14,7 @@ from sama.shapes import TINY_BUCKETS
 from training.batch import Batch
 from training.config import ConfigError, SetConfig, TrainConfig
 from training.encoders import Encoders
+from training.finite import finite_rows
 from training.grids import shown_frames
 
 logger = logging.getLogger(__name__)
@@ -49,9 +50,17 @@ def held_out_samples(config: TrainConfig, encoders: Encoders, count: int) -> lis
             "and watch.sample_every_minutes to 0"
         )
     anchored = config.objective.semantic_weight > 0
-    samples = [_encoded(encoders, *pair, anchored) for pair in pairs]
+    samples = []
+    for number, pair in enumerate(pairs):
+        sample = _encoded(encoders, *pair, anchored)
+        batch = sample.batch
+        if finite_rows(batch.source, batch.target, batch.text, batch.anchors).all():
+            samples.append(sample)
+        else:
+            logger.warning("not used for validation: pair %d, %r, does not encode to finite values", number, pair[2])
     if not samples:
-        raise ConfigError(f"{config.watch.validation_manifest} has no pair that can be used for validation")
+        origin = config.watch.validation_manifest or "what is drawn"
+        raise ConfigError(f"{origin} has no pair that can be used for validation")
     return samples
 
 

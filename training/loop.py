@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from training.checkpoint import Checkpoints, describe, random_state, require_same, run_tensors, set_random_state
 from training.clock import Clock, Every
 from training.config import TrainConfig
-from training.distributed import Layout, clip_gradients, lay_out, without_sync
+from training.distributed import Layout, clip_gradients, lay_out, local, without_sync
 from training.ema import Ema
 from training.flops import Cost
+from training.guard import RunStoppedError, StepGuard
 from training.meter import Meter
-from training.optim import build_optimisers, rate_factor, set_rates
+from training.optim import build_optimisers, rate_factor, set_rates, step_unless
 from training.precision import autocast
 from training.randomness import derived_seed, generator
 from training.storage import RoundedWeights
@@ -90,12 +91,14 @@ class Watcher(Protocol):
 
 
 class Moment(NamedTuple):
-    """What all processes agree on before a step: how much of the run is over, and what is to be done."""
+    """What all processes agree on before a step: how much of the run is over, and what is to be done. broken: too many
+    steps were skipped for the run to go on."""
 
     progress: float
     stop: bool
     save: bool
     sample: bool
+    broken: bool
 
 
 class Trainer:
@@ -112,6 +115,7 @@ class Trainer:
         self.wrapped = self.layout.wrap(stage.model, accelerator)
         self.optimisers = build_optimisers(stage.model, config.optimiser)
         self.ema = Ema(stage.model, config.optimiser.ema_decay)
+        self.guard = StepGuard(config.guard)
         self.rounded = RoundedWeights(stage.model) if config.float8_share else None
         self.clock = Clock(config.max_steps, config.max_minutes)
         self.meter = Meter(self.layout.device, accelerator.num_processes, self.layout.place.count)
@@ -119,20 +123,33 @@ class Trainer:
         self.checkpoints = Checkpoints(self.folder / "checkpoints", self.layout, rank, count, config.save.keep)
         self._stopping = False
         self._saved = 0
+        self._save_owed = False
         self._save_every, self._sample_every = Every(config.save.minutes), Every(config.watch.sample_every_minutes)
 
     def run(self) -> bool:
         """Train to the end of the schedule and write the averaged weights. False: it was told to stop before the end,
-        and has saved what it takes to go on."""
+        and has saved what it takes to go on. RunStoppedError: too many steps were skipped, or weights are not finite;
+        the last checkpoint stays as it is, and nothing is exported."""
         settings = dataclasses.asdict(self.config)
         self.tracker = Tracker(self.folder, self.config.watch.trackers, settings, self.step)
+        try:
+            finished = self._train()
+            if finished:
+                with self.ema.swapped_in():
+                    self.stage.export(self.folder)
+            self.layout.wait()
+        finally:
+            self.tracker.close()
+        return finished
+
+    def _train(self) -> bool:
+        """Take the steps that are left and save. Returns whether the schedule is over."""
         self.watcher = self.stage.watcher(self.tracker)
         batches, first = self.stage.batches(), self.step
         while (moment := self._look()).progress < 1.0:
-            if moment.stop:
+            if moment.stop or moment.broken:
                 break
-            if moment.save:
-                self.save()
+            self._save_if_due(moment.save)
             logs = self._optimise(batches, moment.progress)
             if self.step - first == UNTIMED_STEPS:
                 self._start_clock()
@@ -140,12 +157,8 @@ class Trainer:
                 self._log(logs, moment.progress)
             self._watch(moment)
         finished = moment.progress >= 1.0
+        self._require_sound(finished, moment.broken)
         self.save()
-        if finished:
-            with self.ema.swapped_in():
-                self.stage.export(self.folder)
-        self.layout.wait()
-        self.tracker.close()
         return finished
 
     def stop(self) -> None:
@@ -157,9 +170,48 @@ class Trainer:
         first = self.accelerator.is_main_process
         own = self.clock.progress(self.step)
         wishes = (own, self._save_every.due(), self._sample_every.due()) if first else (0.0, False, False)
-        progress, save, sample, stop = self.layout.agree([*map(float, wishes), float(self._stopping)])
+        self.guard.settle()
+        own_verdicts = (float(self._stopping), float(self.guard.too_many()))
+        progress, save, sample, stop, broken = self.layout.agree([*map(float, wishes), *own_verdicts])
         by_steps = bool(self.config.save.steps) and self.step % self.config.save.steps == 0 and self.step > 0
-        return Moment(progress, bool(stop), bool(save) or by_steps, bool(sample))
+        return Moment(progress, bool(stop), bool(save) or by_steps, bool(sample), bool(broken))
+
+    def _save_if_due(self, due: bool) -> None:
+        """Save, but only after a step that was taken: a run in which every step is skipped keeps its last good
+        checkpoints, however often it would have saved before it is stopped."""
+        if not (due or self._save_owed):
+            return
+        self.guard.settle(wait=True)  # saving waits for the device anyway
+        self._save_owed = self.guard.last_was_skipped
+        if not self._save_owed:
+            self.save()
+
+    def _require_sound(self, ended: bool, broken: bool) -> None:
+        """RunStoppedError if too many steps were skipped, or the weights or averages are not finite. ended: the
+        schedule is over, and the steps that there were are judged, however few. broken: it is known already."""
+        self.guard.settle(wait=True)
+        last = self.checkpoints.newest()
+        kept = f"the last good checkpoint, {last}, is kept" if last else "there is no checkpoint yet"
+        advice = (
+            "look at the clips that were named before, or start anew with a lower optimiser.learning_rate or "
+            f"precision=float32; {kept}"
+        )
+        verdicts = (broken or self.guard.too_many(ended), not self._is_finite())
+        skipped, poisoned = map(bool, self.layout.agree([*map(float, verdicts)]))
+        if skipped:
+            raise RunStoppedError(
+                f"stopped at step {self.step}: {self.guard} had gradients that are not finite and were skipped, more "
+                f"than guard.max_skipped_share={self.config.guard.max_skipped_share:g}; {advice}"
+            )
+        if poisoned:
+            raise RunStoppedError(f"stopped at step {self.step}: the weights are not finite; {advice}")
+
+    def _is_finite(self) -> bool:
+        """Whether what this process trains of the weights is, and its averages."""
+        trained = [parameter for parameter in self.stage.model.parameters() if parameter.requires_grad]
+        tensors = [*trained, *self.ema.shadow.values()]
+        flags = [local(tensor.detach()).isfinite().all().to(self.layout.device) for tensor in tensors]
+        return bool(torch.stack(flags).all())
 
     def _optimise(self, batches: Iterator[Any], progress: float) -> list[dict[str, Tensor]]:
         config, count = self.config, self.config.accumulate
@@ -184,9 +236,9 @@ class Trainer:
         norm, broken = clip_gradients(self.stage.model.parameters(), config.optimiser.clip_norm)
         self.skipped += broken
         set_rates(self.optimisers, rate_factor(self.step, progress, config.optimiser))
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.ema.update()
+        step_unless(self.optimisers, broken)
+        self.ema.update(broken)
+        self.guard.note(broken)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         self.stage.model.zero_grad(set_to_none=True)
@@ -200,10 +252,13 @@ class Trainer:
         self.meter.read()
 
     def _log(self, logs: list[dict[str, Tensor]], progress: float) -> None:
-        """Means over micro-steps and processes. The one place in the loop that waits for the device."""
+        """Means over micro-steps and processes; of a skipped step its losses and its norm are left out. The one place
+        in the loop that waits for the device."""
         values = torch.stack([torch.stack([parts[name].float() for parts in logs]).mean() for name in logs[0]])
         values = self.accelerator.reduce(values, "mean")
-        record: dict[str, Any] = dict(zip(logs[0], values.tolist(), strict=True)) | self.stage.figures()
+        self.guard.settle(wait=True)
+        figures = dict(zip(logs[0], values.tolist(), strict=True))
+        record: dict[str, Any] = ({} if self.guard.last_was_skipped else figures) | self.stage.figures()
         record |= {
             "progress": progress,
             "learning_rate": self.optimisers[0].param_groups[0]["lr"],
@@ -239,6 +294,7 @@ class Trainer:
                 "stage": self.stage.state_dict(),
                 "random": random_state(self.layout.device),
                 "skipped": int(self.skipped),
+                "guard": self.guard.state_dict(),
             }
             run = {
                 "seconds": self.clock.elapsed(),
@@ -271,6 +327,7 @@ class Trainer:
         self.step = self._saved = run["step"]
         self.samples, self.clock.before, self.ema.updates = run["samples"], run["seconds"], run["averaged"]
         self.skipped.fill_(process["skipped"])
+        self.guard.load_state_dict(process.get("guard", ()))
         self.stage.load_state_dict(process["stage"])
         if same:
             set_random_state(process["random"], self.layout.device)

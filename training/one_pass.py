@@ -3,6 +3,9 @@
 diffusers runs the VAE chunk by chunk with a feature cache, which bounds memory and is slow to train. The network is
 causal, so that one pass over all frames gives the same result (to 3e-6): only the layers that change the frame rate
 need to know where a clip begins. Activations are kept with channels last, so that a norm is one kernel.
+
+The causal convolutions stay the library's, which pad the past explicitly. Padding both ends of time by `padding=` and
+dropping the surplus frames saves a copy, but oneDNN's bfloat16 kernel for CPUs with AMX then returns NaN for one frame.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
-    WanCausalConv3d,
     WanResample,
     WanRMS_norm,
     patchify,
@@ -34,7 +36,7 @@ class OnePassVAE(nn.Module):
         if not vae.config.is_residual:
             raise ValueError("the one-pass view is written for the residual form (is_residual=True)")
         self.vae = vae
-        replacements = {WanResample: _resample, WanRMS_norm: _rms_norm, WanCausalConv3d: _causal_conv}
+        replacements = {WanResample: _resample, WanRMS_norm: _rms_norm}
         for module in vae.modules():
             if type(module) in replacements:
                 module.forward = types.MethodType(replacements[type(module)], module)
@@ -84,14 +86,3 @@ def _rms_norm(self: WanRMS_norm, hidden: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         moved = F.rms_norm(moved, moved.shape[-1:], self.gamma.flatten().to(moved.dtype), eps=1e-12)
     return moved.movedim(-1, 1)
-
-
-def _causal_conv(self: WanCausalConv3d, hidden: Tensor, cache_x: Any = None) -> Tensor:  # noqa: ARG001
-    """`WanCausalConv3d.forward` for a whole clip. Padding both ends of the time axis and dropping the outputs that saw
-    the future spares a padded copy of the activations."""
-    left, _, top, _, past, _ = self._padding
-    if self.stride != (1, 1, 1) or past == 0:
-        padded = F.pad(hidden, self._padding) if any(self._padding) else hidden
-        return F.conv3d(padded, self.weight, self.bias, self.stride)
-    output = F.conv3d(hidden, self.weight, self.bias, padding=(past, top, left))
-    return output[:, :, : hidden.shape[2]]

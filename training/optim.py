@@ -14,7 +14,11 @@ BETAS = (0.9, 0.99)
 
 
 class FlattenedMuon(torch.optim.Muon):
-    """`torch.optim.Muon` for weights of any rank: a convolution is the matrix (out, in * kernel), sharing storage."""
+    """`torch.optim.Muon` for weights of any rank: a convolution is the matrix (out, in * kernel), sharing storage.
+
+    `found_inf`, an attribute as torch's fused optimisers have it, undoes the step where it is 1, without asking the
+    device; weights and momentum are copied for that.
+    """
 
     def __init__(self, weights: Iterable[Tensor], **options: Any) -> None:
         self._weights = list(weights)
@@ -26,7 +30,22 @@ class FlattenedMuon(torch.optim.Muon):
         """One update; `closure` as in `torch.optim.Optimizer`."""
         for weight, matrix in zip(self._weights, self._matrices, strict=True):
             matrix.grad = None if weight.grad is None else weight.grad.view_as(matrix)
-        return super().step(closure)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return super().step(closure)
+        own = [(matrix.clone(), self._momentum(matrix).clone()) for matrix in self._matrices]
+        result, skip = super().step(closure), found_inf.bool()
+        for matrix, (weights, momentum) in zip(self._matrices, own, strict=True):
+            matrix.copy_(torch.where(skip, weights, matrix))
+            self._momentum(matrix).copy_(torch.where(skip, momentum, self._momentum(matrix)))
+        return result
+
+    def _momentum(self, matrix: Tensor) -> Tensor:
+        state = self.state[matrix]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)  # as Muon itself begins
+        momentum: Tensor = state["momentum_buffer"]
+        return momentum
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
@@ -39,17 +58,16 @@ def build_optimisers(model: nn.Module, config: OptimiserConfig) -> list[torch.op
     """Optimisers of the trainable parameters of `model`, which must already be on its device.
 
     `muon`: Muon for matrices, AdamW without weight decay for the rest. `adamw`: AdamW for all, with weight decay on
-    everything but norms, biases and tables.
+    everything but norms, biases and tables. AdamW is fused, which can skip a step on the device: `step_unless`.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    fused = any(parameter.is_cuda for _, parameter in named)
     if config.name == "adamw":
         decayed = [parameter for name, parameter in named if name.endswith("weight") and parameter.ndim >= 2]
         plain = [parameter for name, parameter in named if not (name.endswith("weight") and parameter.ndim >= 2)]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                [group for group in groups if group["params"]], lr=config.learning_rate, betas=BETAS, fused=fused
+                [group for group in groups if group["params"]], lr=config.learning_rate, betas=BETAS, fused=True
             )
         ]
     else:
@@ -61,11 +79,21 @@ def build_optimisers(model: nn.Module, config: OptimiserConfig) -> list[torch.op
             optimisers.append(FlattenedMuon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
         if others:
             rate = config.adam_learning_rate
-            optimisers.append(torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=0.0, fused=fused))
+            optimisers.append(torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=0.0, fused=True))
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["initial_lr"] = group["lr"]
     return optimisers
+
+
+def step_unless(optimisers: Iterable[torch.optim.Optimizer], skip: Tensor) -> None:
+    """Step, or leave weights, momenta and step counts exactly as they are where `skip`, a bool tensor without
+    dimensions, is true. The host does not ask which."""
+    found_inf = skip.float()
+    for optimiser in optimisers:
+        optimiser.found_inf = found_inf  # type: ignore[attr-defined]
+        optimiser.step()
+        del optimiser.found_inf  # type: ignore[attr-defined]
 
 
 def state_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -52,15 +52,14 @@ class Tracker:
         self._writes = not (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0)
 
     def log(self, record: Mapping[str, float | int], step: int) -> None:
-        """Write figures of one step. What is not finite is null in the file: JSON has no word for it."""
+        """Write figures of one step. A figure that is not finite is left out: it says nothing."""
         if not self._writes:
             return
         trackers = self._opened(step)
         values = {name: value if isinstance(value, int) else float(value) for name, value in record.items()}
-        values.pop("step", None)
-        written = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        values = {name: value for name, value in values.items() if name != "step" and math.isfinite(value)}
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **written}) + "\n")
+            file.write(json.dumps({"step": step, **values}) + "\n")
         for tracker in trackers:
             tracker.log(values, step=step)
 

@@ -5,7 +5,8 @@
     accelerate launch -m training.train --config training/configs/tiny_sft.yaml --set max_minutes=10
 
 A run that is told to end (SIGTERM, Ctrl-C) finishes its step, saves and exits with 0; `--resume` goes on from there, as
-after a crash. Exit status 2: something has to be put right first, and one sentence says what.
+after a crash. Exit status 2: something has to be put right first, and one sentence says what; so ends a run, too, that
+skips most of its steps (`guard`), with its last good checkpoint and without an export.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from training.config import ConfigError, TrainConfig, load_config
+from training.data.paired import DataError
+from training.finite import NotFiniteError
+from training.guard import RunStoppedError
 from training.loop import Trainer
 from training.precision import choose_kernels
 from training.stages import build_stage
@@ -67,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(plan(config, options.dry_run or config.parallel.sequence))
             return 0
         return train(config, options.resume)
-    except ConfigError as error:
+    except (ConfigError, DataError, NotFiniteError, RunStoppedError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except Exception as error:
@@ -79,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(config: TrainConfig, resume: bool = False) -> int:
     """Run a configuration. Returns 0 at its end, and when it was told to end before. ConfigError: it cannot be run as
-    it is."""
+    it is. DataError, NotFiniteError, RunStoppedError: it was begun and cannot go on."""
     rendered = config.data.rendered
     if config.data.source == "rendered" and not Path(rendered.pack).is_dir():
         raise ConfigError(
@@ -112,8 +116,12 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     stop_on_signals(trainer)
     for line in stage.summary().splitlines():
         logger.info("%s", line)
-    if not trainer.run():
-        logger.info("stopped at step %d; the same command with --resume goes on from there", trainer.step)
+    try:
+        if not trainer.run():
+            logger.info("stopped at step %d; the same command with --resume goes on from there", trainer.step)
+    except RunStoppedError:  # in every process alike
+        accelerator.end_training()
+        raise
     accelerator.end_training()
     return 0
 

@@ -31,7 +31,7 @@ class Session:
         for process in self.processes:
             process.start()
 
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 150) -> None:
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 400) -> None:
         deadline = time.monotonic() + seconds
         while not happened():
             assert all(process.is_alive() for process in self.processes), self.words()
@@ -47,8 +47,8 @@ class Session:
         for process in self.processes:
             process.join()
 
-    def finish(self, seconds: float = 240, status: int = 0) -> None:
-        """Wait for the end; every process must end with this status."""
+    def finish(self, seconds: float = 400, status: int = 0) -> None:
+        """Wait for the end. status: the exit status that every process must have."""
         for process in self.processes:
             process.join(seconds)
         assert [process.exitcode for process in self.processes] == [status] * len(self.processes), self.words()

@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from tests.comparing import assert_trained
 from tests.distributed import train_tiny
 from tests.distributed.processes import Session
 from tests.tiny import tiny_pipeline
@@ -44,7 +45,7 @@ def configured(folder, base, **changes):
     """A configuration on disk. Groups are replaced while it runs: a resumed run has to find out what it held."""
     rendered = {
         "pack": str(base),
-        "frames": 1,
+        "frames": 5,
         "groups": 4,
         "capacity_groups": 5,
         "refresh_per_step": 0.4,
@@ -78,9 +79,14 @@ def is_saving(folder: Path) -> bool:
 
 
 def stored(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, after proof that the run did something: averages begin as the weights, and are other
+    than they once the weights have moved."""
     last = folder / "checkpoints" / f"step-{step:08d}" / "tensors"
     dcp_to_torch_save(last, folder / "all.pt")
-    return torch.load(folder / "all.pt", weights_only=True)
+    tensors = torch.load(folder / "all.pt", weights_only=True)
+    before = {f"model.{name.removeprefix('ema.')}": value for name, value in tensors.items() if name.startswith("ema.")}
+    assert_trained(logged(folder), before, tensors)
+    return tensors
 
 
 @pytest.mark.parametrize(
@@ -108,10 +114,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, base, process
     told = f"killed {pause:.3f} s after step {late}"
     there, here = logged(untouched), logged(folder)
     assert [line["step"] for line in here] == list(range(1, STEPS + 1))
+    expected, found = stored(untouched), stored(folder)
     for one, other in zip(there, here, strict=True):
         for name in COMPARED:
             assert one.get(name) == other.get(name), f"{name} of step {one['step']}, {told}"
-    expected, found = stored(untouched), stored(folder)
     assert expected.keys() == found.keys() and any(name.startswith("ema.") for name in found)
     for name, value in expected.items():
         assert torch.equal(value, found[name]), f"{name}, {told}"
@@ -130,10 +136,10 @@ def test_two_processes_of_a_launcher_that_share_every_sequence_train_as_one(tmp_
     run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     alone.finish()
+    expected, found = stored(one, 5), stored(two, 5)
     for left, right in zip(logged(one), logged(two), strict=True):
         assert right["samples"] == left["samples"]
         for name in ("loss", "grad_norm", "flow", "semantic"):
             assert right[name] == pytest.approx(left[name], rel=1e-5), f"{name} of step {left['step']}"
-    found = stored(two, 5)
-    for name, value in stored(one, 5).items():
+    for name, value in expected.items():
         assert torch.allclose(found[name], value, atol=2e-4, rtol=1e-3), name

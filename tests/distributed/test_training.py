@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from tests.comparing import assert_trained
 from tests.distributed import train_line
 from tests.distributed.processes import Session
 from training.config import load_config
@@ -17,7 +19,8 @@ STEPS = 8
 
 
 def train(folder: Path, processes: int, **settings) -> tuple[list[dict[str, torch.Tensor]], list[dict]]:
-    """Run the stage; return the weights of every process, the averaged ones first, and the log."""
+    """Run the stage; return the weights of every process, the averaged ones first, and the log, after proof that the
+    run did something."""
     folder.mkdir()
     optimiser = {"warmup_steps": 2} | settings.pop("optimiser", {})
     settings |= {"stage": "sft", "output": str(folder), "max_steps": STEPS, "precision": "float32"}
@@ -27,7 +30,18 @@ def train(folder: Path, processes: int, **settings) -> tuple[list[dict[str, torc
     session.finish()
     files = [folder / "averaged.pt", *(folder / f"weights-{rank}.pt" for rank in range(processes))]
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [torch.load(file, weights_only=True) for file in files], log
+    weights = [torch.load(file, weights_only=True) for file in files]
+    for found in weights:
+        if found:
+            assert_trained(log, start(), found)
+    return weights, log
+
+
+def start() -> dict[str, torch.Tensor]:
+    """The weights that every run begins with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return dict(train_line.Line().state_dict())
 
 
 def test_two_processes_give_the_weights_of_one(tmp_path):
@@ -37,9 +51,11 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     assert log_of_two[0]["grad_norm"] == pytest.approx(log_of_one[0]["grad_norm"], abs=2e-5)
     for name, weights in alone.items():
         assert torch.equal(first[name], second[name]), f"the processes differ in {name}"
+        moved = (weights - start()[name]).norm()
         # Muon orthogonalises in bfloat16, which turns the last bits of a matrix's gradient into its third digit.
-        tolerance = 1e-4 if name.endswith("bias") else 2e-2
-        assert torch.allclose(first[name], weights, atol=tolerance), f"two processes and one differ in {name}"
+        tolerance = 1e-3 if name.endswith("bias") else 5e-2
+        error = float((first[name] - weights).norm() / moved)
+        assert error < tolerance, f"two processes and one differ in {name} by {error:.2%} of how far it moved"
     first, second = (torch.load(tmp_path / "two" / f"noise-{rank}.pt") for rank in range(2))
     draws = torch.cat([first, second]).tolist()
     assert len(first) == STEPS and len({tuple(draw) for draw in draws}) == 2 * STEPS, "noise came twice"
@@ -109,3 +125,27 @@ def test_the_plan_tells_the_memory_that_sharded_processes_hold(sharded):
 
 def test_the_plan_tells_the_memory_that_replicas_hold(tmp_path):
     held_as_planned(tmp_path / "run", run_watched(tmp_path / "run", 2, accumulate=2), 1)
+
+
+@pytest.mark.parametrize("weights", ["replicate", "shard"])
+def test_what_one_process_cannot_use_is_skipped_by_all_and_ends_them_together(tmp_path, weights):
+    adamw = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 1}
+    settings = {
+        "stage": "sft", "output": str(tmp_path / "run"), "max_steps": 40, "precision": "float32", "optimiser": adamw,
+        "parallel": {"weights": weights}, "save": {"steps": 2}, "watch": {"log_every": 1, "trackers": []},
+        "guard": {"window": 8, "max_skipped_share": 0.5},
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    session = Session(train_line.main, [str(tmp_path / "config.yaml"), "4"], 2, tmp_path / "told.txt")
+    session.finish(status=2)
+    assert "5 of the last 8 steps" in session.words()
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 10))
+    assert [line["skipped_steps"] for line in log] == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    assert ["loss" in line for line in log] == [True] * 4 + [False] * 5
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*step-*"))
+    assert left == ["step-00000002", "step-00000004"] and not (tmp_path / "run" / "averaged.pt").exists()
+    dcp_to_torch_save(tmp_path / "run" / "checkpoints" / left[-1] / "tensors", tmp_path / "all.pt")
+    kept = torch.load(tmp_path / "all.pt", weights_only=True)
+    for name, value in torch.load(tmp_path / "run" / "weights-0.pt", weights_only=True).items():
+        assert value.isfinite().all() and torch.equal(value, kept[f"model.{name}"]), f"{name} has moved since"

@@ -4,6 +4,8 @@ Run as a script, this file is `training.train` on that stage, for a launcher.
 """
 
 import gc
+import logging
+import math
 import resource
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from training.checkpoint import run_tensors
 from training.config import load_config
 from training.distributed import full_state_dict, lay_out, local
 from training.flops import Cost
+from training.guard import RunStoppedError
 from training.loop import Trainer
 
 BATCH = 8
@@ -40,20 +43,24 @@ class Line(nn.Module):
 
 
 class LineStage:
-    """Fits a small network; process r of n sees its n-th part of every batch."""
+    """Fits a small network; process r of n sees its n-th part of every batch. broken_from: the batch from which on the
+    last process sees what is not finite."""
 
-    def __init__(self, accelerator: Accelerator, sharded: bool) -> None:
+    def __init__(self, accelerator: Accelerator, sharded: bool, broken_from: float = math.inf) -> None:
         torch.manual_seed(0)
         self.rank, self.count, self.taken = accelerator.process_index, accelerator.num_processes, 0
         self.noise = []
+        self.broken_from = broken_from
         with torch.device("meta" if sharded and self.rank else "cpu"):
             self.model = Line()
 
     def batches(self):
         while True:
             random = torch.Generator().manual_seed(self.taken)
+            batch = torch.randn(BATCH, 4, generator=random).chunk(self.count)[self.rank]
+            broken = self.taken >= self.broken_from and self.rank == self.count - 1
             self.taken += 1
-            yield torch.randn(BATCH, 4, generator=random).chunk(self.count)[self.rank]
+            yield batch * torch.nan if broken else batch
 
     def cost(self, batch):
         return Cost(len(batch), 0, 0)
@@ -86,19 +93,26 @@ class LineStage:
 
 
 def main(arguments: list[str]) -> int:
+    """arguments: the configuration, and the batch from which on one process sees what is not finite (default: none).
+    Returns the exit status: 2 for a run that the guard has stopped."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     config = load_config(Path(arguments[0]))
     layout = lay_out(config, accelerator)
-    stage = LineStage(accelerator, layout.sharded)
+    stage = LineStage(accelerator, layout.sharded, float(arguments[1]) if arguments[1:] else math.inf)
     trainer = Trainer(config, stage, accelerator, layout)
-    trainer.run()
+    status = 0
+    try:
+        trainer.run()
+    except RunStoppedError as error:
+        logging.warning("%s", error)
+        status = 2
     own = stage.model.state_dict() if not layout.sharded else full_state_dict(stage.model)
     torch.save(own, Path(config.output) / f"weights-{accelerator.process_index}.pt")
     torch.save(torch.stack(stage.noise), Path(config.output) / f"noise-{accelerator.process_index}.pt")
     layout.wait()
     accelerator.end_training()
-    return 0
+    return status
 
 
 # The same by the real command

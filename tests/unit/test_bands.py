@@ -1,7 +1,5 @@
 """Losses by noise level, and the figures of a run's speed."""
 
-import time
-
 import pytest
 import torch
 
@@ -67,26 +65,28 @@ def test_the_cost_of_a_batch_is_of_what_the_model_sees():
     assert batch_cost(config, batch(source=False, anchored=False)).tokens == 2 * 18
 
 
-def test_speed_counts_what_all_places_do_and_no_pauses():
+def test_speed_counts_what_all_places_do_and_no_pauses(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("training.meter.time.monotonic", lambda: now[0])
     meter = Meter(CPU, devices=4, places=2)
     meter.peak = 1e6
-    start = time.monotonic()
     with meter.loading():
-        time.sleep(0.05)
+        now[0] += 0.5
     for _ in range(2):
         meter.add(Cost(3, 100, 50_000))
-    time.sleep(0.05)
-    seconds = time.monotonic() - start
+    now[0] += 1.5
     with meter.paused():
-        time.sleep(0.2)
+        now[0] += 20.0
     read = meter.read()
-    assert read["samples_per_second"] == pytest.approx(12 / seconds, rel=0.1)
-    assert read["tokens_per_second"] == pytest.approx(400 / seconds, rel=0.1)
-    assert read["mfu"] == pytest.approx(200_000 / (seconds * 4 * 1e6), rel=0.1)
-    assert read["data_share"] == pytest.approx(0.05 / seconds, rel=0.2)
+    assert read["samples_per_second"] == pytest.approx(12 / 2)
+    assert read["tokens_per_second"] == pytest.approx(400 / 2)
+    assert read["mfu"] == pytest.approx(200_000 / (2 * 4 * 1e6))
+    assert read["data_share"] == pytest.approx(0.5 / 2)
     assert read["memory_gib"] > 0.01
     meter.add(Cost(1, 1, 1))
-    assert meter.read()["data_share"] == 0.0
+    now[0] += 4.0
+    read = meter.read()
+    assert read["data_share"] == 0.0 and read["samples_per_second"] == pytest.approx(2 / 4)
 
 
 def test_a_device_of_unknown_peak_has_speed_and_no_mfu():

@@ -1,6 +1,5 @@
 """Checkpoints on disk, stopping, and what a resumed run insists on. For killing see `tests/distributed`."""
 
-import json
 import os
 import random
 import signal
@@ -15,12 +14,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from tests.comparing import assert_trained
 from tests.unit.test_training_loop import ToyStage, assert_same, configuration, stop_after, weights_of
 from training.batch import Place
 from training.checkpoint import Checkpoints, describe, random_state, set_random_state, stored_config
 from training.config import ConfigError, OptimiserConfig, SaveConfig, TrainConfig
 from training.distributed import Layout
 from training.loop import Trainer
+from training.tracking import read_metrics
 from training.train import stop_on_signals
 
 CPU = torch.device("cpu")
@@ -110,11 +111,10 @@ def test_a_run_that_is_told_to_end_finishes_its_step_and_goes_on_later(tmp_path)
 
     resumed = Trainer(config, ToyStage(), Accelerator(cpu=True))
     assert resumed.resume() and resumed.run() and resumed.step == 6
+    for one in (resumed, whole):
+        assert_trained(read_metrics(one.folder), ToyStage().model.state_dict(), weights_of(one))
     assert_same(weights_of(resumed), weights_of(whole))
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("run", "whole")
-    ]
+    losses = [[line["loss"] for line in read_metrics(one.folder)] for one in (resumed, whole)]
     assert losses[0] == losses[1]
 
 

@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_nothing_prints_in_libraries():
 
 def test_import_sama_is_quick_and_touches_nothing():
     code = """
-import sys, socket, builtins, os
+import sys, socket, builtins, time
 def refuse(*a, **k): raise AssertionError("import sama opened a socket")
 socket.socket.connect = refuse
 wrote = []
@@ -67,19 +66,14 @@ def watched(file, mode="r", *a, **k):
     if set(mode) & set("wax+"): wrote.append(file)
     return real_open(file, mode, *a, **k)
 builtins.open = watched
+began = time.process_time()  # of this process alone, however busy the machine is
 import sama
+taken = time.process_time() - began
+assert taken < 0.5, f"import sama takes {taken:.2f} s of a processor"
 assert not wrote, wrote
 assert "torch" not in sys.modules and "diffusers" not in sys.modules, "import sama loads heavy libraries"
 """
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-B", "-c", code], check=True, cwd=ROOT, timeout=30)
-    assert time.monotonic() - start < 0.5 + interpreter_start()
-
-
-def interpreter_start() -> float:
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-B", "-c", "pass"], check=True, timeout=30)
-    return time.monotonic() - start
+    subprocess.run([sys.executable, "-B", "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
 def test_names_of_the_package_are_there_on_first_use():

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.comparing import assert_trained
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.batch import Place
@@ -33,6 +34,7 @@ from training.optim import build_optimisers, rate_factor
 from training.procedural.pack import Pack
 from training.stages import EditStage
 from training.storage import RoundedWeights, float8_rounded
+from training.tracking import read_metrics
 from training.vae import WEIGHTS_FILE
 
 
@@ -127,6 +129,7 @@ def test_two_steps_saved_and_two_more_are_four(tmp_path, float8_share):
     assert_same(weights_of(resumed), weights_of(half))
     resumed.run()
     assert resumed.step == 4
+    assert_trained(read_metrics(whole.folder), ToyStage().model.state_dict(), weights_of(whole))
     assert_same(weights_of(resumed), weights_of(whole))
     exported = [torch.load(tmp_path / folder / "exported.pt") for folder in ("run", "whole")]
     assert_same(*exported)
@@ -179,12 +182,14 @@ def test_muon_has_the_matrices_and_moves_convolutions():
 
 
 def test_a_broken_batch_is_skipped_and_counted(tmp_path):
-    run = trainer(configuration(tmp_path, max_steps=3), broken={1})
+    run = trainer(configuration(tmp_path, max_steps=5), broken={1})
     run.run()
     assert all(value.isfinite().all() for value in run.stage.model.state_dict().values())
     logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [log["skipped_steps"] for log in logs] == [0, 1, 1] and run.step == 3
-    assert [log["samples"] for log in logs] == [8, 16, 24]
+    assert [log["skipped_steps"] for log in logs] == [0, 1, 1, 1, 1] and run.step == 5
+    assert [log["samples"] for log in logs] == [8, 16, 24, 32, 40]
+    figures = {"loss", "part", "grad_norm"}
+    assert [len(figures & log.keys()) for log in logs] == [3, 0, 3, 3, 3], "those of the skipped step are left out"
 
 
 def test_gradients_are_clipped_to_the_norm_that_the_library_finds():

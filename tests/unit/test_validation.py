@@ -103,12 +103,12 @@ def test_losses_are_those_of_training(config):
     stage, validator = build(replace(config, watch=replace(config.watch, validation_samples=1)))
     record = validator.losses(stage.model, 0)
     sample = held_out_samples(config, stage.encoders, 1)[0].batch
-    found = torch.zeros(64)
-    random = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for index in range(len(found)):
-            found[index] = stage.errors(stage.model, sample, torch.tensor([0.5]), random)[0]
-    assert record["validation/raw/flow_0.5"] == pytest.approx(found.mean().item(), abs=4 * found.std().item())
+    for level, sigma in enumerate(SIGMAS):
+        random = generator("cpu", "validation", 0, level)  # of the first sample: the same at every look
+        with torch.no_grad():
+            flow, semantic = stage.errors(stage.model.eval(), sample, torch.tensor([sigma]), random)
+        assert record[f"validation/raw/flow_{sigma:g}"] == pytest.approx(float(flow), rel=1e-5)
+        assert record[f"validation/raw/semantic_{sigma:g}"] == pytest.approx(float(semantic), rel=1e-5)
 
 
 def test_both_kinds_of_weights_are_measured_and_the_run_is_left_as_it_was(config):

@@ -4,6 +4,7 @@ another session of an ablation."""
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from sama.shapes import TINY_BUCKETS, Bucket
 from training.config import TrainConfig
 from training.data.cache import ContentCache
 from training.encoders import Encoders
+from training.finite import NotFiniteError
+
+logger = logging.getLogger(__name__)
 
 TENSORS = ("anchors", "pairs", "tokens")
 """What is kept of a group beside its bucket and its latents."""
@@ -36,7 +40,7 @@ class GroupCache:
             _digest_of(Path(rendered.pack)), rendered.frames, rendered.paraphrases, config.seed, rank,
             [list(bucket) for bucket in TINY_BUCKETS],
         ]  # fmt: skip
-        self._unwritten: tuple[str, dict[str, Tensor], torch.cuda.Event | None] | None = None
+        self._unwritten: tuple[int, dict[str, Tensor], torch.cuda.Event | None] | None = None
 
     def __contains__(self, number: int) -> bool:
         return self._key(number) in self._entries
@@ -52,8 +56,7 @@ class GroupCache:
     def store(self, number: int, group: dict[str, Any], latents: Tensor) -> None:
         """Keep a group of `training.data.rendered.PairedClips` and its latents, unless it is there."""
         self.flush()
-        key = self._key(number)
-        if key in self._entries:
+        if number in self:
             return
         on_host = torch.empty(latents.shape, dtype=torch.bfloat16, pin_memory=latents.is_cuda)
         on_host.copy_(latents, non_blocking=True)
@@ -61,17 +64,20 @@ class GroupCache:
         if arrived is not None:
             arrived.record()
         entry = {name: group[name] for name in TENSORS}
-        self._unwritten = key, entry | {"bucket": torch.tensor(group["bucket"]), "latents": on_host}, arrived
+        self._unwritten = number, entry | {"bucket": torch.tensor(group["bucket"]), "latents": on_host}, arrived
 
     def flush(self) -> None:
-        """Write what was not written yet."""
+        """Write what was not written yet. A group that is not finite is named and not kept."""
         if self._unwritten is None:
             return
-        key, entry, arrived = self._unwritten
+        number, entry, arrived = self._unwritten
         if arrived is not None:
             arrived.synchronize()
-        self._entries.store(key, entry)
         self._unwritten = None
+        try:
+            self._entries.store(self._key(number), entry)
+        except NotFiniteError as error:
+            logger.warning("scene %d: %s", number, error)
 
     def _key(self, number: int) -> str:
         return self._entries.key("group", *self._decides, number)

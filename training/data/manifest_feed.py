@@ -6,10 +6,11 @@ batch that was taken, so that what workers have read ahead is read again after a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.batch import Batch, Place
+from training.batch import Batch, Place, without_broken_rows
 from training.config import ConfigError, TrainConfig
 from training.data.adapters import adapter
 from training.data.buckets import Signature, assign, batch_sizes, model_width, signatures, table
@@ -28,9 +29,11 @@ from training.data.cache import ContentCache
 from training.data.checks import report, shared_catalogue, write_dropped
 from training.data.clips import ClipError
 from training.data.manifest import Dropped, manifest_files
-from training.data.paired import Clip, PairedClips, Reading, ReadSample, ReadStep
+from training.data.paired import Clip, DataError, PairedClips, Reading, ReadSample, ReadStep
 from training.data.sampler import Sampler, make_groups
 from training.encoders import Encoders
+from training.finite import NotFiniteError
+from training.guard import SampleGuard
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +126,14 @@ class ManifestFeed:
             encoders.release()
         self.dataset = self.data.dataset(self.cache)
         self.replaced: Counter[str] = Counter()
-        """Samples that could not be read in this session, by origin."""
+        """Samples that could not be read or used in this session, by origin."""
+        self.guard = SampleGuard(config.guard)
         self._latents_type = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
     def batches(self) -> Iterator[Batch]:
-        """Batches from the present position on, without end."""
+        """Batches from the present position on, without end. A sample that does not encode to finite values is named,
+        and another of its batch takes its place. Raises DataError when samples cannot be read, NotFiniteError when too
+        many are not finite."""
         workers = self.config.data.workers
         loader = DataLoader(
             self.dataset,
@@ -140,9 +146,11 @@ class ManifestFeed:
             worker_init_fn=_one_thread,
             generator=torch.Generator(),  # else it draws a number from the global one, which belongs to the run
         )
-        for read in loader:
-            batch = self.encode(read)
+        for read in _said_plainly(loader):
+            batch, finite = without_broken_rows(self.encode(read))
             self._note(read.replaced)
+            self.guard.note(finite, [sample.number for sample in read.samples])
+            self._settle()
             self.sampler.take(read.step)
             yield batch
 
@@ -160,6 +168,7 @@ class ManifestFeed:
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and micro-steps taken of it, and what they were counted with."""
+        self._settle(wait=True)
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -171,12 +180,15 @@ class ManifestFeed:
         if self.cache:
             lines.append(f"latents, anchors and text states are kept in {self.cache.folder}")
         if self.replaced:
-            lines.append(f"{self.replaced.total()} samples could not be read and were replaced: {self._failures()}")
+            lines.append(
+                f"{self.replaced.total()} samples could not be read or encoded and were replaced: {self._failures()}"
+            )
         return "\n".join(lines)
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> Counter[str]:
         """Encode and keep what this place's share of the samples still lacks: targets, sources of edits, anchors and
-        every prompt. Returns how many entries were made, and of how many samples nothing could be read.
+        every prompt. Returns how many entries were made, of how many samples nothing could be read, and how many
+        entries were not finite and therefore not kept.
 
         progress: called with the number of samples done and their total. Raises ConfigError without a cache.
         """
@@ -202,18 +214,32 @@ class ManifestFeed:
         for clip in (source, target):
             if clip is not None and (key := self.dataset.latents_key(clip)) not in self.cache:
                 self._latents([Clip(clip.pixels(), None, key)])
-                made["latents"] += 1
+                made[self._kept("latents", key, str(clip.media))] += 1
         if self.dataset.reading.anchors and (key := self.dataset.anchor_key(target)) not in self.cache:
             picture = target.first().permute(2, 0, 1)
             self._anchors([ReadSample(Clip(None, None, ""), Clip(None, None, ""), "", "", "", None, key, picture)])
-            made["anchors"] += 1
+            made[self._kept("anchors", key, str(target.media))] += 1
         for prefix in self.dataset.prefixes(sample):
             for text in (sample.record.prompt, ""):
                 prompt = self.encoders.prompt(text, prefix)
-                if self.cache.key("text", prompt) not in self.cache:
+                if (key := self.cache.key("text", prompt)) not in self.cache:
                     self._texts([prompt])
-                    made["texts"] += 1
+                    made[self._kept("texts", key, prompt)] += 1
         return made
+
+    def _kept(self, what: str, key: str, name: str) -> str:
+        """`what`, if the entry was kept; otherwise it was not finite, which is told."""
+        assert self.cache is not None
+        if key in self.cache:
+            return what
+        logger.warning("%s: its %s are not finite and are not kept", name, what)
+        return "not finite"
+
+    def _keep(self, key: str, **tensors: Tensor) -> None:
+        """Store an entry, unless there is no cache or a value is not finite: that is told where the sample is known."""
+        if self.cache and key:
+            with contextlib.suppress(NotFiniteError):
+                self.cache.store(key, tensors)
 
     def _latents(self, clips: Sequence[Clip]) -> Tensor:
         """(N, C, F, H/8, W/8) on the device, in the run's type.
@@ -228,8 +254,7 @@ class ManifestFeed:
             encoded = self.encoders.latents(torch.stack(moved)).to(self._latents_type)
             for number, latents in zip(some, encoded, strict=True):
                 ready[number] = latents
-                if self.cache and clips[number].key:
-                    self.cache.store(clips[number].key, {"latents": latents})
+                self._keep(clips[number].key, latents=latents)
         for number, clip in enumerate(clips):
             if clip.latents is not None:
                 ready[number] = clip.latents.to(device, non_blocking=True)
@@ -244,8 +269,7 @@ class ManifestFeed:
                 continue
             picture = _present(sample.picture).to(device, non_blocking=True)
             anchor = self.encoders.anchors(picture.unsqueeze(0))[0]
-            if self.cache:
-                self.cache.store(sample.anchor_key, {"anchor": anchor})
+            self._keep(sample.anchor_key, anchor=anchor)
             ready.append(anchor)
         return torch.stack(ready)
 
@@ -260,7 +284,7 @@ class ManifestFeed:
             if found is None:
                 full = self.encoders.text_states([prompt])[0]
                 used = int(full.abs().amax(dim=1).nonzero().max()) + 1
-                self.cache.store(key, {"states": full[:used]})
+                self._keep(key, states=full[:used])
             else:
                 kept = found["states"].to(self.place.device)
                 full = kept.new_zeros(self.encoders.text_length, kept.shape[1])
@@ -272,11 +296,24 @@ class ManifestFeed:
         return self.data.folder / f"unreadable-{self.place.rank}.jsonl"
 
     def _note(self, replaced: Sequence[Dropped]) -> None:
-        """Write down what could not be read."""
+        """Write down what could not be used."""
         for drop in replaced:
             self.replaced[drop.origin] += 1
             with self._failures().open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(drop), ensure_ascii=False) + "\n")
+
+    def _settle(self, wait: bool = False) -> None:
+        """Name and write down the samples that are known by now not to be finite. NotFiniteError for too many."""
+        for number in self.guard.settle(wait):
+            record = self.data.catalogue[number].record
+            logger.warning("%s is not trained on: its latents, anchors or text states are not finite", record.origin)
+            detail = "latents, anchors or text states"
+            self._note([Dropped(record.number, record.origin, "not finite in training", detail)])
+        if self.guard.too_many():
+            raise NotFiniteError(
+                f"{self.guard} samples gave latents, anchors or text states that are not finite: look at the clips in "
+                f"{self._failures()}, or set precision=float32"
+            )
 
 
 def describe(config: TrainConfig, places: int = 1) -> str:
@@ -314,6 +351,14 @@ def _is_first() -> bool:
 def _present(tensor: Tensor | None) -> Tensor:
     assert tensor is not None  # a clip has pixels or latents, a sample a picture or an anchor
     return tensor
+
+
+def _said_plainly(steps: Iterable[ReadStep]) -> Iterator[ReadStep]:
+    """What a loader gives. A worker's DataError comes without the traceback that the loader puts before it."""
+    try:
+        yield from steps
+    except DataError as error:
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
 
 
 def _one_thread(worker: int) -> None:  # noqa: ARG001 - the loader's signature

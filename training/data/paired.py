@@ -65,7 +65,7 @@ class ReadSample:
 
     task: `edit`, a pretext task's name, or `none` for a clip that was left as it is: `source` is `target` then. prefix
     and text make the prompt; the text is empty where it was dropped. anchor: from the cache. picture: (3, H, W) uint8,
-    the target's first frame, where the anchor has to be made.
+    the target's first frame, where the anchor has to be made. number: in the catalogue.
     """
 
     source: Clip
@@ -76,6 +76,7 @@ class ReadSample:
     anchor: Tensor | None = None
     anchor_key: str = ""
     picture: Tensor | None = None
+    number: int = -1
 
 
 @dataclass
@@ -132,7 +133,7 @@ class PairedClips(Dataset[ReadStep]):
             source = Clip(task.perturb(lazy.pixels(), random).frames, None, "")
         else:
             source = target
-        read = ReadSample(source, target, prefix, text, name)
+        read = ReadSample(source, target, prefix, text, name, number=draw.sample)
         if reading.anchors:
             self._add_anchor(read, lazy)
         return read

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +19,15 @@ import torch
 from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS
-from training.batch import Batch, Place
+from training.batch import Batch, Place, without_broken_rows
 from training.closed_yaml import hint
 from training.config import ConfigError, TrainConfig
 from training.data.group_cache import GroupCache
 from training.data.latents import LatentStore
 from training.data.rendered import PairedClips, RenderedGroups, stream
 from training.encoders import CLIPS_AT_ONCE, Encoders
+from training.finite import NotFiniteError, finite_rows
+from training.guard import SampleGuard
 from training.procedural.edits import TASKS
 from training.randomness import derived_seed
 
@@ -53,10 +56,13 @@ class RenderedFeed:
         self.filled = 0
         """Groups that were encoded before the first batch; 0: not yet known."""
         self.drawn = 0
+        self.guard = SampleGuard(config.guard)
+        """Of clips as they are encoded, by the number of their scene."""
         self._random = torch.Generator(place.device)
 
     def batches(self) -> Iterator[Batch]:
-        """Fill the store, then draw from it; `refresh_per_step` new groups are encoded before each batch."""
+        """Fill the store, then draw from it; `refresh_per_step` new groups are encoded before each batch. Clips that do
+        not encode to finite values are named and not trained on. Raises NotFiniteError when they are too many."""
         refresh = self.data.refresh_per_step
         encoded = self.filled + math.floor(self.drawn * refresh)
         turns_gone = max(0, encoded // len(TINY_BUCKETS) - self.capacity)  # of all buckets: what was replaced since
@@ -72,6 +78,7 @@ class RenderedFeed:
             due = math.floor((self.drawn + 1) * refresh) - math.floor(self.drawn * refresh)
             for _ in range(due):
                 store.add(*next(groups))
+                self._settle()
             batch = self._draw(store)
             self.drawn += 1
             yield batch
@@ -113,7 +120,8 @@ class RenderedFeed:
         chance = torch.rand(len(drawn.token_ids), 1, generator=self._random, device=self.place.device)
         token_ids = torch.where(chance < config.data.text_dropout, encoders.bare_ids, drawn.token_ids)
         anchors = encoders.anchors(drawn.pictures) if config.objective.semantic_weight else None
-        return Batch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors)
+        batch, _ = without_broken_rows(Batch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors))
+        return batch
 
     def _kind_of(self, batch: int) -> tuple[int, bool, float]:
         """Of a batch by its number: its number in the store, whether it is one of images, and its share of
@@ -142,8 +150,19 @@ class RenderedFeed:
                 break
         if self._cache is not None:
             self._cache.flush()
+        self._settle(ended=True)
         self.filled = self.filled or count
         logger.info("encoded %d groups in %.0f s: %s", count, time.monotonic() - start, store.counts())
+
+    def _settle(self, ended: bool = False) -> None:
+        """Name the scenes that are known by now not to be finite. ended: of all that were encoded, of which too many
+        may not be finite either, however few they are. Raises NotFiniteError for too many."""
+        for number, clips in Counter(self.guard.settle(wait=ended)).items():
+            logger.warning("scene %d: the latents of %d clips are not finite; they are not trained on", number, clips)
+        if self.guard.too_many(ended):
+            raise NotFiniteError(
+                f"{self.guard} drawn clips gave latents that are not finite: try another `base`, or precision=float32"
+            )
 
     @cached_property
     def _cache(self) -> GroupCache | None:
@@ -167,7 +186,7 @@ class RenderedFeed:
         dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.place.rank, start=start)
         travel = torch.cuda.Stream(device) if device.type == "cuda" else None
         ahead: tuple[dict[str, Any], Tensor] | None = None
-        for group in stream(dataset, self.config.data.workers, pin=travel is not None):
+        for number, group in enumerate(stream(dataset, self.config.data.workers, pin=travel is not None), start - 1):
             with torch.cuda.stream(travel):  # None: does nothing
                 clips = group.pop("clips")
                 room = math.ceil(len(clips) / CLIPS_AT_ONCE) * CLIPS_AT_ONCE
@@ -175,7 +194,9 @@ class RenderedFeed:
                 moved[: len(clips)].copy_(clips, non_blocking=True)
             group["count"] = len(clips)
             if ahead:
-                yield ahead[0], self.encoders.latents(ahead[1])[: ahead[0]["count"]]
+                latents = self.encoders.latents(ahead[1])[: ahead[0]["count"]]
+                self.guard.note(finite_rows(latents), [number] * len(latents))
+                yield ahead[0], latents
             if travel is not None:
                 torch.cuda.current_stream(device).wait_stream(travel)
                 moved.record_stream(torch.cuda.current_stream(device))

@@ -171,6 +171,7 @@ class JudgeClient:
             with self._lock:
                 until = time.monotonic() + min(retry_after, self.server.longest_wait)
                 self._quiet_until = max(self._quiet_until, until)
+            logger.debug("the server asks for quiet: %.1f s", retry_after)
             return
         longest = min(self.server.longest_wait, self.server.first_wait * 2**attempt)
         if self._stopped.wait(longest * self._jitter.uniform(0.5, 1)):
