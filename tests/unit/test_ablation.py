@@ -203,7 +203,7 @@ precision: float32
 batch_size: 2
 max_steps: 50
 model: {model}
-data: {{workers: 0, rendered: {{pack: none, frames: 5, paraphrases: 1, pretext_share: 0.5}}}}
+data: {{workers: 0, rendered: {{pack: {base}, frames: 5, paraphrases: 1, pretext_share: 0.5}}}}
 optimiser: {{warmup_steps: 1, learning_rate: 0.01}}
 watch: {{validation_samples: 1, sample_steps: 1}}
 """
@@ -213,6 +213,7 @@ def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(Pack, "load", lambda path: pack)
     tiny_pipeline().save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "pack.json").touch()
     (tmp_path / "toy.yaml").write_text(YAML.format(base=tmp_path / "base", model=json.dumps(MODEL)))
     write_cases(make_cases(pack, ["recolour", "style"], 1, frames=(5,), paraphrases=0), tmp_path / "cases.jsonl")
     out, page = tmp_path / "out", tmp_path / "docs" / "ablation.md"
@@ -277,6 +278,7 @@ def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch
 def test_parts_of_the_scenes_are_encoded_once(tmp_path, pack, monkeypatch, caplog, capsys):  # noqa: F811
     monkeypatch.setattr(Pack, "load", lambda path: pack)
     tiny_pipeline().save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "pack.json").touch()
     (tmp_path / "toy.yaml").write_text(YAML.format(base=tmp_path / "base", model=json.dumps(MODEL)))
     cache = tmp_path / "scenes"
     command = ["encode", "--config", str(tmp_path / "toy.yaml"), "--groups", "3"]
@@ -291,6 +293,17 @@ def test_parts_of_the_scenes_are_encoded_once(tmp_path, pack, monkeypatch, caplo
             assert main([*command, "--share", share]) == 0
         counts.append(int(re.search(r"encoded (\d+) scenes", caplog.text)[1]))
     assert counts == [2, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("command", ["run --steps 3 --judges 0", "encode --set data.rendered.cache=x"])
+def test_without_the_material_one_sentence_says_how_to_get_it(command, tmp_path, capsys):
+    place = ["--set", f"data.rendered.pack={tmp_path}"] + (["--out", str(tmp_path)] if "run" in command else [])
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--config", "training/configs/tiny_sft.yaml", *place])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"training.procedural.ingredients --out {tmp_path}" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):

@@ -36,7 +36,7 @@ from training.ablation.plan import (
 from training.config import ConfigError, load_config
 from training.evaluation.cases import PUBLISHED, CaseError, CaseLine, read_cases
 from training.procedural.edits import TASKS
-from training.procedural.pack import PackError
+from training.procedural.pack import PackError, require_pack
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
         return
     from training.ablation.session import Session
 
+    require_pack(config.data.rendered.pack)
     session = Session(config, options.groups, lines, options.out, options.judges)
     if plan.steps:
         write_plan(plan, options.out)
@@ -83,8 +84,9 @@ def encode(options: argparse.Namespace) -> None:
     from training.encoders import Encoders
     from training.precision import use_fast_kernels
 
-    use_fast_kernels()
     config = common_config(load_config(options.config, options.overrides), options.groups)
+    require_pack(config.data.rendered.pack)
+    use_fast_kernels()
     place = Place(0, 1, Accelerator().device)
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
     count = fill_cache(config, encoders, place, read_share(options.share))
