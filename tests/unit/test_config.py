@@ -66,7 +66,31 @@ def test_what_is_missing_is_told_in_one_sentence_with_status_2(path, capsys, ove
 
 def test_configurations_are_shipped():
     tiny = {"tiny_vae", "tiny_tower", "tiny_pretrain", "tiny_sft", "tiny_refine", "debug_cpu"}
-    assert {path.stem for path in CONFIGS} >= tiny | {"wan_1_3b_pretrain", "wan_1_3b_sft", "wan_14b_sft"}
+    assert {path.stem for path in CONFIGS} >= tiny | {
+        "wan_1_3b_pretrain",
+        "wan_1_3b_sft",
+        "wan_14b_pretrain",
+        "wan_14b_sft",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "places"), [("1_3b_pretrain", 8), ("1_3b_sft", 8), ("14b_pretrain", 16), ("14b_sft", 16)]
+)
+def test_the_wan_configurations_hold_what_the_paper_publishes(name, places):
+    config = load_config(Path(f"training/configs/wan_{name}.yaml"))
+    assert (config.optimiser.learning_rate, config.optimiser.ema_decay) == (2e-5, 0.9998)
+    assert (config.objective.semantic_weight, config.objective.edit_weight) == (0.1, 1.0)
+    assert config.stage == name.split("_")[-1] and config.objective.pretext == (config.stage == "pretrain")
+    manifest, micro_steps = config.data.manifest, places * config.accumulate
+    images = micro_steps * manifest.image_share / (manifest.image_share + (1 - manifest.image_share) * 4)
+    assert (round(images) * manifest.image_batch, micro_steps - round(images)) == (448, 112)
+    first = name.replace("sft", "pretrain")
+    assert config.start_from == (f"runs/wan_{first}" if config.stage == "sft" else config.base)
+    adapters = {"nhr_edit", "gpt_image_edit", "x2edit", "koala", "motion_bench"}
+    if config.stage == "sft":
+        adapters = {"nhr_edit", "pico_banana", "ditto_style", "openve", "reco"}
+    assert {one.adapter for one in manifest.sets} == adapters
 
 
 def test_an_unknown_key_is_named_with_the_right_one(path):
