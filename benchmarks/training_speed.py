@@ -4,7 +4,8 @@
     python -m benchmarks.training_speed --out runs/speed 14b_lora_81 1.3b_full_81:checkpointing=full
     torchrun --nproc-per-node 4 -m benchmarks.training_speed --out runs/speed 1.3b_full_81 1.3b_full_81:sequence=2
     accelerate launch -m benchmarks.training_speed --out runs/speed 1.3b_full_81
-    python -m benchmarks.training_speed --table runs/speed                     # the JSON files as a Markdown table
+    python -m benchmarks.training_speed --out runs/speed --keep docs/training/speed.json     # its results, in one file
+    python -m benchmarks.training_speed --table docs/training/speed.json       # a folder or a file as a Markdown table
     python -m benchmarks.training_speed --out /tmp/toy --toy                   # every setting's code, on a CPU
 
 What is timed is `training.loop.Trainer` on a `training.stages.EditStage`, from the encoded batch on: forward, backward,
@@ -44,7 +45,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.training_settings import SETTINGS, Setting, parse_setting, table, write_result
+from benchmarks.training_settings import SETTINGS, Setting, keep_results, parse_setting, table, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -265,6 +266,7 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "devices": accelerator.num_processes,
         "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
         "sharded": layout.sharded,
         "parameters": parameters,
         "trained": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
@@ -378,13 +380,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="folder of the JSON files")
     parser.add_argument("--minutes", type=float, default=30.0, help="for all settings together")
     parser.add_argument("--toy", action="store_true", help="small models on the CPU: to try the code, not the speed")
-    parser.add_argument("--table", type=Path, metavar="FOLDER", help="print the results of a folder, and end")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="put the results in --out into one file, and end")
+    parser.add_argument("--table", type=Path, metavar="PLACE", help="print the results of a folder or a file, and end")
     parser.add_argument("--here", action="store_true", help="in this process, as under torchrun and accelerate launch")
     options = parser.parse_args()
-    if options.table:
-        sys.stdout.write(table(options.table))
-        return 0
     try:
+        if options.keep:
+            sys.stdout.write(f"{keep_results(options.out, options.keep)} results in {options.keep}\n")
+        if options.table:
+            sys.stdout.write(table(options.table))
+        if options.keep or options.table:
+            return 0
         for text in options.settings:
             parse_setting(text)
     except ValueError as error:

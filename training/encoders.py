@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 import transformers
 from diffusers import AutoencoderKLWan
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
+from transformers.utils.hub import cached_file
 
 from sama.pretext import EDIT_PREFIX
 from sama.prompts import Spelling, model_prompt
@@ -34,8 +36,12 @@ WAN_TEXT_LENGTH = 512
 
 TOWER_FOLDER = "semantic_tower"
 
-SAMPLED_VALUES = 1024
-"""Values of each tensor that the fingerprint reads: a trained or rounded copy differs in nearly all of them."""
+SAMPLED_BLOCKS, BLOCK_BYTES = 2048, 4096
+"""What the fingerprint reads of a file of weights, spread evenly over it (all of a file below 8 MB): a trained or
+rounded copy differs in nearly every block."""
+
+_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+_FORMATS = ("safetensors", "bin")
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,6 @@ class Encoders:
 
     def release(self) -> None:
         """Let go of text encoder and tower; they are loaded again if they are used again."""
-        self.fingerprint()
         for name in ("text", "tower"):
             self.__dict__.pop(name, None)
 
@@ -213,11 +218,13 @@ class Encoders:
             return anchor_tokens(self.tower, pictures.float() / 255).float()
 
     def fingerprint(self) -> str:
-        """A hash of the weights in use and of how they are used, for the keys of caches."""
-        parts: Mapping[str, Any] = {"vae": lambda: self.vae, "text": lambda: self.text, "tower": lambda: self.tower}
-        for name, part in parts.items():
+        """A hash of the weights in use and of how they are used, for the keys of caches. Reads the files and loads no
+        model. Raises ConfigError naming the part whose weights are not there."""
+        tower, options = self._tower_from
+        parts = {"vae": (self.base, "vae"), "text": (self.base, "text_encoder"), "tower": (tower, *options.values())}
+        for name, place in parts.items():
             if name not in self._fingerprints:
-                self._fingerprints[name] = _hash_of(part())
+                self._fingerprints[name] = _hash_of(_weight_files(*place))
         everything = (self.precision, self.text_length, self.spelling, *sorted(self._fingerprints.items()))
         return hashlib.blake2b(repr(everything).encode(), digest_size=12).hexdigest()
 
@@ -239,10 +246,34 @@ def _found(kind: Any, name: str, **options: Any) -> Any:
         ) from error
 
 
-def _hash_of(module: nn.Module) -> str:
+def _weight_files(name: str, subfolder: str = "") -> list[Path]:
+    """The files of a part's weights in a folder, or in the Hub's cache (fetched where they are missing)."""
+
+    def find(file: str) -> Path | None:
+        try:
+            found = cached_file(name, file, subfolder=subfolder, _raise_exceptions_for_missing_entries=False)
+        except OSError as error:
+            raise ConfigError(f"{name}/{subfolder} cannot be read: {str(error).strip().splitlines()[0]}") from error
+        return Path(found) if found else None
+
+    for stem, kind in itertools.product(_STEMS, _FORMATS):
+        if (single := find(f"{stem}.{kind}")) is not None:
+            return [single]
+        if (index := find(f"{stem}.{kind}.index.json")) is not None:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            return [shard for shard in map(find, shards) if shard is not None]
+    raise ConfigError(f"{name}/{subfolder} has no weights: set `base` and `tower` to what there is")
+
+
+def _hash_of(files: Sequence[Path]) -> str:
+    """A hash of the sizes of files and of blocks spread over them."""
     digest = hashlib.blake2b(digest_size=12)
-    for name, tensor in module.state_dict().items():
-        step = max(1, tensor.numel() // SAMPLED_VALUES)
-        values = tensor.detach().flatten()[::step].float().cpu().numpy()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + values.tobytes())
+    for path in files:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        step = max(BLOCK_BYTES, size // SAMPLED_BLOCKS)
+        with path.open("rb") as file:
+            for start in range(0, size, step):
+                file.seek(start)
+                digest.update(file.read(BLOCK_BYTES))
     return digest.hexdigest()

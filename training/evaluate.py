@@ -31,7 +31,7 @@ from training.evaluation.report import write_report
 from training.evaluation.runner import Examination, about_model, examine, finished, read_later, write_sheets
 from training.evaluation.scoring import Judge, Score, unread
 from training.procedural.edits import TASKS
-from training.procedural.pack import Pack, PackError
+from training.procedural.pack import Pack, PackError, require_pack
 from training.values import Count, Frames, NonNegative, Number, argument
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ Quality = Annotated[int, Field(ge=0, le=101)]
 
 def run(options: argparse.Namespace) -> None:
     """Examine a model, and write its report and sheets."""
+    require_pack(options.pack)
     lines = _lines(options)
     how = Examination(
         options.model, options.pack, options.device, options.steps, options.guidance, options.wordings, options.worded,
@@ -108,6 +109,7 @@ def score(options: argparse.Namespace) -> None:
     from training.evaluation.editor import load_tower
     from training.evaluation.foreign import score_folder
 
+    require_pack(options.pack)
     lines = _lines(options)
     distance = None if options.tower == "none" else load_tower(options.tower)
     scores, missing = score_folder(lines, options.results, Judge(Pack.load(options.pack), distance))

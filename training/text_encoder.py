@@ -121,11 +121,16 @@ def build(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
 
 
 def main() -> None:
+    from training.procedural.pack import PackError
+
     parser = argparse.ArgumentParser(description="Build the embedded text encoder.")
     parser.add_argument("--out", type=Path, default=Path("assets/sama-tiny"))
     parser.add_argument("--pack", default="data/pack", help="the pair generator's pack, whose words are kept whole")
     arguments = parser.parse_args()
-    extra = generator_words(arguments.pack)
+    try:
+        extra = generator_words(arguments.pack)
+    except PackError as error:
+        parser.exit(2, f"{error}\n")
     with tempfile.TemporaryDirectory() as folder:
         build(fetch(Path(folder)), arguments.out, extra)
 

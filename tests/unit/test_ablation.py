@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from shutil import rmtree
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from tests.tiny import tiny_pipeline, tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.ablation.__main__ import main
 from training.ablation.models import AnchorlessTransformer, ShiftedTransformer, build_variant
-from training.ablation.plan import VARIANTS, Plan, Run, common_config, run_config, share_of
+from training.ablation.plan import VARIANTS, Plan, Run, common_config, run_config, share_of, stage0_config
+from training.ablation.record import read_record
 from training.ablation.results import CLAIMS, Outcome, agreement, effect, over_seeds
 from training.config import ConfigError, DataConfig, ObjectiveConfig, RenderedConfig, TrainConfig
 from training.evaluation.cases import make_cases, write_cases
@@ -76,8 +78,21 @@ def test_variants_differ_from_the_method_in_what_they_say(tmp_path):
     assert differing == {
         "baseline": [True, True, False, False], "anchoring": [False, True, False, False],
         "motion": [True, False, False, False], "both": [False] * 4, "shifted": [False] * 4,
-        "unplaced": [False, False, True, False], "stage0": [False, False, False, True],
+        "unplaced": [False, False, True, False], "stage0": [False, False, False, True], "two_stages": [False] * 4,
     }  # fmt: skip
+
+
+def test_the_variant_of_two_stages_divides_the_budget(tmp_path):
+    common = common_config(config(), groups=20)
+    run, alone = Run(BY_NAME["two_stages"], 1), Run(BY_NAME["stage0"], 1)
+    first, then = stage0_config(common, run, 101, tmp_path), run_config(common, run, 101, tmp_path)
+    assert first.max_steps + then.max_steps == 101 and abs(first.max_steps - then.max_steps) == 1
+    assert (first.stage, then.stage) == ("pretrain", "sft")
+    assert first.fingerprint() == run_config(common, alone, first.max_steps, tmp_path).fingerprint()
+    both = run_config(common, Run(BY_NAME["both"], 1), then.max_steps, tmp_path)
+    assert then.fingerprint() == both.fingerprint()
+    assert len({first.output, then.output, both.output}) == 3
+    assert stage0_config(common, alone, 101, tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +203,7 @@ precision: float32
 batch_size: 2
 max_steps: 50
 model: {model}
-data: {{workers: 0, rendered: {{pack: none, frames: 5, paraphrases: 1, pretext_share: 0.5}}}}
+data: {{workers: 0, rendered: {{pack: {base}, frames: 5, paraphrases: 1, pretext_share: 0.5}}}}
 optimiser: {{warmup_steps: 1, learning_rate: 0.01}}
 watch: {{validation_samples: 1, sample_steps: 1}}
 """
@@ -198,54 +213,72 @@ def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(Pack, "load", lambda path: pack)
     tiny_pipeline().save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "pack.json").touch()
     (tmp_path / "toy.yaml").write_text(YAML.format(base=tmp_path / "base", model=json.dumps(MODEL)))
     write_cases(make_cases(pack, ["recolour", "style"], 1, frames=(5,), paraphrases=0), tmp_path / "cases.jsonl")
     out, page = tmp_path / "out", tmp_path / "docs" / "ablation.md"
     command = [
         "run", "--config", str(tmp_path / "toy.yaml"), "--cases", str(tmp_path / "cases.jsonl"), "--out", str(out),
-        "--groups", "5", "--seeds", "2", "--per-task", "1", "--judges", "0", "--variants", "baseline", "stage0",
+        "--groups", "5", "--seeds", "2", "--per-task", "1", "--judges", "0", "--variants", "both", "two_stages",
     ]  # fmt: skip
     with pytest.raises(SystemExit):
         main(command)  # no steps, no budget
     assert main([*command, "--steps", "3", "--share", "0/2"]) == 0
     done = sorted(file.parent.name for file in out.rglob("result.json"))
-    assert done == ["baseline-seed0", "baseline-seed1"]
-    first = (out / "baseline-seed0" / "result.json").stat().st_mtime_ns
+    assert done == ["both-seed0", "both-seed1"]
+    first = (out / "both-seed0" / "result.json").stat().st_mtime_ns
     assert main(command) == 0  # the steps are known by now
     assert len(list(out.rglob("result.json"))) == 4
-    assert (out / "baseline-seed0" / "result.json").stat().st_mtime_ns == first
+    assert (out / "both-seed0" / "result.json").stat().st_mtime_ns == first
     with pytest.raises(SystemExit):
         main([*command, "--steps", "4"])
 
-    page.parent.mkdir()
-    report = ["report", "--out", str(out), "--page", str(page), "--notes", str(tmp_path / "notes.md")]
+    record = tmp_path / "docs" / "ablation" / "results.json"
+    assert main(["collect", "--out", str(out), "--record", str(record)]) == 0
+    rows = [json.loads(line) for line in (out / "two_stages-seed1" / "metrics.jsonl").read_text().splitlines()]
+    first = [json.loads(line) for line in (out / "two_stages-seed1/stage0/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in first if "flow" in row] == [1, 2]
+    assert [row["step"] for row in rows if "flow" in row] == [1]
+    assert any("validation/raw/flow" in row for row in rows)
+    losses = [
+        [row["flow"] for row in map(json.loads, (out / f"both-seed{n}/metrics.jsonl").open()) if "flow" in row]
+        for n in (0, 1)
+    ]
+    assert losses[0] != losses[1] and all(map(math.isfinite, losses[0] + losses[1]))
+    begun = next(row["flow"] for row in rows if "flow" in row)
+    assert abs(begun - losses[1][0]) > 1e-6, "stage 1 began with random weights, as `both` does with the same batch"
+    scored = {
+        name: json.loads((out / f"{name}-seed0/cases/style-704000.json").read_text()) for name in ("both", "two_stages")
+    }
+    rmtree(out)  # a clone has the record alone
+
+    report = ["report", "--record", str(record), "--page", str(page), "--notes", str(tmp_path / "notes.md")]
     with pytest.raises(SystemExit):
         main(report)  # there are no notes yet
     (tmp_path / "notes.md").write_text("Three steps say nothing.\n")
     assert main(report) == 0
     text = page.read_text()
-    assert text.index("Three steps say nothing.") < text.index("| baseline |")
-    assert "| baseline |" in text and "| stage 0 alone |" in text and "| *truth* | 100 % |" in text
+    assert text.index("Three steps say nothing.") < text.index("| both |")
+    assert "| both |" in text and "| stage 0, then stage 1 |" in text and "| *truth* | 100 % |" in text
+    assert "| stage 0 before stage 1 is better than stage 1 alone |" in text
     assert "Not complete" not in text and "3 steps a run" in text
     for name in ("losses", "scores"):
         assert (page.parent / "ablation" / f"{name}.png").stat().st_size > 5000
-    rows = [json.loads(line) for line in (out / "stage0-seed1" / "metrics.jsonl").read_text().splitlines()]
-    assert {row["step"] for row in rows if "flow" in row} == {1, 2, 3}
-    assert any("validation/raw/flow" in row for row in rows)
-    curves = [
-        [
-            row["flow"]
-            for row in map(json.loads, (out / f"baseline-seed{seed}" / "metrics.jsonl").open())
-            if "flow" in row
-        ]
-        for seed in (0, 1)
-    ]
-    assert curves[0] != curves[1]
+    kept = read_record(record)
+    assert kept.plan.steps == 3 and set(kept.references) == {"source", "truth"}
+    for name, runs in kept.outcomes.items():
+        assert [run.facts["seed"] for run in runs] == [0, 1]
+        result = runs[0].scores["style-704000"].result
+        assert result.inside == pytest.approx(scored[name]["result"]["inside"], rel=1e-4)
+        assert result.followed == scored[name]["result"]["followed"]
+    assert [step for step, _ in kept.outcomes["two_stages"][0].curves["flow"]] == [1, 2, 3]
+    assert [value for _, value in kept.outcomes["both"][1].curves["flow"]] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_parts_of_the_scenes_are_encoded_once(tmp_path, pack, monkeypatch, caplog, capsys):  # noqa: F811
     monkeypatch.setattr(Pack, "load", lambda path: pack)
     tiny_pipeline().save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "pack.json").touch()
     (tmp_path / "toy.yaml").write_text(YAML.format(base=tmp_path / "base", model=json.dumps(MODEL)))
     cache = tmp_path / "scenes"
     command = ["encode", "--config", str(tmp_path / "toy.yaml"), "--groups", "3"]
@@ -262,7 +295,21 @@ def test_parts_of_the_scenes_are_encoded_once(tmp_path, pack, monkeypatch, caplo
     assert counts == [2, 1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("command", ["run --steps 3 --judges 0", "encode --set data.rendered.cache=x"])
+def test_without_the_material_one_sentence_says_how_to_get_it(command, tmp_path, capsys):
+    place = ["--set", f"data.rendered.pack={tmp_path}"] + (["--out", str(tmp_path)] if "run" in command else [])
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--config", "training/configs/tiny_sft.yaml", *place])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"training.procedural.ingredients --out {tmp_path}" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["report", "--out", str(tmp_path), "--page", str(tmp_path / "a.md")])
+        main(["report", "--record", str(tmp_path / "results.json"), "--page", str(tmp_path / "a.md")])
+    assert stopped.value.code == 2 and "training.ablation collect" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["collect", "--out", str(tmp_path), "--record", str(tmp_path / "results.json")])
     assert stopped.value.code == 2 and "run one with" in capsys.readouterr().err

@@ -400,6 +400,25 @@ def test_what_is_missing_is_told_in_one_sentence_with_status_2(path, capsys, ove
     assert message in told[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "places"), [("1_3b_pretrain", 8), ("1_3b_sft", 8), ("14b_pretrain", 16), ("14b_sft", 16)]
+)
+def test_the_wan_configurations_hold_what_the_paper_publishes(name, places):
+    config = load_config(Path(f"training/configs/wan_{name}.yaml"))
+    assert (config.optimiser.learning_rate, config.optimiser.ema_decay) == (2e-5, 0.9998)
+    assert (config.objective.semantic_weight, config.objective.edit_weight) == (0.1, 1.0)
+    assert config.stage == name.split("_")[-1] and config.objective.pretext == (config.stage == "pretrain")
+    manifest, micro_steps = config.data.manifest, places * config.accumulate
+    images = micro_steps * manifest.image_share / (manifest.image_share + (1 - manifest.image_share) * 4)
+    assert (round(images) * manifest.image_batch, micro_steps - round(images)) == (448, 112)
+    first = name.replace("sft", "pretrain")
+    assert config.start_from == (f"runs/wan_{first}" if config.stage == "sft" else config.base)
+    adapters = {"nhr_edit", "gpt_image_edit", "x2edit", "koala", "motion_bench"}
+    if config.stage == "sft":
+        adapters = {"nhr_edit", "pico_banana", "ditto_style", "openve", "reco"}
+    assert {one.adapter for one in manifest.sets} == adapters
+
+
 def test_the_fingerprint_is_of_what_decides(path):
     one = load_config(path).fingerprint()
     for neutral in (

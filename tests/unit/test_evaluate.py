@@ -262,8 +262,10 @@ def test_a_run_goes_on_where_it_was_and_writes_everything(tmp_path, model, pack,
     monkeypatch.setattr(Pack, "load", lambda path: pack)
     lines = make_cases(pack, ["recolour", "subtitle_add"], per_task=2, frames=(5,), paraphrases=1)
     write_cases(lines, tmp_path / "cases.jsonl")
+    (tmp_path / "pack.json").touch()
     command = [
         "--model", str(model), "--cases", str(tmp_path / "cases.jsonl"), "--work", str(tmp_path / "work"),
+        "--pack", str(tmp_path),
         "--out", str(tmp_path / "out"), "--steps", "1", "--wordings", "1", "--worded", "1", "--sheets", "1",
     ]  # fmt: skip
     assert main([*command, "--per-task", "1"]) == 0
@@ -303,6 +305,20 @@ def test_another_wording_is_another_case(tmp_path, pack):  # noqa: F811
     assert runner.finished(tmp_path, line)
     assert runner.finished(tmp_path, line, wordings=1) is None
     assert runner.finished(tmp_path, replace(line, instruction="something else")) is None
+
+
+@pytest.mark.parametrize("command", ["run", "export", "cases", "score --results .", "read --work ."])
+def test_without_the_material_one_sentence_says_how_to_get_it(command, tmp_path, capsys, monkeypatch):
+    for name in ("load_editor", "load_tower"):
+        monkeypatch.setattr(f"training.evaluation.editor.{name}", lambda *_: pytest.fail("a model was loaded before"))
+    (tmp_path / "about.json").write_text("{}")
+    words = [str(tmp_path) if word == "." else word for word in command.split()]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--out", str(tmp_path / "out"), "--pack", str(tmp_path / "pack")])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"training.procedural.ingredients --out {tmp_path / 'pack'}" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_are_one_sentence(tmp_path, capsys):

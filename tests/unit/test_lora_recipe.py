@@ -10,10 +10,12 @@ import torch
 from safetensors import safe_open
 
 from sama.edit import load_pipeline
+from sama.video import read_clip, write_clip
 from tests.tiny import tiny_clip, tiny_pipeline
 from training.config import load_config
 from training.data.manifest_feed import ManifestData
 from training.procedural.styles import STYLES
+from training.recipes import score_style
 from training.recipes.make_style_pairs import CUTS, FRAMES, PROMPTS, SIZE, make_pairs, sources
 from training.recipes.thermal import thermal
 from training.train import train
@@ -92,3 +94,19 @@ def test_a_run_ends_with_a_file_that_changes_edits(manifest, tmp_path):
         return pipeline(video=clip, prompt="red", generator=torch.Generator().manual_seed(0)).frames
 
     assert np.abs(edited(str(path)) - edited()).max() > 1e-3
+
+
+def test_results_are_scored_against_the_style_itself(tmp_path, clips, capsys):
+    source = clips[0]
+    write_clip(tmp_path / "source.mp4", source, 12)
+    read = read_clip(tmp_path / "source.mp4")
+    styled = np.stack([thermal(frame) for frame in read[:5]])
+    for name, clip in {"styled": styled, "off": 255 - styled, "same": read, "small": read[:, ::2, ::2]}.items():
+        write_clip(tmp_path / f"{name}.mp4", clip, 12)
+    paths = [str(tmp_path / f"{name}.mp4") for name in ("source", "styled", "off", "same")]
+    assert score_style.main(paths) == 0
+    decibels = [float(line.split()[-2]) for line in capsys.readouterr().out.splitlines()]
+    assert decibels[0] > 25 > 12 > max(decibels[1:])
+    with pytest.raises(SystemExit) as stopped:
+        score_style.main([paths[0], str(tmp_path / "small.mp4")])
+    assert stopped.value.code == 2 and "no edit of a source" in capsys.readouterr().err

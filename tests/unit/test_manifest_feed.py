@@ -5,11 +5,14 @@ import os
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import BertModel, SiglipVisionModel
 
 from sama.pretext import PRETEXT_TASKS, sample_generator
 from sama.shapes import Bucket
@@ -286,7 +289,7 @@ def test_text_is_dropped_by_sample_and_turn(tmp_path, base, media):
     assert texts == [data.read(draw, SQUARE).text for draw in draws]
 
 
-def test_a_cached_batch_is_the_same_batch_and_needs_no_pixels(tmp_path, base, media):
+def test_a_cached_batch_is_the_same_batch_and_needs_neither_pixels_nor_encoders(tmp_path, base, media, monkeypatch):
     folder = copy_of(media, tmp_path / "media")
     config = configuration(tmp_path / "o", base, pairs(folder), images(folder), cache=str(tmp_path / "cache"))
     cold = batches(feed(config), 8)
@@ -297,10 +300,31 @@ def test_a_cached_batch_is_the_same_batch_and_needs_no_pixels(tmp_path, base, me
             state = file.stat()
             file.write_bytes(bytes(state.st_size))
             os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
-    warm = feed(config)
-    for one, other in zip(cold, batches(warm, 8), strict=True):
+    loaded = []
+    for kind in (BertModel, SiglipVisionModel):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *_, name=kind.__name__, **__: loaded.append(name))
+    for one, other in zip(cold, batches(feed(config), 8), strict=True):
         assert same(one, other)
-    assert not {"text", "tower"} & set(vars(warm.encoders)), "the text encoder or the tower was loaded again"
+    assert not loaded
+
+
+def test_other_weights_are_another_fingerprint(tmp_path, base):
+    def fingerprint(folder):
+        return Encoders(str(folder), "", CPU, "float32").fingerprint()
+
+    known = {fingerprint(base)}
+    assert known == {fingerprint(copytree(base, tmp_path / "same"))}
+    for part in ("vae", "text_encoder", "semantic_tower"):
+        folder = copytree(base, tmp_path / part)
+        (file,) = (folder / part).glob("*.safetensors")
+        weights = load_file(file)
+        name = max(weights, key=lambda one: weights[one].numel())
+        save_file(weights | {name: weights[name] + 1e-3}, file, {"format": "pt"})
+        known.add(fingerprint(folder))
+    assert len(known) == 4
+    file.unlink()
+    with pytest.raises(ConfigError, match="semantic_tower has no weights"):
+        fingerprint(folder)
 
 
 def copy_of(media, folder):

@@ -35,6 +35,21 @@ def test_both_kinds_of_training_are_measured(tmp_path):
     assert "| 14b lora, 5 x 32 x 48, not compiled | 1 x cpu | 89 | full | native |" in rows[3]
 
 
+def test_results_of_several_sessions_are_kept_in_one_file(tmp_path):
+    setting, kept = {**vars(SETTINGS["tiny"])}, tmp_path / "docs" / "speed.json"
+    for session, names in (("one", "ab"), ("two", "bc")):
+        for name in names:
+            write_result(tmp_path / session, {"name": name, "setting": setting, "error": f"{name} of {session}"})
+        done = run("--out", str(tmp_path / session), "--keep", str(kept))
+        assert done.returncode == 0, done.stderr
+    printed = run("--table", str(kept)).stdout
+    assert [row.split("|")[5].strip() for row in printed.splitlines()[2:]] == ["a of one", "b of two", "c of two"]
+    assert printed == table(kept)
+    nothing = run("--out", str(tmp_path / "none"), "--keep", str(kept))
+    assert nothing.returncode == 2 and "no results in" in nothing.stderr
+    assert printed == table(kept)
+
+
 def test_a_setting_is_varied_by_name():
     setting = parse_setting("14b_lora_81:checkpointing=offload:every=2:compile=false:limit_gib=70.5")
     assert (setting.checkpointing, setting.every, setting.compile, setting.limit_gib) == ("offload", 2, False, 70.5)

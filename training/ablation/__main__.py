@@ -4,7 +4,8 @@
     python -m training.ablation encode --config training/configs/tiny_sft.yaml --share 0/4  # a part on each of 4 GPUs
     python -m training.ablation run ... --steps 800 --share 0/4      # then a part of the runs on each
     python -m training.ablation read --out runs/ablation             # subtitles, where that machine had no OCR
-    python -m training.ablation report --out runs/ablation --page docs/ablation.md --notes docs/ablation/notes.md
+    python -m training.ablation collect --out runs/ablation          # the results, as one small file
+    python -m training.ablation report --page docs/ablation.md --notes docs/ablation/notes.md     # the page from it
 
 Runs that are finished are not repeated: the same command goes on where an earlier one stopped.
 """
@@ -35,6 +36,7 @@ from training.ablation.plan import (
 from training.config import ConfigError, load_config
 from training.evaluation.cases import PUBLISHED, CaseError, CaseLine, read_cases
 from training.procedural.edits import TASKS
+from training.procedural.pack import PackError, require_pack
 from training.values import Count, NonNegative, Number, argument
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
         return
     from training.ablation.session import Session
 
+    require_pack(config.data.rendered.pack)
     session = Session(config, options.groups, lines, options.out, options.judges)
     if plan.steps:
         write_plan(plan, options.out)
@@ -82,8 +85,9 @@ def encode(options: argparse.Namespace) -> None:
     from training.encoders import Encoders
     from training.precision import choose_kernels
 
-    choose_kernels()
     config = common_config(load_config(options.config, options.overrides), options.groups)
+    require_pack(config.data.rendered.pack)
+    choose_kernels()
     place = Place(0, 1, Accelerator().device)
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
     count = fill_cache(config, encoders, place, read_share(options.share))
@@ -103,12 +107,21 @@ def read(options: argparse.Namespace) -> None:
     logger.info("read %d subtitles", count)
 
 
-def report(options: argparse.Namespace) -> None:
-    """Write the page with its plots."""
-    from training.ablation.page import write_page
+def collect(options: argparse.Namespace) -> None:
+    """Write the raw results of the finished runs into one file."""
+    from training.ablation.record import collect, write_record
 
-    plan = _begun(options.out)
-    write_page(plan, options.out, options.page, options.notes)
+    record = collect(_begun(options.out), options.out)
+    write_record(record, options.record)
+    logger.info("%d runs in %s", sum(map(len, record.outcomes.values())), options.record)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page with its plots from the raw results."""
+    from training.ablation.page import write_page
+    from training.ablation.record import read_record
+
+    write_page(read_record(options.record), options.page, options.notes)
     logger.info("%s", options.page)
 
 
@@ -159,17 +172,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("--pack", default="data/pack")
     one.add_argument("--cases", type=Path, default=PUBLISHED)
     one.set_defaults(call=read)
-    two = commands.add_parser("report", help="write the page with tables and plots")
+    one = commands.add_parser("collect", help="write the results of finished runs into one small file")
+    one.set_defaults(call=collect)
+    two = commands.add_parser("report", help="write the page with tables and plots from that file")
     two.add_argument("--page", type=Path, default=Path("docs/ablation.md"))
     two.add_argument("--notes", type=Path, help="Markdown to stand before the figures: what you make of them")
     two.set_defaults(call=report)
-    for name in ("run", "read", "report"):
+    for name in ("collect", "report"):
+        commands.choices[name].add_argument("--record", type=Path, default=Path("docs/ablation/results.json"))
+    for name in ("run", "read", "collect"):
         commands.choices[name].add_argument("--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         options.call(options)
-    except (ConfigError, CaseError) as error:
+    except (ConfigError, CaseError, PackError) as error:
         parser.exit(2, f"{error}\n")
     return 0
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from training.ablation.plan import Plan
 from training.ablation.plots import plot_losses, plot_scores
+from training.ablation.record import Record
 from training.ablation.results import (
     CLAIMS,
     JUDGED_BY,
@@ -18,8 +18,6 @@ from training.ablation.results import (
     agreement,
     column,
     effect,
-    load_outcomes,
-    load_references,
     over_seeds,
     shown,
 )
@@ -29,12 +27,10 @@ from training.evaluation.summary import DECIDED, Mean, mean_of
 from training.storage import whole
 
 
-def write_page(plan: Plan, folder: Path, page: Path, notes: Path | None = None) -> None:
+def write_page(record: Record, page: Path, notes: Path | None = None) -> None:
     """Write the page and its plots, which lie beside it in a folder of the page's name. notes: a file with what a
-    reader of the figures made of them, in Markdown. ConfigError: no run is finished yet, or the notes are missing."""
-    outcomes = load_outcomes(plan, folder)
-    if not outcomes:
-        raise ConfigError(f"no run in {folder} is finished: there is nothing to report yet")
+    reader of the figures made of them, in Markdown. ConfigError: the notes are missing."""
+    outcomes = record.outcomes
     if notes is not None and not notes.is_file():
         raise ConfigError(f"--notes {notes}: there is no such file")
     plots = page.with_suffix("")
@@ -42,15 +38,17 @@ def write_page(plan: Plan, folder: Path, page: Path, notes: Path | None = None) 
     plot_losses(outcomes, plots / "losses.png")
     plot_scores(outcomes, plots / "scores.png")
     with whole(page) as part:
-        part.write_text(page_text(plan, folder, outcomes, plots.name, notes), encoding="utf-8")
+        part.write_text(page_text(record, plots.name, notes), encoding="utf-8")
 
 
-def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: Path | None = None) -> str:
+def page_text(record: Record, plots: str, notes: Path | None = None) -> str:
     """The page in Markdown."""
+    plan, outcomes = record.plan, record.outcomes
     seeds = sorted({len(runs) for runs in outcomes.values()})
     missing = sum(plan.seeds - len(runs) for runs in outcomes.values()) + plan.seeds * (
         len(plan.variants) - len(outcomes)
     )
+    common = f"--config {shlex.join(plan.command)} --groups {plan.groups}"
     lines = [
         "# Ablation",
         "",
@@ -67,7 +65,7 @@ def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: P
     lines += [
         "## Scores",
         "",
-        scores_table(outcomes, load_references(folder)),
+        scores_table(outcomes, record.references),
         "Means over cases, then over seeds, with the standard error over seeds. The measures are those of the "
         "[benchmark](benchmark/README.md).",
         "",
@@ -92,14 +90,20 @@ def page_text(plan: Plan, folder: Path, outcomes: Outcomes, plots: str, notes: P
         "## Runs",
         "",
         runs_table(outcomes),
+        f"Measured on {machine(outcomes)}. Every case's measures and the curves: [results.json]({plots}/results.json).",
+        "",
         *definitions(outcomes),
         "## Commands",
         "",
         "```bash",
-        f"python -m training.ablation run --config {shlex.join(plan.command)} \\\n    "
-        f"--steps {plan.steps} --seeds {plan.seeds} --groups {plan.groups} --per-task {plan.per_task}",
+        "# Each of n GPUs encodes a part of the scenes into the cache, then trains a part of the runs: "
+        "--share 0/n to n-1/n. One GPU does all without --share.",
+        f"python -m training.ablation encode {common} --share 0/4",
+        f"python -m training.ablation run {common} \\\n    "
+        f"--steps {plan.steps} --seeds {plan.seeds} --per-task {plan.per_task} --share 0/4",
         "python -m training.ablation read       # where the machine that trained has no OCR",
-        f"python -m training.ablation report{f' --notes {notes}' if notes else ''}",
+        "python -m training.ablation collect    # the runs' results into docs/ablation/results.json",
+        f"python -m training.ablation report{f' --notes {notes}' if notes else ''}    # this page, from that file",
         "```",
         "",
     ]
@@ -145,6 +149,13 @@ def runs_table(outcomes: Outcomes) -> str:
         facts = [np.mean([run.facts[name] for run in runs]) for name in ("steps", "samples", "training_seconds")]
         rows.append([variant.title, str(len(runs)), f"{facts[0]:.0f}", f"{facts[1]:.0f}", f"{facts[2]:.0f}"])
     return markdown_table(["variant", "seeds", "steps", "samples", "seconds of training"], rows)
+
+
+def machine(outcomes: Outcomes) -> str:
+    """The devices, versions and days of the runs, in words."""
+    facts = [run.facts for runs in outcomes.values() for run in runs]
+    devices, versions, days = (sorted({one[name] for one in facts}) for name in ("device", "torch", "date"))
+    return f"{' and '.join(devices)} with torch {' and '.join(versions)}, {' to '.join({days[0]: 0, days[-1]: 0})}"
 
 
 def definitions(outcomes: Outcomes) -> list[str]:

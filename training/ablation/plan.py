@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from training.config import ConfigError, TrainConfig
 from training.storage import whole
 
 PLAN_FILE = "plan.json"
 RESULT_FILE = "result.json"
+STAGE0_FOLDER = "stage0"
 CASES_FOLDER = "cases"
 REFERENCES = ("source", "truth")
 """What is scored beside the runs: an editor that does nothing, and one that does all."""
@@ -34,6 +35,7 @@ class Variant:
     told_apart: source and target share positions and are marked by the type embedding (the method), or the source
         stands behind the target on the time axis and nothing is marked.
     stage: `sft` shows video edits; `pretrain` what stage 0 sees, image edits and restorations and no video edit.
+    stage0_share: share of the steps that are trained as stage 0 before; the rest goes on from their averaged weights.
     """
 
     name: str
@@ -44,6 +46,11 @@ class Variant:
     positions: Literal["", "none", "grid"] = ""
     told_apart: Literal["types", "shifted"] = "types"
     stage: Literal["sft", "pretrain"] = "sft"
+    stage0_share: float = 0.0
+
+    def first_steps(self, steps: int) -> int:
+        """How many of a run's steps are stage 0's, before the variant's own stage."""
+        return round(steps * self.stage0_share)
 
 
 VARIANTS = (
@@ -58,7 +65,9 @@ VARIANTS = (
         "edits",
         anchors=False,
     ),
-    Variant("both", "both", "the method, as the embedded model is trained"),
+    Variant(
+        "both", "both", "video edits with anchors, and the share of restorations: stage 1 alone, from random weights",
+    ),
     Variant(
         "shifted", "both, shifted positions",
         "as both, but the source's positions follow the target's in time, and there is no type embedding",
@@ -72,6 +81,12 @@ VARIANTS = (
         "stage0", "stage 0 alone",
         "as both, but image edits (single frames) and restorations alone: video edits are zero-shot",
         stage="pretrain",
+    ),
+    Variant(
+        "two_stages", "stage 0, then stage 1",
+        "the paper's order, and the embedded model's: half of the steps as stage 0 alone, the other half as both, from "
+        "the averaged weights of the first",
+        stage0_share=0.5,
     ),
 )  # fmt: skip
 
@@ -121,8 +136,12 @@ def read_plan(folder: Path) -> Plan | None:
     file = folder / PLAN_FILE
     if not file.is_file():
         return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    return Plan(**values | {name: tuple(values[name]) for name in ("variants", "tasks", "command")})
+    return plan_of(json.loads(file.read_text(encoding="utf-8")))
+
+
+def plan_of(values: Mapping[str, Any]) -> Plan:
+    """A plan from its values in JSON."""
+    return Plan(**{**values, **{name: tuple(values[name]) for name in ("variants", "tasks", "command")}})
 
 
 def require_same_plan(found: Plan, wanted: Plan, folder: Path) -> None:
@@ -153,8 +172,9 @@ def common_config(config: TrainConfig, groups: int) -> TrainConfig:
 
 
 def run_config(common: TrainConfig, run: Run, steps: int, folder: Path) -> TrainConfig:
-    """The configuration of one run."""
+    """The configuration of one run; of a variant that begins with stage 0, of what follows it."""
     variant = run.variant
+    steps -= variant.first_steps(steps)
     objective, rendered, model = common.objective, common.data.rendered, dict(common.model)
     if not variant.anchors:
         objective = replace(objective, semantic_weight=0.0)
@@ -171,6 +191,15 @@ def run_config(common: TrainConfig, run: Run, steps: int, folder: Path) -> Train
         model=model, objective=objective, data=replace(common.data, rendered=rendered), watch=watch,
         save=replace(common.save, minutes=1e9, steps=0, keep=1),
     )  # fmt: skip
+
+
+def stage0_config(common: TrainConfig, run: Run, steps: int, folder: Path) -> TrainConfig | None:
+    """The configuration of the stage 0 that a run begins with, if it does."""
+    first = run.variant.first_steps(steps)
+    if not first:
+        return None
+    alone = Run(replace(run.variant, stage="pretrain", stage0_share=0.0), run.seed)
+    return replace(run_config(common, alone, first, folder), output=str(folder / run.name / STAGE0_FOLDER))
 
 
 def is_finished(folder: Path, run: Run) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from training.ablation.plan import Variant
-from training.ablation.results import HELD_OUT, MEASURES, Outcomes, band, column, over_seeds, shown
+from training.ablation.results import HELD_OUT, MEASURES, TRAINED, Outcomes, band, column, over_seeds, shown
 
 COLOURS = {
     "baseline": "#777777", "anchoring": "#0072b2", "motion": "#e69f00", "both": "#009e73", "shifted": "#cc79a7",
-    "unplaced": "#56b4e9", "stage0": "#d55e00",
+    "unplaced": "#56b4e9", "stage0": "#d55e00", "two_stages": "#000000",
 }  # fmt: skip
 SMOOTHED = 5
 """Logged points over which the training loss is averaged for the plot."""
@@ -26,7 +26,7 @@ def plot_losses(outcomes: Outcomes, path: Path) -> None:
     figure, axes = _figure(2, width=11)
     for axis, name, title, smooth in (
         (axes[0], HELD_OUT, "held-out flow loss", 1),
-        (axes[1], "flow", "training flow loss (own mixture)", SMOOTHED),
+        (axes[1], TRAINED, "training flow loss (own mixture)", SMOOTHED),
     ):
         for variant in shown(outcomes):
             steps, mean, deviation = (_smoothed(part, smooth) for part in band(outcomes[variant.name], name))

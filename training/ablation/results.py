@@ -11,16 +11,31 @@ from typing import Any
 
 import numpy as np
 
-from training.ablation.plan import CASES_FOLDER, REFERENCES, RESULT_FILE, VARIANTS, Plan, Variant, is_finished
+from training.ablation.plan import (
+    CASES_FOLDER,
+    REFERENCES,
+    RESULT_FILE,
+    STAGE0_FOLDER,
+    VARIANTS,
+    Plan,
+    Variant,
+    is_finished,
+)
 from training.evaluation.scoring import Score, as_score
 from training.evaluation.summary import COLUMNS, DECIDED, Column, Mean
 from training.tracking import METRICS_FILE
 
-HELD_OUT = "validation/raw/flow"
+HELD_OUT, TRAINED = "validation/raw/flow", "flow"
+"""The curves that are kept and drawn: of held-out samples, and of what was trained on."""
+
 MEASURES = ("followed", "inside", "GMSD", "outside", "top 1", "colour", "letters")
 """Columns of the benchmark's tables that are shown; the claims are judged by the first three."""
 
 JUDGED_BY = MEASURES[:3]
+
+
+Curves = dict[str, list[tuple[int, float]]]
+"""Steps and values by the figure's name."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Outcome:
 
     facts: dict[str, Any]
     scores: dict[str, Score]
-    curves: dict[str, list[tuple[int, float]]]
+    curves: Curves
 
 
 Outcomes = dict[str, list[Outcome]]
@@ -43,7 +58,7 @@ def load_outcomes(plan: Plan, folder: Path) -> Outcomes:
         if is_finished(folder, run):
             own = folder / run.name
             facts = json.loads((own / RESULT_FILE).read_text(encoding="utf-8"))
-            outcome = Outcome(facts, _scores(own / CASES_FOLDER), _curves(own / METRICS_FILE))
+            outcome = Outcome(facts, _scores(own / CASES_FOLDER), _curves(own, facts.get("first_steps", 0)))
             found.setdefault(run.variant.name, []).append(outcome)
     return found
 
@@ -59,15 +74,18 @@ def _scores(folder: Path) -> dict[str, Score]:
     return {score.id: score for score in scores}
 
 
-def _curves(file: Path) -> dict[str, list[tuple[int, float]]]:
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        row = json.loads(line)
-        for name, value in row.items():
-            if name != "step" and isinstance(value, (int, float)):
-                points = curves.setdefault(name, [])
-                if not points or points[-1][0] != row["step"]:
-                    points.append((row["step"], float(value)))
+def _curves(folder: Path, first_steps: int) -> Curves:
+    """Figures by step. first_steps: of the stage 0 before; the steps of what followed are counted from there."""
+    curves: Curves = {}
+    for file, before in ((folder / STAGE0_FOLDER / METRICS_FILE, 0), (folder / METRICS_FILE, first_steps)):
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            row = json.loads(line)
+            for name, value in row.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    points = curves.setdefault(name, [])
+                    step = row["step"] + before
+                    if not points or points[-1][0] != step:
+                        points.append((step, float(value)))
     return curves
 
 
@@ -162,7 +180,9 @@ CLAIMS = (
         "better",
     ),
     Claim("anchors on the grid are better than anchors without position", "both", "unplaced"),
-    Claim("stage 1 is needed after stage 0", "both", "stage0"),
+    Claim("stage 0 before stage 1 is better than stage 1 alone", "two_stages", "both"),
+    Claim("stage 1 is needed after stage 0", "two_stages", "stage0"),
+    Claim("stage 1 alone is better than stage 0 alone", "both", "stage0"),
 )
 """Paper: VIE-Bench, Wan2.2-5B on a subset of Ditto."""
 

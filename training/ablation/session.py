@@ -7,13 +7,14 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from training.ablation.examine import Bench, Judges, judged
 from training.ablation.feed import SharedStoreFeed, fill_store
@@ -28,6 +29,7 @@ from training.ablation.plan import (
     common_config,
     is_finished,
     run_config,
+    stage0_config,
     write_plan,
 )
 from training.batch import Place
@@ -126,10 +128,12 @@ class Session:
 
     def _train_and_edit(self, run: Run, steps: int) -> None:
         folder = self.out / run.name
-        trainer = self._trainer(run, steps)
+        start = time.monotonic()
+        first = stage0_config(self.common, run, steps, self.out)
+        weights, first_samples = (None, 0) if first is None else self._averaged_weights(first, run)
+        trainer = self._trainer(run, steps, weights)
         stage = trainer.stage
         assert isinstance(stage, EditStage)
-        start = time.monotonic()
         trainer.run()
         self._wait()
         trained = time.monotonic()
@@ -142,22 +146,51 @@ class Session:
             "variant": run.variant.name,
             "seed": run.seed,
             "steps": steps,
-            "samples": trainer.samples,
+            "first_steps": run.variant.first_steps(steps),
+            "samples": trainer.samples + first_samples,
             "training_seconds": round(trained - start, 1),
             "editing_seconds": round(time.monotonic() - trained, 1),
             "skipped_steps": int(trainer.skipped),
+            "device": self._device_name(),
+            "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d"),
         }
         logger.info("%s: %s", run.name, facts)
         self._unwritten.append((run, facts))
         del trainer, stage
+        self._free_memory()
+
+    def _averaged_weights(self, config: TrainConfig, run: Run) -> tuple[dict[str, Tensor], int]:
+        """Train a stage 0; returns its averaged weights, which the next stage goes on from, and its samples."""
+        trainer = self._trainer_of(config, run)
+        stage = trainer.stage
+        assert isinstance(stage, EditStage)
+        trainer.run()
+        shutil.rmtree(Path(config.output) / "checkpoints", ignore_errors=True)
+        with trainer.ema.swapped_in():
+            weights = {name: value.detach().clone() for name, value in stage.transformer.state_dict().items()}
+        samples = trainer.samples
+        del trainer, stage
+        self._free_memory()
+        return weights, samples
+
+    def _free_memory(self) -> None:
         gc.collect()
         if self.place.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _trainer(self, run: Run, steps: int) -> Trainer:
-        config = run_config(self.common, run, steps, self.out)
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name(self.place.device) if self.place.device.type == "cuda" else "CPU"
+
+    def _trainer(self, run: Run, steps: int, weights: Mapping[str, Tensor] | None = None) -> Trainer:
+        return self._trainer_of(run_config(self.common, run, steps, self.out), run, weights)
+
+    def _trainer_of(self, config: TrainConfig, run: Run, weights: Mapping[str, Tensor] | None = None) -> Trainer:
+        """weights: to start from in place of random ones."""
         feed = SharedStoreFeed(config, self.encoders, self.place, self.store)
         transformer = build_variant(config, self.encoders, run.variant)
+        if weights is not None:
+            transformer.load_state_dict(weights)
         stage = UnwrittenStage(config, self.accelerator, feed, self.encoders, self.place, transformer)
         return Trainer(config, stage, self.accelerator)
 

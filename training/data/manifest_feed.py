@@ -123,7 +123,6 @@ class ManifestFeed:
         self.cache: ContentCache | None = None
         if config.data.manifest.cache:
             self.cache = ContentCache(Path(config.data.manifest.cache), encoders.fingerprint())
-            encoders.release()
         self.dataset = self.data.dataset(self.cache)
         self.replaced: Counter[str] = Counter()
         """Samples that could not be read or used in this session, by origin."""

@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageFont
 
-__all__ = ["Pack", "PackError", "Shot", "Split", "Sprite", "Still"]
+__all__ = ["Pack", "PackError", "Shot", "Split", "Sprite", "Still", "require_pack"]
 
 Split = Literal["train", "test"]
 
@@ -85,6 +85,15 @@ class Shot:
         return self.end - self.start
 
 
+def require_pack(path: str | Path) -> Path:
+    """The folder of a pack. Raises PackError, with the command that makes it, when there is none: to be asked before
+    anything slow is done."""
+    folder = Path(path)
+    if not (folder / "pack.json").is_file():
+        raise PackError(f"there is no pack in {folder}; make it with: {_COMMAND} {folder}")
+    return folder
+
+
 def _decode_sprite(entry: dict[str, Any], data: bytes) -> Sprite:
     strip = np.asarray(Image.open(BytesIO(data)).convert("RGBA"))
     count = entry["frames"]
@@ -136,9 +145,7 @@ class Pack:
         Raises:
             PackError: there is no pack, or a part of it is missing or unreadable.
         """
-        folder = Path(path)
-        if not (folder / "pack.json").is_file():
-            raise PackError(f"there is no pack in {folder}; make it with: {_COMMAND} {folder}")
+        folder = require_pack(path)
         try:
             table = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
             film = table["film"]

@@ -1,0 +1,87 @@
+"""What the documents say is what the repository holds: figures follow from raw results, commands and files exist."""
+
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.training_costs import costs
+from benchmarks.training_settings import table as speed_table
+from training.evaluation.report import read_report
+from training.evaluation.summary import summarise
+
+PAGES = [Path("README.md"), Path("assets/sama-tiny/README.md"), *sorted(Path("docs").rglob("*.md"))]
+SPEED, ABLATION = Path("docs/training/speed.json"), Path("docs/ablation/results.json")
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return summarise(read_report(Path("docs/benchmark/scores.json")))
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_the_benchmarks_table_follows_from_its_scores(scores):
+    lines = Path("docs/benchmark/README.md").read_text().splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("| task | pairs |"))
+    heads, seen = cells(lines[begin]), []
+    for line in lines[begin + 2 :]:
+        if not line.startswith("|"):
+            break
+        row = dict(zip(heads, cells(line), strict=True))
+        task, _ = row.pop("task"), row.pop("pairs")
+        seen.append(task)
+        for title, shown in row.items():
+            mean = scores[task][title].mean
+            assert (shown == "-") == math.isnan(mean), (task, title)
+            if shown != "-":
+                wanted = f"{100 * mean:.0f} %" if shown.endswith("%") else f"{mean:.1f}"
+                assert shown == wanted, (task, title)
+    assert seen == list(scores)
+
+
+def test_the_readmes_figures_follow_from_the_scores(scores):
+    text, every = Path("README.md").read_text(), scores["all"]
+    ceiling, edits, kept = (every[name].mean for name in ("VAE, outside", "outside", "outside, source kept"))
+    assert f"| {ceiling:.1f} / {edits:.1f} / {kept:.1f} dB |" in text
+    assert f"(copying the source reaches {every['copy, inside'].mean:.1f}) | {every['inside'].mean:.1f} dB |" in text
+    nearest = [(scores["add"][name].mean + scores["replace"][name].mean) / 2 for name in ("top 1", "top 5")]
+    assert f"| {nearest[0]:.0%} / {nearest[1]:.0%} |".replace("%", " %") in text
+    for name, begin in (("colour", "recoloured object"), ("followed", "instructions followed")):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {begin}")]
+        assert cells(line)[1] == f"{every[name].mean:.0%}".replace("%", " %")
+    (line,) = [line for line in text.splitlines() if line.startswith("| new subtitle read")]
+    assert cells(line)[1] == f"{every['text read'].mean:.0%} / {every['letters'].mean:.0%}".replace("%", " %")
+
+
+def test_the_table_of_costs_is_the_commands():
+    assert costs() in Path("docs/training.md").read_text()
+
+
+@pytest.mark.skipif(not SPEED.is_file(), reason=f"{SPEED} is not there: the speed of training is not measured")
+def test_the_table_of_speed_follows_from_its_results():
+    assert speed_table(SPEED) in Path("docs/training.md").read_text()
+
+
+@pytest.mark.skipif(not ABLATION.is_file(), reason=f"{ABLATION} is not there: no ablation is kept")
+def test_the_ablations_page_follows_from_its_results():
+    from training.ablation.page import page_text
+    from training.ablation.record import read_record
+
+    page = page_text(read_record(ABLATION), "ablation", Path("docs/ablation/notes.md"))
+    assert page == Path("docs/ablation.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_commands_and_files_that_a_page_names_are_there(page):
+    text = page.read_text()
+    for name in set(re.findall(r"-m ((?:sama|training|benchmarks)[\w.]*)", text)):
+        assert importlib.util.find_spec(name.rstrip(".")), f"{page} names {name}"
+    for name in set(re.findall(r"training/configs/\w+\.yaml", text)):
+        assert Path(name).is_file(), f"{page} names {name}"
+    for name in set(re.findall(r"\]\((?!https?:|#)([^)#]+)", text)):
+        assert (page.parent / name).exists(), f"{page} links to {name}"
