@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import ftfy
 
@@ -43,3 +43,13 @@ def model_prompt(text: str, prefix: str, spelling: Spelling = "") -> str:
     """
     prompt = f"{prefix} {clean_prompt(text)}".strip()
     return spelled_first(prompt) if spelling == "first" else prompt
+
+
+def unread(prompt: str, tokenizer: Any, max_length: int) -> str:
+    """The part of a prompt that the model does not read, because it reads `max_length` tokens; "" if it reads all.
+
+    prompt: as the tokenizer gets it, which is what `model_prompt` returns. tokenizer: a fast one of transformers; the
+    special tokens that it adds count.
+    """
+    read = tokenizer(prompt, max_length=max_length, truncation=True, return_offsets_mapping=True)
+    return prompt[max((stop for _, stop in read.offset_mapping), default=0) :].strip()
