@@ -18,11 +18,12 @@ _PRIVATE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_p
 
 @dataclass(frozen=True)
 class Where:
-    """Where a session's job is: how many steps are done, whether it left the queue, and whether it has ended."""
+    """Where a session's job is: how many steps are done, whether it left the queue, was stopped, and has ended."""
 
     step: int = 0
     steps: int = 0
     started: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -79,9 +80,16 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
     """
 
     def refused(at: Where | None) -> Updates:
+        if at is not None and at.stopped.is_set():
+            return {}  # gradio counts a job that is cancelled while it waits among the failures
         if at is not None:
             at.ended.set()
         return controls.idle | {controls.progress: "", controls.problem: alert(text.queue_full(places))}
+
+    def stopping(at: Where | None) -> gr.Button:
+        if at is not None:
+            at.stopped.set()
+        return gr.Button("Stopping…", interactive=False)
 
     def stopped(at: Where | None) -> Updates:
         if at is not None and at.started.is_set():
@@ -93,6 +101,6 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
 
     shown = [controls.progress, controls.problem, controls.go, controls.stop]
     job.failure(refused, controls.where, shown, **_PRIVATE)
-    controls.stop.click(lambda: gr.Button("Stopping…", interactive=False), None, controls.stop, **_PRIVATE)
-    left = controls.stop.click(None, cancels=[job], **_PRIVATE)
+    marked = controls.stop.click(stopping, controls.where, controls.stop, **_PRIVATE)
+    left = marked.then(None, cancels=[job], **_PRIVATE)
     left.then(stopped, controls.where, [controls.progress, controls.go, controls.stop], **_PRIVATE)

@@ -155,24 +155,23 @@ class EditTab:
             show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
         wire_end(job, controls, self.jobs.settings.queue_size)
-        after: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}  # nobody waits for these
-        compared = job.success(
-            self._compare, [self.fresh, self.shown], [self.viewer, self.problem, self.estimate], **after
-        )
-        compared.success(self._film, [self.fresh, self.shown], [self.get_film, self.problem], **after)
-        self.instruction.change(
-            self._tell_unread, self.instruction, self.unread,
-            trigger_mode="always_last", show_progress="hidden", **private,
-        )  # fmt: skip
+        # Without a place in the line: it may be full, and a finished edit or an estimate must not wait for others.
+        at_once: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
+        compared = job.success(self._compare, [self.fresh, self.shown], [self.viewer, self.problem], **at_once)
+        compared.success(self._film, [self.fresh, self.shown], [self.get_film, self.problem], **at_once)
+        self.instruction.change(self._tell_unread, self.instruction, self.unread, trigger_mode="always_last", **at_once)
         self.again.click(
             self._again, self.shown,
             [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
         )  # fmt: skip
         gr.on(
             None,  # when the page opens, and whenever one of these changes; a finished run has taught how long it takes
-            self._tell_estimate, [clip, *range_, self.steps, self.guidance, self.keep, self.session.runs],
-            self.estimate, trigger_mode="always_last", show_progress="hidden", **private,
-        )  # fmt: skip
+            self._tell_estimate,
+            [clip, *range_, self.steps, self.guidance, self.keep, self.session.runs],
+            self.estimate,
+            trigger_mode="always_last",
+            **at_once,
+        )
         if self.examples:
             self.gallery.select(self._open_example, None, self._opened, **private, queue=False).then(
                 None,

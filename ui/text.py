@@ -63,8 +63,9 @@ NO_CLIP = "Upload a clip first, or open an example."
 
 def queue_full(places: int) -> str:
     """What is said to somebody who found no place in the queue."""
+    others = f"{places} runs are" if places != 1 else "1 run is"
     return (
-        f"The queue is full: {places} runs are waiting already, and yours was not added. "
+        f"The queue is full: {others} waiting already, and yours was not added. "
         "Try again in a few minutes, or open a finished example meanwhile."
     )
 
