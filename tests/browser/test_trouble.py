@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sama.video import probe
-from tests.browser.conftest import Served
 from tests.browser.watching import FRAMES, until, waiting
+from tests.tiny import tiny_pipeline
 from ui.folders import PREFIX
 
 
@@ -28,13 +29,35 @@ def visitor(browser: Browser, url: str) -> Iterator[Page]:
     page.close()
 
 
+@dataclass
+class Small:
+    """An app with one place in its line. Its model stands still after a step until `go_on` is set."""
+
+    url: str
+    go_on: threading.Event
+
+
 @pytest.fixture(scope="module")
-def small(app, serve) -> Iterator[Served]:
-    """The app with one place in its line, whose open pages say often that they are there."""
+def small(app, serve) -> Iterator[Small]:
+    """Its open pages say often that they are there."""
+    go_on = threading.Event()
+
+    def held_pipeline():
+        pipeline = tiny_pipeline(default_steps=3)
+        stream = pipeline.stream
+
+        def held(*args, **kwargs):
+            for item in stream(*args, **kwargs):
+                yield item
+                go_on.wait(120)
+
+        pipeline.stream = held
+        return pipeline
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ui.app.KEEP_SECONDS", 1)
-        settings = replace(app.settings, queue_size=1)
-        yield Served(serve(settings), settings, app.steps)
+        yield Small(serve(replace(app.settings, queue_size=1, pipeline_loader=held_pipeline)), go_on)
+        go_on.set()
 
 
 def press(page: Page, name: str) -> None:
@@ -64,6 +87,7 @@ def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
         first.get_by_role("tab", name="Pretext").click()
         press(first, "Restore")
         expect(first.get_by_role("alert").filter(has_text="Your last run is still going")).to_be_visible()
+        small.go_on.set()
 
 
 def test_an_open_page_keeps_its_clip(browser, small, clip):
