@@ -170,12 +170,11 @@ class Jobs:
         """The end of an instruction that the model does not read; "" where it reads all, or is not loaded yet."""
         if not self.engine.loaded:
             return ""
-        from sama.prompts import model_prompt, unread
+        from sama.prompts import unread
 
         pipeline = self.engine.pipeline()
-        config = pipeline.config
-        prompt = model_prompt(instruction, config["prompt_prefix"], config["spell_quotes"])
-        return unread(prompt, pipeline.tokenizer, self.read_tokens)
+        prefix, spelling = pipeline.config["prompt_prefix"], pipeline.config["spell_quotes"]
+        return unread(instruction, pipeline.tokenizer, self.read_tokens, prefix, spelling)
 
     def _expected(self, request: EditRequest, info: VideoInfo) -> Estimate | None:
         """Raises EditError for a range beyond the clip's end; None for weights without known numbers."""
