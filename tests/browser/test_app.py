@@ -148,7 +148,8 @@ def test_whoever_waits_is_told_and_can_leave_the_queue(browser, page, app):
     until(lambda: waiting(app.url) == 1)
     other.get_by_role("button", name="Stop").click()
     expect(other.locator("#progress")).to_contain_text("Stopped. Nothing was saved")
-    assert waiting(app.url) == 0  # the place in the line is free at once, not when its turn comes
+    until(lambda: waiting(app.url) == 0)
+    expect(page.locator("#progress")).to_contain_text("Painting")  # the place is free before its turn comes
     other.close()
     expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
     count = len(app.steps)

@@ -79,6 +79,7 @@ def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
             expect(third.locator("#progress")).not_to_contain_text("Waiting")
             press(second, "Stop")
             expect(second.locator("#progress")).to_contain_text("Stopped")
+            until(lambda: waiting(small.url) == 0)
             press(third, "Edit video")  # there is a place again
             expect(third.locator("#progress")).to_contain_text("Waiting")
             expect(third.get_by_role("alert").filter(has_text="The queue is full")).to_have_count(0)
