@@ -13,6 +13,7 @@ from ui.progress import alert, notice
 
 Updates = dict[Any, Any]
 _STEP_SECONDS = 120  # the longest that a step of the largest model takes
+_MARKED = 0.5  # seconds in which the two requests of one click arrive
 _PRIVATE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -80,8 +81,9 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
     """
 
     def refused(at: Where | None) -> Updates:
-        if at is not None and at.stopped.is_set():
-            return {}  # gradio counts a job that is cancelled while it waits among the failures
+        # gradio counts a job that is cancelled while it waits among the failures; Stop marks it at the same moment.
+        if at is not None and at.stopped.wait(_MARKED):
+            return {}
         if at is not None:
             at.ended.set()
         return controls.idle | {controls.progress: "", controls.problem: alert(text.queue_full(places))}
@@ -101,6 +103,6 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
 
     shown = [controls.progress, controls.problem, controls.go, controls.stop]
     job.failure(refused, controls.where, shown, **_PRIVATE)
-    marked = controls.stop.click(stopping, controls.where, controls.stop, **_PRIVATE)
-    left = marked.then(None, cancels=[job], **_PRIVATE)
+    controls.stop.click(stopping, controls.where, controls.stop, **_PRIVATE)
+    left = controls.stop.click(None, cancels=[job], **_PRIVATE)  # not chained: a chained event cancels nothing
     left.then(stopped, controls.where, [controls.progress, controls.go, controls.stop], **_PRIVATE)
