@@ -75,6 +75,8 @@ class Estimate:
 
     tokens: of one window's sequence. forward_flops: of one evaluation of the transformer. forwards: of the whole edit.
     vae_flops: of the whole edit. memory_bytes: on the device, at the peak. seconds: start to file.
+    startup_seconds: the part of `seconds` that a process with a loaded model does not need.
+    step_seconds: one denoising step of one window, all its forwards.
     """
 
     tokens: TokenCounts
@@ -85,6 +87,8 @@ class Estimate:
     vae_flops: float
     memory_bytes: float
     seconds: float
+    startup_seconds: float
+    step_seconds: float
     device: str
     basis: str
 
@@ -171,7 +175,8 @@ def estimate(
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
     forwards = len(plan.windows) * steps * passes
-    painting = forwards * (linear / speed.linear + attention / speed.attention) + vae / speed.convolution
+    step = passes * (linear / speed.linear + attention / speed.attention)
+    painting = len(plan.windows) * steps * step + vae / speed.convolution
     writing = _WRITE_SECONDS * plan.frames * info.width * info.height
     return Estimate(
         tokens=tokens,
@@ -182,6 +187,8 @@ def estimate(
         vae_flops=vae,
         memory_bytes=memory_bytes(model, tokens.total, pixels, device),
         seconds=_STARTUP_SECONDS + painting + writing,
+        startup_seconds=_STARTUP_SECONDS,
+        step_seconds=step,
         device=device,
         basis=speed.basis,
     )

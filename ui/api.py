@@ -12,10 +12,10 @@ from sama.video import write_clip
 from ui import text
 from ui.clips import Clip, take_upload
 from ui.errors import PromptError, sentence
+from ui.folders import keep, new_folder
 from ui.jobs import GPU, Edited, Jobs, Restoration, Restored
 from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
 from ui.pretext import damage, scores
-from ui.runs import new_folder
 
 TASKS = list(text.TASKS.values())
 
@@ -54,6 +54,7 @@ class Api:
                 start=int(start), frames=min(int(frames) or limit, limit), keep_source=keep_source,
             )  # fmt: skip
             for event in self.jobs.edit(request):
+                keep([folder, clip.path])
                 if isinstance(event, Edited):
                     yield str(folder / "result.mp4"), str(folder / "result.json"), "Done"
                 else:
@@ -103,6 +104,7 @@ class Api:
             damaged = damage(clip, _task(task), start, seed, self.jobs.settings.preset)
             order = Restoration(damaged.given, damaged.prefix, caption.strip(), int(seed), int(steps) or None)
             for event in self.jobs.restore(order):
+                keep([folder, clip.path])
                 if isinstance(event, Restored):
                     write_clip(folder / "restored.mp4", event.frames, clip.fps)
                     yield str(folder / "restored.mp4"), scores(damaged, event.frames), "Done"
@@ -133,12 +135,12 @@ def add_api(jobs: Jobs) -> None:
         shared: dict[str, Any] = {"show_progress": "hidden"}
         trigger.click(
             api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep], [edited, settings, state],
-            api_name="edit_video", concurrency_id=GPU, **shared,
+            api_name="edit_video", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,
         )  # fmt: skip
         trigger.click(api.corrupt_clip, [video, task, start, seed], [given, detail], api_name="corrupt_clip", **shared)
         trigger.click(
             api.restore_clip, [video, task, caption, start, seed, steps], [restored, values, state],
-            api_name="restore_clip", concurrency_id=GPU, **shared,
+            api_name="restore_clip", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,
         )  # fmt: skip
 
 

@@ -13,13 +13,15 @@ import gradio as gr
 from ui import text
 from ui.anchors import AnchorsTab
 from ui.api import add_api
-from ui.clips import source_of
-from ui.edit import EditTab, Session
+from ui.clips import Clip, source_of
+from ui.controls import Session
+from ui.edit import EditTab
 from ui.examples import load_examples
+from ui.folders import keep, sweep
 from ui.jobs import Jobs
-from ui.limits import CACHE_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, table
+from ui.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, table
 from ui.pretext import PretextTab
-from ui.runs import sweep
+from ui.runs import FinishedEdit
 from ui.settings import Settings
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
@@ -51,6 +53,9 @@ def build(settings: Settings) -> gr.Blocks:
             gr.Markdown(table(settings.info.max_frames))
         gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')
         add_api(jobs)
+        gr.Timer(KEEP_SECONDS).tick(
+            _keep, [session.clip, session.runs], None, queue=False, api_visibility="private", show_progress="hidden"
+        )
     demo.queue(api_open=False, max_size=settings.queue_size, default_concurrency_limit=4)
     jobs.start()
     return demo
@@ -112,6 +117,11 @@ def _header(settings: Settings) -> str:
         f"<header><h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>"
         f'<p class="model">{settings.info.label} · <a href="{text.PAPER}" rel="noopener">Paper</a></p></header>'
     )
+
+
+def _keep(clip: Clip | None, runs: list[FinishedEdit]) -> None:
+    """An open page needs its clip and its runs, whether it waits for its turn or looks at what it has."""
+    keep([clip.path if clip else None, *(edit.folder for edit in runs)])
 
 
 def _housekeeping() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sama.video import UPLOAD_LIMITS, VideoInfo, normalise_upload, probe
 from ui import text
-from ui.runs import FinishedEdit, new_folder
+from ui.folders import new_folder
+from ui.runs import FinishedEdit
 
 
 @dataclass(frozen=True)

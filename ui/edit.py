@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,17 @@ import gradio as gr
 from sama.request import KEEP_SOURCE, EditRequest
 from ui import text
 from ui.clips import Clip, result_of, source_of, take_upload
-from ui.errors import PromptError, sentence
+from ui.controls import Controls, Session, Updates, Where, wire_end, wire_start
+from ui.errors import PromptError, reference, sentence
+from ui.folders import keep, new_folder
 from ui.jobs import GPU, Edited, Jobs, Step
 from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
 from ui.loras import LORA_STRENGTH
 from ui.progress import ProgressView, alert, notice
-from ui.runs import FinishedEdit, finish, new_folder
+from ui.runs import FinishedEdit, compose_film, finish, pack
 from ui.viewer import viewer
 
-Updates = dict[Any, Any]
-_STEP_SECONDS = 120  # the longest that a step of the largest model takes
 KEEP_LABELS = {"Automatic": "auto", "Always": "on", "Never": "off"}
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a session's job is: how many steps are done, whether it left the queue, and whether it has ended."""
-
-    step: int = 0
-    steps: int = 0
-    started: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True)
-class Session:
-    """State that tabs share: the clip in use, the runs of this session, newest first, and a `Where` or None."""
-
-    clip: gr.State
-    runs: gr.State
-    where: gr.State
 
 
 class EditTab:
@@ -54,6 +34,8 @@ class EditTab:
         self.jobs, self.examples, self.session = jobs, examples, session
         self.first = examples[0] if examples else None
         self.shown = gr.State(self.first)
+        self.fresh = gr.State(None)
+        """The edit that the last run finished, which is not packed yet; None where it finished none."""
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=300, elem_classes="inputs"):
                 self._build_inputs()
@@ -84,6 +66,7 @@ class EditTab:
         )
         with gr.Row(elem_classes="chips"):
             self.chips = [gr.Button(verb, size="sm", min_width=64) for verb in text.VERBS]
+        self.unread = gr.HTML("", elem_classes="field-note", elem_id="unread")
         self._build_lora()
         self.problem = gr.HTML("", elem_classes="field-note")
         with gr.Row():
@@ -160,27 +143,35 @@ class EditTab:
             self._choose_lora, self.lora, [self.lora, self.strength, self.instruction], **private, queue=False
         )
         self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **private, queue=False)
-        queued = wire_start([self.go.click, self.instruction.submit], self.session.where, self.progress, self.problem,
-                            self.go, self.stop)  # fmt: skip
+        controls = Controls(self.session.where, self.progress, self.problem, self.go, self.stop)
+        queued = wire_start([self.go.click, self.instruction.submit], controls)
         job = queued.success(
             self._run,
             [self.session.where, clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep,
              self.lora, self.strength, self.session.runs],
             [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
-             self.problem, self.go, self.stop, self.session.runs, self.session.where],
-            concurrency_id=GPU, concurrency_limit=1, trigger_mode="once",
+             self.problem, self.go, self.stop, self.session.runs, self.session.where, self.unread, self.fresh],
+            concurrency_id=GPU, concurrency_limit=self.jobs.at_once, trigger_mode="once",
             show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
-        wire_stop(self.stop, job, self.session.where, self.progress, self.go)
+        wire_end(job, controls, self.jobs.settings.queue_size)
+        # Without a place in the line: it may be full, and a finished edit or an estimate must not wait for others.
+        at_once: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
+        compared = job.success(self._compare, [self.fresh, self.shown], [self.viewer, self.problem], **at_once)
+        compared.success(self._film, [self.fresh, self.shown], [self.get_film, self.problem], **at_once)
+        self.instruction.change(self._tell_unread, self.instruction, self.unread, trigger_mode="always_last", **at_once)
         self.again.click(
             self._again, self.shown,
             [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
         )  # fmt: skip
         gr.on(
-            None,  # when the page opens, and whenever one of these changes
-            self._tell_estimate, [clip, *range_, self.steps, self.guidance, self.keep], self.estimate,
-            trigger_mode="always_last", show_progress="hidden", **private,
-        )  # fmt: skip
+            None,  # when the page opens, and whenever one of these changes; a finished run has taught how long it takes
+            self._tell_estimate,
+            [clip, *range_, self.steps, self.guidance, self.keep, self.session.runs],
+            self.estimate,
+            trigger_mode="always_last",
+            **at_once,
+        )
         if self.examples:
             self.gallery.select(self._open_example, None, self._opened, **private, queue=False).then(
                 None,
@@ -253,7 +244,7 @@ class EditTab:
         return updates | ({self.instruction: lora.trigger} if lora.trigger else {})
 
     def _request(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
-                 guidance: float, keep: str, folder: Path, lora: str = text.NO_LORA,
+                 guidance: float, keep_source: str, folder: Path, lora: str = text.NO_LORA,
                  strength: float = 1.0) -> EditRequest:  # fmt: skip
         if clip is None:
             raise PromptError(text.NO_CLIP)
@@ -268,91 +259,77 @@ class EditTab:
             guidance=float(guidance),
             start=min(int(start), clip.frames - 1),
             frames=max(1, min(int(frames), self.jobs.settings.info.max_frames)),
-            keep_source=KEEP_LABELS.get(keep, KEEP_SOURCE[0]),
+            keep_source=KEEP_LABELS.get(keep_source, KEEP_SOURCE[0]),
             device=self.jobs.settings.device,
             lora=() if chosen is None else (chosen.spec(strength),),
         )
 
     def _run(self, where: Where, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
-             guidance: float, keep: str, lora: str, strength: float,
+             guidance: float, keep_source: str, lora: str, strength: float,
              runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
         if where.ended.is_set():  # stopped while it waited
+            yield {self.fresh: None}
             return
-        folder, kept = new_folder(), False
+        folder, finished = new_folder(), False
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
         try:
             request = self._request(
-                clip, instruction, start, frames, seed, steps, guidance, keep, folder, lora, strength
+                clip, instruction, start, frames, seed, steps, guidance, keep_source, folder, lora, strength
             )
             view = ProgressView()
             where.started.set()
-            yield {self.progress: view(Step("reading"))}
+            yield {self.progress: view(Step("reading")), self.fresh: None}
             for event in self.jobs.edit(request):
+                keep([folder, request.video])
                 if isinstance(event, Edited):
-                    yield {self.progress: view(Step("saving", 1, 1))}
                     edit = finish(folder, Path(request.video), event.tokens)
-                    kept = True
+                    finished = True
                     done = notice(f"Done in {text.duration(event.seconds)}, seed {request.seed}.")
                     yield idle | self._show_result(edit) | {
-                        self.progress: done, self.session.runs: [edit, *runs]}  # fmt: skip
+                        self.progress: done, self.session.runs: [edit, *runs], self.fresh: edit,
+                        self.unread: self._tell_unread(instruction)}  # fmt: skip
                 else:
                     yield {
                         self.progress: view(event),
                         self.session.where: replace(where, step=event.step, steps=event.steps),
                     }
         except Exception as error:
-            yield idle | {self.problem: alert(sentence(error)), self.progress: ""}
+            yield idle | {self.problem: alert(sentence(error)), self.progress: "", self.fresh: None}
         finally:
             where.ended.set()
-            if not kept:
+            if not finished:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float, keep: str) -> str:
+    def _compare(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
+        """Put a fresh result beside its source: outside the queue, and the result is safe if this fails."""
+        if edit is None:
+            return {}
+        try:
+            pack(edit)
+            return {self.viewer: edit.comparison().value()} if edit == shown else {}
+        except Exception as error:
+            return {self.problem: alert(text.no_comparison(reference(error)))}
+
+    def _film(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
+        if edit is None:
+            return {}
+        try:
+            film = compose_film(edit)
+            return {self.get_film: gr.DownloadButton(value=str(film), visible=True)} if edit == shown else {}
+        except Exception as error:
+            return {self.problem: alert(text.no_film(reference(error)))}
+
+    def _tell_unread(self, instruction: str) -> str:
+        rest = self.jobs.unread(instruction or "")
+        return notice(text.not_read(rest, self.jobs.read_tokens)) if rest else ""
+
+    def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float,
+                       keep_source: str, _runs: list[FinishedEdit]) -> str:  # fmt: skip
         if clip is None:
             return ""
-        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep, Path())
+        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep_source, Path())
         seconds = self.jobs.estimate(request)
         return notice(f"About {text.duration(seconds)}.") if seconds else ""
-
-
-def wire_start(
-    triggers: list[Any], where: gr.State, progress: gr.HTML, problem: gr.HTML, go: gr.Button, stop: gr.Button
-) -> Any:
-    """What happens at once, before a job's turn comes: the page says that it waits, and Stop is there.
-
-    Returns the event that the job follows on. A session has one job at a time.
-    """
-
-    def wait(at: Where | None) -> Updates:
-        if at is not None and not at.ended.is_set():
-            raise gr.Error(text.ONE_AT_A_TIME, print_exception=False)
-        return {where: Where(), progress: notice(text.WAITING), problem: "", go: gr.Button(visible=False),
-                stop: gr.Button(visible=True)}  # fmt: skip
-
-    return gr.on(
-        triggers, wait, where, [where, progress, problem, go, stop],
-        queue=False, api_visibility="private", show_progress="hidden", trigger_mode="once",
-    )  # fmt: skip
-
-
-def wire_stop(stop: gr.Button, job: Any, where: gr.State, progress: gr.HTML, go: gr.Button) -> None:
-    """Stop ends the job, waits until it has ended, which takes a step at most, and then says so."""
-    private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-
-    def stopped(at: Where | None) -> Updates:
-        if at is not None and at.started.is_set():
-            at.ended.wait(_STEP_SECONDS)
-        elif at is not None:
-            at.ended.set()  # it never left the queue
-        words = text.stopped(at.step, at.steps) if at else text.stopped(0, 0)
-        return {
-            progress: notice(words),
-            go: gr.Button(visible=True),
-            stop: gr.Button("Stop", visible=False, interactive=True),
-        }
-
-    stop.click(lambda: gr.Button("Stopping…", interactive=False), None, stop, **private)
-    stop.click(None, cancels=[job], **private).then(stopped, where, [progress, go, stop], **private)
 
 
 def _write(words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 
@@ -11,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 KEPT = "Your clip and settings are kept"
 
-_ZERO_GPU = (  # parts of the titles that ZeroGPU raises, lower case
+_ZERO_GPU = (  # parts of what ZeroGPU says, lower case; its titles begin with the name
     ("quota exceeded", "Your free GPU time is used up. Try again later, sign in for more, or open a finished example."),
     ("illegal duration", "This setting needs more GPU time than your account allows. Choose fewer frames or steps."),
     ("queue timeout", "No GPU became free in time. Nothing was generated; try again."),
@@ -19,30 +20,50 @@ _ZERO_GPU = (  # parts of the titles that ZeroGPU raises, lower case
     ("pending credits", "You already have edits running. Wait for one to finish."),
     ("task aborted", "The run went over its time limit and was stopped. Choose fewer frames or steps."),
 )
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+
+
+class PromptError(ValueError):
+    """An input of the page that cannot be used; the message is one sentence for the user."""
+
+
+class ReportedError(RuntimeError):
+    """A failure in another process. The message is the sentence for the user that `sentence` made there."""
 
 
 def sentence(error: BaseException) -> str:
     """What the user is told.
 
-    Mistakes of the user's own (`VideoError`, `EditError`, both ValueErrors raised on purpose) say themselves what to
-    do; out of memory and ZeroGPU's refusals are translated; anything else is ours and is logged under a short number,
-    so that no path or trace reaches a page.
+    Mistakes of the user's own (`VideoError`, `EditError`, both ValueErrors raised on purpose) and failures that the
+    editor explains (`EditFailedError`) say themselves what to do; ZeroGPU's refusals, a lack of memory and a full disk
+    are translated; anything else is ours and is logged under a short number, so that no path or trace reaches a page.
     """
-    from sama.edit import EditError
+    from sama.edit import EditError, EditFailedError
     from sama.video import VideoError
 
+    said = str(error)
+    if isinstance(error, ReportedError):
+        return said
     if isinstance(error, (VideoError, EditError, PromptError)):
-        return str(error).replace(f"{ASSETS.parent}/", "")  # visitors need not know where the server keeps things
-    said = f"{getattr(error, 'title', '')} {error}".lower()
-    for part, words in _ZERO_GPU:
-        if part in said:
-            return words
-    if isinstance(error, MemoryError) or "out of memory" in said:
+        return said.replace(f"{ASSETS.parent}/", "")  # visitors need not know where the server keeps things
+    if isinstance(error, EditFailedError):
+        return f"{said} {KEPT}."
+    title = str(getattr(error, "title", ""))
+    said = f"{title} {said}".lower()
+    if title.lower().startswith("zerogpu"):
+        for part, words in _ZERO_GPU:
+            if part in said:
+                return words
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(part in said for part in _NO_MEMORY):
         return f"The model ran out of memory. Choose fewer frames and try again. {KEPT}."
-    reference = secrets.token_hex(2)
-    logger.error("failure %s", reference, exc_info=error)
-    return f"The run failed (ref {reference}). {KEPT}; try again."
+    if number == errno.ENOSPC:
+        return f"The server's disk is full, so nothing could be saved. Try again later. {KEPT}."
+    return f"The run failed (ref {reference(error)}). {KEPT}; try again."
 
 
-class PromptError(ValueError):
-    """An input of the page that cannot be used; the message is one sentence for the user."""
+def reference(error: BaseException) -> str:
+    """A short number under which a failure of ours is in the log."""
+    number = secrets.token_hex(2)
+    logger.error("failure %s", number, exc_info=error)
+    return number

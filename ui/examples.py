@@ -22,7 +22,7 @@ from sama.request import EditRequest
 from sama.video import normalise_upload
 from ui.errors import sentence
 from ui.jobs import Edited, Jobs
-from ui.runs import FinishedEdit, finish
+from ui.runs import FinishedEdit, compose_film, finish, pack, write_poster
 from ui.settings import ASSETS, Settings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,10 @@ def load_examples(folder: Path) -> list[FinishedEdit]:
     examples = []
     for entry in json.loads(manifest.read_text("utf-8")):
         try:
-            examples.append(FinishedEdit.load(folder / entry["name"], entry["title"], entry.get("caption", "")))
+            edit = FinishedEdit.load(folder / entry["name"], entry["title"], entry.get("caption", ""))
+            if edit.packed is None or not edit.poster.is_file():
+                raise FileNotFoundError(f"{entry['name']} is incomplete: build the example again")
+            examples.append(edit)
         except (OSError, ValueError, KeyError) as error:
             logger.warning("an example of %s is left out: %s", folder, error)
     return examples
@@ -57,7 +60,11 @@ def build_example(
         normalise_upload(request.video, clean)  # what a visitor's browser plays, not what a camera wrote
         for event in jobs.edit(replace(request, video=clean, output=part / "result.mp4")):
             if isinstance(event, Edited):
-                finish(part, clean, event.tokens, film)
+                edit = finish(part, clean, event.tokens)
+                pack(edit)
+                write_poster(edit)
+                if film:
+                    compose_film(edit)
         part.chmod(0o755)
         target = folder / entry["name"]
         shutil.rmtree(target, ignore_errors=True)

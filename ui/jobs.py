@@ -9,31 +9,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from sama.request import EditError, EditRequest, parse_lora
-from sama.video import probe
+from sama.request import EditRequest, check_request
+from sama.video import VideoInfo, probe
+from ui import zero_gpu
+from ui.engine import Engine
+from ui.pace import Pace, StopWatch
 from ui.runs import Tokens
 from ui.settings import Settings
 
 if TYPE_CHECKING:
     from sama.edit import EditResult
-    from sama.estimate import Speed
+    from sama.estimate import Estimate, Speed
     from sama.pipeline import SamaPipeline
 
 logger = logging.getLogger(__name__)
 
 GPU = "gpu"
-"""The queue that everything that uses the model waits in, one job at a time."""
-_SHORTEST, _LONGEST = 15, 120  # seconds of a lent GPU
+"""The queue that everything that uses the model waits in."""
 T = TypeVar("T")
 
 
@@ -80,66 +82,6 @@ class Restoration:
     guidance: float | None = None
 
 
-class Engine:
-    """The pipeline, loaded when it is first needed, by whoever comes first."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self.busy = threading.Lock()
-        """Held by the job at work: a job that was stopped may be in its last step when the next one begins."""
-        self._pipeline: SamaPipeline | None = None
-        self._adapters: dict[Path, str] = {}
-
-    @property
-    def loaded(self) -> bool:
-        return self._pipeline is not None
-
-    def pipeline(self) -> SamaPipeline:
-        """The pipeline; the first call loads it, and others wait for that."""
-        with self._lock:
-            if self._pipeline is None:
-                pipeline = self._load()
-                names = getattr(pipeline.transformer, "peft_config", {})  # in the order in which they were loaded
-                self._adapters = dict(zip((lora.path for lora in self._settings.loras.values()), names, strict=False))
-                self._pipeline = pipeline
-            return self._pipeline
-
-    def wear(self, lora: Sequence[str]) -> None:
-        """Let exactly these LoRAs act, at their strengths; none leaves the model itself. They are among those that the
-        app was started with: EditError for another."""
-        pipeline = self.pipeline()
-        chosen = [parse_lora(spec) for spec in lora]
-        if any(path not in self._adapters for path, _ in chosen):
-            raise EditError("This app was not started with that LoRA; choose one that it offers.")
-        if chosen:
-            pipeline.enable_lora()
-            pipeline.set_adapters([self._adapters[path] for path, _ in chosen], [scale for _, scale in chosen])
-        elif self._adapters:
-            pipeline.disable_lora()
-
-    def _load(self) -> SamaPipeline:
-        paths = [str(lora.path) for lora in self._settings.loras.values()]
-        if self._settings.pipeline_loader is not None:
-            return _with_loras(self._settings.pipeline_loader(), paths)
-        from sama.edit import load_pipeline
-
-        device = "cuda" if self._settings.zero_gpu else self._settings.device
-        return load_pipeline(self._settings.preset, device=device, lora=paths)
-
-    def warm(self) -> None:
-        """Load the model and run it once on a grey clip, so that the first visitor does not pay for it."""
-        try:
-            pipeline = self.pipeline()
-            if not self._settings.zero_gpu:  # its GPU is lent to visitors, not to us
-                grey = np.full((5, 64, 64, 3), 127, np.uint8)
-                with self.busy:
-                    self.wear(())
-                    pipeline(video=grey, prompt="", num_inference_steps=1, guidance_scale=1.0)
-        except Exception as error:  # the first real job meets the same failure and tells its user
-            logger.warning("the model could not be loaded ahead of time: %s", error)
-
-
 class Jobs:
     """The jobs of one app."""
 
@@ -147,87 +89,163 @@ class Jobs:
         self.settings = settings
         self.engine = Engine(settings)
         self._speed: Speed | None = None
-        self._pace = 1.0
-        """Seconds that the last edit took for each that was expected: a short measurement on a busy machine errs."""
-        self._edit_on_gpu = _on_gpu(settings, self._edit, self.edit_seconds)
-        self._restore_on_gpu = _on_gpu(settings, self._restore, self.restore_seconds)
+        self._pace = Pace()
+        self._edit_here: Callable[..., Generator[Any, None, None]] = self._edit
+        self._restore_here: Callable[..., Generator[Any, None, None]] = self._restore
+        if settings.zero_gpu:
+            self._edit_here = zero_gpu.on_lent_gpu(self._edit, self.edit_seconds)
+            self._restore_here = zero_gpu.on_lent_gpu(self._restore, self.restore_seconds)
+
+    @property
+    def at_once(self) -> int:
+        """How many jobs run beside each other: on ZeroGPU each has a GPU of its own."""
+        return 8 if self.settings.zero_gpu else 1
 
     def start(self) -> None:
-        """Load in the background; at once on ZeroGPU, which moves weights to its GPU only while the app starts."""
+        """Load in the background; at once on ZeroGPU, which moves weights to its GPU only while the app starts.
+
+        There a model that cannot be loaded ends the start: every visitor's process would try again, on their quota.
+        """
         if self.settings.zero_gpu:
-            self.engine.warm()
+            self.engine.pipeline()
         elif self.settings.warm:
             threading.Thread(target=self.engine.warm, name="warm", daemon=True).start()
 
     def edit(self, request: EditRequest) -> Generator[Step | Edited, None, None]:
         """Edit a clip. Closing the generator stops it within one step and leaves no file."""
+        if self.settings.zero_gpu:  # before a visitor's quota is spent
+            check_request(request, with_weights=False)
+            self._refuse_too_long(self._expected(request, probe(request.video)))
         if not self.engine.loaded:
             yield Step("loading")
-        done: Edited | None = None
-        with closing(self._stepped(partial(self._edit_on_gpu, request))) as events:
+        watch = StopWatch()
+        with closing(self._stepped(partial(self._edit_here, request))) as events:
             for event in events:
+                if isinstance(event, Step) and event.step and event.phase == "painting":
+                    watch.saw(event.window, event.step)
                 if isinstance(event, Edited):
-                    done = event
-                else:
-                    yield event
-        if done is not None:
-            expected = self._estimate(request) if self._speed is not None else None
-            self._pace = done.seconds / expected if expected else self._pace
-            yield done
+                    self._learn(request, watch, event.seconds)
+                yield event
 
     def restore(self, task: Restoration) -> Generator[Step | Restored, None, None]:
         """Restore a damaged clip. Closing the generator stops it within one step."""
+        if self.settings.zero_gpu:
+            self._refuse_too_long(self._expected_of_restoration(task))
         if not self.engine.loaded:
             yield Step("loading")
-        yield from self._stepped(partial(self._restore_on_gpu, task))
+        yield from self._stepped(partial(self._restore_here, task))
 
     def estimate(self, request: EditRequest) -> float | None:
-        """Seconds that an edit will take, or None where nothing is known about the model."""
-        seconds = self._estimate(request)
-        return None if seconds is None else seconds * self._pace
-
-    def _estimate(self, request: EditRequest) -> float | None:
-        if self.settings.pipeline_loader is not None:
-            return None
-        from sama.estimate import architecture_of, default_device, estimate, known_speed, measure_speed
-
+        """Seconds that an edit will take from the moment its turn comes, or None where nothing is known about the model
+        or the request cannot be met."""
         try:
-            info = probe(request.video)
-            architecture = architecture_of(request.preset)
-            if self._speed is None:  # it hardly depends on the clip
-                device = request.device or default_device()
-                self._speed = known_speed(device)
-            if self._speed is None:
-                self.engine.pipeline()  # a model that is being loaded, or is at work, would slow the measurement
-                with self.engine.busy:
-                    self._speed = measure_speed(device, 1000, architecture)
-            return estimate(request, info, self._speed).seconds
-        except (
-            ValueError,
-            OSError,
-        ):  # bad input is the run's to report; weights of one's own have no published numbers
+            expected = self._expected(request, probe(request.video))
+        except (ValueError, OSError):  # bad input is the run's to report
             return None
+        except RuntimeError as error:  # a device without room for a measurement
+            logger.warning("no estimate: %s", error)
+            return None
+        if expected is None:
+            return None
+        return self._pace.seconds(request, expected) + (0 if self.engine.loaded else expected.startup_seconds)
 
     def edit_seconds(self, request: EditRequest) -> int:
         """GPU seconds to ask for. Never raises: a wrong guess must not cost a visitor the run."""
+        expected = self.estimate(request)
         frames = request.frames or self.settings.info.max_frames
-        steps = request.steps or self.settings.info.steps
-        return _clamp(10 + 0.02 * frames * steps)
+        return zero_gpu.seconds_to_ask(self._guess(frames, request.steps) if expected is None else expected)
 
     def restore_seconds(self, task: Restoration) -> int:
         """GPU seconds to ask for."""
-        return _clamp(10 + 0.02 * len(task.frames) * (task.steps or self.settings.info.steps))
+        expected = self._expected_of_restoration(task)
+        guess = self._guess(len(task.frames), task.steps)
+        return zero_gpu.seconds_to_ask(guess if expected is None else expected.seconds)
+
+    @property
+    def read_tokens(self) -> int:
+        """How many tokens of an instruction the model reads. Loads the model."""
+        return int(self.engine.pipeline().config["max_sequence_length"])
+
+    def unread(self, instruction: str) -> str:
+        """The end of an instruction that the model does not read; "" where it reads all, or is not loaded yet."""
+        if not self.engine.loaded:
+            return ""
+        from sama.prompts import unread
+
+        pipeline = self.engine.pipeline()
+        prefix, spelling = pipeline.config["prompt_prefix"], pipeline.config["spell_quotes"]
+        return unread(instruction, pipeline.tokenizer, self.read_tokens, prefix, spelling)
+
+    def _expected(self, request: EditRequest, info: VideoInfo) -> Estimate | None:
+        """Raises EditError for a range beyond the clip's end; None for weights without known numbers."""
+        if self.settings.pipeline_loader is not None:
+            return None
+        from sama.estimate import architecture_of, estimate
+
+        try:
+            architecture_of(request.preset)
+        except ValueError:  # not fetched yet
+            return None
+        speed = self._measured_speed(request)
+        # The device by name: asking torch for one would start CUDA, which the app of ZeroGPU must not do.
+        device = "cuda" if self.settings.zero_gpu else request.device
+        return estimate(replace(request, device=device), info, speed)
+
+    def _expected_of_restoration(self, task: Restoration) -> Estimate | None:
+        count, height, width, _ = task.frames.shape
+        request = EditRequest(
+            "", "restore", "", preset=self.settings.preset, steps=task.steps, guidance=task.guidance, keep_source="off"
+        )
+        info = VideoInfo("", width, height, count, Fraction(24), count / 24, False, "", 0, False, 8)
+        return self._expected(request, info)
+
+    def _measured_speed(self, request: EditRequest) -> Speed:
+        from sama.estimate import architecture_of, default_device, known_speed, measure_speed
+
+        if self._speed is None and self.settings.zero_gpu:
+            self._speed, _ = zero_gpu.lent_speed()
+        if self._speed is None:  # it hardly depends on the clip
+            device = request.device or default_device()
+            self._speed = known_speed(device)
+        if self._speed is None:
+            self.engine.pipeline()  # a model that is being loaded, or is at work, would slow the measurement
+            with self.engine.busy:
+                self._speed = measure_speed(device, 1000, architecture_of(request.preset))
+        return self._speed
+
+    def _learn(self, request: EditRequest, watch: StopWatch, seconds: float) -> None:
+        if self._speed is None:  # nobody has asked for an estimate, and a measurement would hold up the result
+            return
+        try:
+            expected = self._expected(request, probe(request.video))
+        except (ValueError, OSError):  # the clip is gone
+            return
+        if expected is not None:
+            self._pace.learn(request, expected, watch, seconds)
+
+    def _refuse_too_long(self, expected: Estimate | None) -> None:
+        if expected is not None:
+            zero_gpu.refuse_too_long(expected.seconds - expected.startup_seconds)
+
+    def _guess(self, frames: int, steps: int | None) -> float:
+        """Seconds of a job of weights without known numbers."""
+        return 0.02 * frames * (steps or self.settings.info.steps)
+
+    def _at_work(self) -> AbstractContextManager[Any]:
+        """Held while the pipeline works. Not on ZeroGPU: a lock that is held during a fork stays locked in the job's
+        process, which has the pipeline to itself anyway."""
+        return nullcontext() if self.settings.zero_gpu else self.engine.busy
 
     def _stepped(self, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
         # On ZeroGPU the job has a process of its own, and the visitor's quota is found through the calling context.
         return start() if self.settings.zero_gpu else _in_one_thread(start)
 
-    def _edit(self, request: EditRequest) -> Iterator[Step | Edited]:
+    def _edit(self, request: EditRequest) -> Generator[Step | Edited, None, None]:
         from sama.edit import edit_video
 
         pipeline = self.engine.pipeline()
         clock = _Clock()
-        with self.engine.busy, closing(edit_video(request, pipeline=pipeline, previews=True)) as events:
+        with self._at_work(), closing(edit_video(request, pipeline=pipeline, previews=True)) as events:
             self.engine.wear(request.lora)
             for event in events:
                 if event.result is not None:
@@ -237,7 +255,7 @@ class Jobs:
                     left = clock.left(done, event.windows * event.steps)
                     yield Step(event.phase, event.step, event.steps, event.window, event.windows, left, event.preview)
 
-    def _restore(self, task: Restoration) -> Iterator[Step | Restored]:
+    def _restore(self, task: Restoration) -> Generator[Step | Restored, None, None]:
         import torch
 
         from sama.pipeline import SamaStep
@@ -251,7 +269,7 @@ class Jobs:
             guidance_scale=task.guidance,
             generator=torch.Generator().manual_seed(task.seed),
         )
-        with self.engine.busy, closing(run) as items:
+        with self._at_work(), closing(run) as items:
             self.engine.wear(())
             for item in items:
                 if isinstance(item, SamaStep):
@@ -259,17 +277,6 @@ class Jobs:
                     yield Step("restoring", item.step, item.num_steps, seconds_left=left)
                 else:
                     yield Restored((np.asarray(item.frames[0]) * 255).round().clip(0, 255).astype(np.uint8))
-
-
-def _with_loras(pipeline: SamaPipeline, paths: Sequence[str]) -> SamaPipeline:
-    from sama.checkpoints import CheckpointError
-
-    try:
-        for path in paths:
-            pipeline.load_lora_weights(path)
-    except CheckpointError as error:
-        raise EditError(str(error)) from error
-    return pipeline
 
 
 class _Clock:
@@ -324,15 +331,3 @@ def _in_one_thread(start: Callable[[], Generator[T, None, None]]) -> Generator[T
                 yield item  # type: ignore[misc]
         finally:
             thread.submit(iterator.close).result()
-
-
-def _on_gpu(settings: Settings, function: Callable[..., Any], seconds: Callable[..., int]) -> Callable[..., Any]:
-    if not settings.zero_gpu:
-        return function
-    import spaces
-
-    return spaces.GPU(duration=seconds)(function)
-
-
-def _clamp(seconds: float) -> int:
-    return int(min(_LONGEST, max(_SHORTEST, seconds)))

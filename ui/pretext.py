@@ -16,12 +16,13 @@ from sama.shapes import TEMPORAL_FACTOR, nearest_bucket
 from sama.video import pack_side_by_side, read_clip
 from ui import text
 from ui.clips import Clip, source_of
-from ui.edit import Session, Updates, Where, wire_start, wire_stop
+from ui.controls import Controls, Session, Updates, Where, wire_end, wire_start
 from ui.errors import PromptError, sentence
+from ui.folders import new_folder
 from ui.jobs import GPU, Jobs, Restoration, Restored, Step
 from ui.limits import MAX_SEED, PRETEXT_FRAMES, PROMPT_LENGTH
 from ui.progress import ProgressView, alert, notice
-from ui.runs import FinishedEdit, new_folder
+from ui.runs import FinishedEdit
 from ui.viewer import Comparison, viewer
 
 SHOWN_FPS = 8
@@ -127,13 +128,15 @@ class PretextTab:
             show_progress="hidden", trigger_mode="always_last", **private,
         )  # fmt: skip
         self.clip.change(self._caption, [self.clip, self.session.clip], self.caption, queue=False, **private)
-        queued = wire_start([self.go.click], self.session.where, self.progress, self.problem, self.go, self.stop)
+        controls = Controls(self.session.where, self.progress, self.problem, self.go, self.stop)
+        queued = wire_start([self.go.click], controls)
         job = queued.success(
             self._restore, [self.session.where, *inputs, self.caption],
             [self.viewer, self.progress, self.problem, self.scores, self.go, self.stop, self.session.where],
-            concurrency_id=GPU, trigger_mode="once", show_progress="minimal", show_progress_on=self.progress, **private,
+            concurrency_id=GPU, concurrency_limit=self.jobs.at_once, trigger_mode="once",
+            show_progress="minimal", show_progress_on=self.progress, **private,
         )  # fmt: skip
-        wire_stop(self.stop, job, self.session.where, self.progress, self.go)
+        wire_end(job, controls, self.jobs.settings.queue_size)
 
     def _chosen(self, index: int | None, own: Clip | None) -> Clip:
         if index:

@@ -4,9 +4,12 @@ source.mp4      the clip that was edited
 result.mp4      the edited clip
 packed.mp4      both side by side, frame by frame, for the comparison viewer
 film.mp4        both side by side with labels, for people (runs only: an example makes it when asked)
-poster.jpg      one picture of both
+poster.jpg      one picture of both (examples only)
 settings.json   what repeats the edit
 tokens.npz      the plan over the steps, and the tokens of source and result
+
+A run's folder is complete with source, result and settings (`finish`). Packing and film come after it, outside the
+model's queue; either may fail, and the result stays.
 """
 
 from __future__ import annotations
@@ -14,10 +17,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,11 +26,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from sama.video import FrameReader, VideoWriter, pack_side_by_side, probe
-from ui.limits import CACHE_SECONDS
+from sama.video import FrameReader, VideoLimits, VideoWriter, pack_side_by_side, probe
+from sama.video.timeline import read_timeline
 from ui.viewer import Comparison
 
-PREFIX = "sama-"
 PANELS = ("Original", "Edited")
 _FILM_WIDTH = 480
 _FILM_BAR = 40
@@ -82,6 +82,8 @@ class FinishedEdit:
     width: int
     height: int
     sound: bool
+    variable: bool
+    """Whether frames stay on the screen for unequal times."""
     caption: str = ""
 
     @classmethod
@@ -89,9 +91,8 @@ class FinishedEdit:
         """Raises OSError or ValueError when the folder is incomplete."""
         settings = json.loads((folder / "settings.json").read_text("utf-8"))
         info = probe(folder / "result.mp4")
-        for name in ("source.mp4", "packed.mp4"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder.name} has no {name}: build the example again")
+        if not (folder / "source.mp4").is_file():
+            raise FileNotFoundError(f"{folder.name} has no source.mp4: make the edit again")
         return cls(
             folder,
             title or settings["instruction"],
@@ -101,8 +102,14 @@ class FinishedEdit:
             info.width,
             info.height,
             info.has_audio,
+            info.variable_frame_rate,
             caption,
         )
+
+    @property
+    def start(self) -> int:
+        """The frame of the source that the result's first frame was made from."""
+        return int(self.settings.get("start", 0))
 
     @property
     def instruction(self) -> str:
@@ -125,6 +132,11 @@ class FinishedEdit:
         return self.folder / "settings.json"
 
     @property
+    def packed(self) -> Path | None:
+        path = self.folder / "packed.mp4"
+        return path if path.is_file() else None
+
+    @property
     def film(self) -> Path | None:
         path = self.folder / "film.mp4"
         return path if path.is_file() else None
@@ -134,18 +146,23 @@ class FinishedEdit:
         return Tokens.load(path) if path.is_file() else None
 
     def comparison(self) -> Comparison:
+        """The source beside the result; the result alone where they are not packed."""
+        packed = self.packed
         return Comparison(
-            video=self.folder / "packed.mp4",
-            panels=PANELS,
+            video=packed or self.result,
+            panels=PANELS if packed else PANELS[1:],
+            compare=(0, 1) if packed else (0, 0),
+            mode="wipe" if packed else "panel-0",
             fps=self.fps,
             frames=self.frames,
+            times=tuple(map(float, _times(self.result))) if self.variable else (),
             caption=self.instruction,
             sound=self.sound,
         )
 
 
-def finish(folder: Path, source: Path, tokens: Tokens | None, film: bool = True) -> FinishedEdit:
-    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit."""
+def finish(folder: Path, source: Path, tokens: Tokens | None) -> FinishedEdit:
+    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit. Quick."""
     settings = json.loads((folder / "result.json").read_text("utf-8"))
     settings |= {"video": "source.mp4", "output": "result.mp4"}
     settings["lora"] = [Path(spec).name for spec in settings.get("lora", ())]  # not where it lies on this machine
@@ -153,23 +170,42 @@ def finish(folder: Path, source: Path, tokens: Tokens | None, film: bool = True)
     (folder / "result.json").replace(folder / "settings.json")
     if source != folder / "source.mp4":
         _link(source, folder / "source.mp4")
-    start, count = int(settings.get("start", 0)), probe(folder / "result.mp4").frames
-    pair = folder / "source.mp4", folder / "result.mp4"
-    fps = probe(pair[1]).fps
-    with FrameReader(pair[0], start, count) as before, FrameReader(pair[1]) as after:
-        pack_side_by_side(
-            [(frame.image for frame in before), (frame.image for frame in after)],
-            folder / "packed.mp4",
-            fps,
-            audio_from=pair[1],
-        )
-    _write_poster(folder / "poster.jpg", pair, start, count)
     if tokens is not None:
         tokens.save(folder / "tokens.npz")
-    edit = FinishedEdit.load(folder)
-    if film:
-        compose_film(edit)
-    return edit
+    return FinishedEdit.load(folder)
+
+
+def pack(edit: FinishedEdit) -> Path:
+    """Write packed.mp4: source and result side by side, at the times of the result's frames, with its sound."""
+    path = edit.folder / "packed.mp4"
+    with FrameReader(edit.source, edit.start, edit.frames) as before, FrameReader(edit.result) as after:
+        pack_side_by_side(
+            [(frame.image for frame in before), (frame.image for frame in after)],
+            path,
+            probe(edit.result).fps,
+            audio_from=edit.result,
+            times=_times(edit.result),
+        )
+    return path
+
+
+def write_poster(edit: FinishedEdit) -> None:
+    """Write poster.jpg: left half before, right half after, from the middle of the clip."""
+    import cv2
+
+    middle = edit.frames // 2
+    images = []
+    for file, index in ((edit.source, edit.start + middle), (edit.result, middle)):
+        with FrameReader(file, index, 1) as reader:
+            images.append(next(iter(reader)).image)
+    before, after = images
+    half = before.shape[1] // 2
+    both = np.concatenate([before[:, :half], after[:, half:]], axis=1)
+    scale = min(1.0, 384 / max(both.shape[:2]))
+    both = cv2.resize(both, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else both
+    ok, data = cv2.imencode(".jpg", both[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    if ok:
+        edit.poster.write_bytes(data.tobytes())
 
 
 def compose_film(edit: FinishedEdit) -> Path:
@@ -195,7 +231,7 @@ def compose_film(edit: FinishedEdit) -> Path:
         return clip.with_position(corner)
 
     with (
-        FrameReader(edit.source, int(edit.settings.get("start", 0)), edit.frames) as before,
+        FrameReader(edit.source, edit.start, edit.frames) as before,
         FrameReader(edit.result) as after,
         VideoWriter(path, *size, Fraction(probe(edit.result).fps), source=edit.result) as writer,
     ):
@@ -214,31 +250,9 @@ def compose_film(edit: FinishedEdit) -> Path:
                     ],
                     size=size,
                 )
-            writer.write(film.get_frame(min((index + 0.5) / edit.fps, seconds)).astype(np.uint8))
+            picture = film.get_frame(min((index + 0.5) / edit.fps, seconds)).astype(np.uint8)
+            writer.write(picture, right.pts)
     return path
-
-
-def new_folder() -> Path:
-    """A folder of one job, under gradio's cache, with a name that cannot be guessed. Old ones are removed."""
-    root = _cache()
-    root.mkdir(parents=True, exist_ok=True)
-    sweep()
-    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-
-
-def sweep(age: float = CACHE_SECONDS) -> None:
-    """Remove job folders that were made more than `age` seconds ago."""
-    limit = time.time() - age
-    for folder in _cache().glob(PREFIX + "*"):
-        with suppress(OSError):
-            if folder.stat().st_mtime < limit:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _cache() -> Path:
-    from gradio.utils import get_upload_folder
-
-    return Path(get_upload_folder())
 
 
 def _link(source: Path, target: Path) -> None:
@@ -252,23 +266,10 @@ def _one_line(words: str, limit: int = 90) -> str:
     return words if len(words) <= limit else words[: limit - 1] + "…"
 
 
-def _write_poster(path: Path, pair: tuple[Path, Path], start: int, count: int) -> None:
-    """Left half before, right half after, from the middle of the clip."""
-    import cv2
-
-    middle = count // 2
-    images = []
-    for file, index in ((pair[0], start + middle), (pair[1], middle)):
-        with FrameReader(file, index, 1) as reader:
-            images.append(next(iter(reader)).image)
-    before, after = images
-    half = before.shape[1] // 2
-    both = np.concatenate([before[:, :half], after[:, half:]], axis=1)
-    scale = min(1.0, 384 / max(both.shape[:2]))
-    both = cv2.resize(both, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else both
-    ok, data = cv2.imencode(".jpg", both[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    if ok:
-        path.write_bytes(data.tobytes())
+def _times(video: Path) -> list[Fraction]:
+    """When each frame is shown, in seconds after the first one."""
+    timeline = read_timeline(video, VideoLimits())
+    return [int(tick - timeline.ticks[0]) * timeline.time_base for tick in timeline.ticks]
 
 
 @contextmanager

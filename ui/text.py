@@ -6,7 +6,9 @@ from __future__ import annotations
 TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."
 PAPER = "https://arxiv.org/abs/2603.19228"
-PRIVACY = "Clips are deleted after an hour. They are never shown to others and never used for training."
+PRIVACY = (
+    "Clips are deleted an hour after you leave the page. They are never shown to others and never used for training."
+)
 
 VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove the ", "Style": "Make it "}
 PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make it snowy”"
@@ -57,6 +59,34 @@ EXAMPLES_TITLE = "Finished examples: they open at once"
 WAITING = "Waiting for the model. Others may be ahead of you."
 ONE_AT_A_TIME = "Your last run is still going. Wait for it, or stop it."
 NO_CLIP = "Upload a clip first, or open an example."
+
+
+def queue_full(places: int) -> str:
+    """What is said to somebody who found no place in the queue."""
+    others = f"{places} runs are" if places != 1 else "1 run is"
+    return (
+        f"The queue is full: {others} waiting already, and yours was not added. "
+        "Try again in a few minutes, or open a finished example meanwhile."
+    )
+
+
+def not_read(rest: str, limit: int) -> str:
+    """That the model does not read the end of an instruction."""
+    shown = rest if len(rest) <= 80 else rest[:79] + "…"
+    return f"The model reads {limit} tokens at most, about {limit * 3 // 4} words. Not read: “{shown}”. Shorten it."
+
+
+def no_comparison(reference: str) -> str:
+    """That a finished edit could not be put beside its source."""
+    return (
+        f"Your edit is finished: it is shown alone and can be downloaded. "
+        f"The comparison with your clip could not be made (ref {reference})."
+    )
+
+
+def no_film(reference: str) -> str:
+    """That a finished edit has no film for people."""
+    return f"Your edit is finished and can be downloaded. The side-by-side film could not be made (ref {reference})."
 
 
 def ask_for(trigger: str) -> str:

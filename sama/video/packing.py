@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -25,28 +27,34 @@ def pack_side_by_side(
     path: str | os.PathLike[str],
     fps: Fraction | int | float,
     audio_from: str | os.PathLike[str] | None = None,
+    times: Iterable[Fraction] | None = None,
 ) -> tuple[int, int]:
     """Write clips of equal size and length left to right into one video; returns the (width, height) of one panel.
 
-    A panel is scaled down when all together would be wider than 4096 pixels, and loses a row or column when a side is
-    odd, which browsers' 4:2:0 cannot hold. The sound comes from the file ``audio_from``. One key frame each second
-    makes stepping quick. Raises :class:`VideoError` when the clips differ in size or length, or are empty.
+    ``times`` (ascending, in seconds, one for each frame) says when each frame is shown, so that clips of a variable
+    rate keep step with their sound; without it the frames follow each other at ``fps``. A panel is scaled down when all
+    together would be wider than 4096 pixels, and loses a row or column when a side is odd, which browsers' 4:2:0 cannot
+    hold. The sound comes from the file ``audio_from``. One key frame each second makes stepping quick. Raises
+    :class:`VideoError` when the clips (or ``times``) differ in size or length, or are empty.
     """
     if not panels:
         raise VideoError("There are no clips to compare.")
     rate = as_rate(fps)
-    rows = _in_step([iter(panel) for panel in panels])
+    rows: Iterator[tuple[list[np.ndarray], Fraction | None]]
+    if times is None:
+        rows = ((frames, None) for frames in _in_step([iter(panel) for panel in panels]))
+    else:
+        rows = ((frames, time) for *frames, time in _in_step([*(iter(panel) for panel in panels), iter(times)]))
     first = next(rows, None)
     if first is None:
         raise VideoError("The clips to compare have no frames.")
-    height, width = first[0].shape[:2]
+    height, width = first[0][0].shape[:2]
     size = packed_panel_size(width, height, len(panels))
     row = _RowPacker((width, height), size)
     gop = max(1, round(rate))
     with VideoWriter(path, size[0] * len(panels), size[1], rate, source=audio_from, gop_size=gop) as writer:
-        writer.write(row.pack(first))
-        for frames in rows:
-            writer.write(row.pack(frames))
+        for frames, time in chain((first,), rows):
+            writer.write(row.pack(frames), time)
     return size
 
 
@@ -56,8 +64,8 @@ def packed_panel_size(width: int, height: int, panels: int) -> tuple[int, int]:
     return max(2, int(width * scale) // 2 * 2), max(2, int(height * scale) // 2 * 2)
 
 
-def _in_step(clips: Sequence[Iterator[np.ndarray]]) -> Iterator[list[np.ndarray]]:
-    """The clips' frames in parallel; raises when one ends before the others."""
+def _in_step(clips: Sequence[Iterator[Any]]) -> Iterator[list[Any]]:
+    """What the iterators yield, in parallel; raises when one ends before the others."""
     try:
         yield from (list(frames) for frames in zip(*clips, strict=True))
     except ValueError as error:

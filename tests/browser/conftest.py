@@ -51,9 +51,10 @@ def browser(chromium):
 
 @dataclass
 class Served:
-    """An app under test: its address, and how many denoising steps its model has done."""
+    """An app under test: its address, what it was started with, and the denoising steps that its model has done."""
 
     url: str
+    settings: Settings
     steps: list[int] = field(default_factory=list)
 
 
@@ -115,7 +116,7 @@ def app(serve, clip, tmp_path_factory) -> Served:
     )
     entry = {"name": "pattern", "title": "A snowy pattern", "caption": "a pattern"}
     build_example(EditRequest(clip, "Make it snowy", "", steps=3), Jobs(settings), settings.examples, entry, film=True)
-    return Served(serve(settings), done)
+    return Served(serve(settings), settings, done)
 
 
 @pytest.fixture

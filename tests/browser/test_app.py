@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sama.video import probe
-from tests.browser.watching import FRAMES, watch
+from tests.browser.watching import FRAMES, until, waiting, watch
 from tests.media import make_clip, make_text
 from ui.settings import ASSETS, Settings
 
@@ -145,8 +145,11 @@ def test_whoever_waits_is_told_and_can_leave_the_queue(browser, page, app):
     expect(page.locator("#progress")).to_contain_text("Painting")
     press_edit(other)
     expect(other.locator("#progress")).to_contain_text("Waiting for the model")
+    until(lambda: waiting(app.url) == 1)
     other.get_by_role("button", name="Stop").click()
     expect(other.locator("#progress")).to_contain_text("Stopped. Nothing was saved")
+    until(lambda: waiting(app.url) == 0)
+    expect(page.locator("#progress")).to_contain_text("Painting")  # the place is free before its turn comes
     other.close()
     expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
     count = len(app.steps)

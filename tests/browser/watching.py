@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import httpx
 
 FRAMES = 17
 
@@ -22,3 +26,16 @@ def watch(page, url: str) -> Seen:
     own = (url + "/", "data:", "blob:")
     page.on("request", lambda request: None if request.url.startswith(own) else seen.foreign.append(request.url))
     return seen
+
+
+def waiting(url: str) -> int:
+    """How many jobs wait in the app's queue."""
+    return httpx.get(f"{url}/gradio_api/queue/status").json()["queue_size"]
+
+
+def until(holds: Callable[[], bool], seconds: float = 15) -> None:
+    """Wait until a condition holds that no page shows."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.05)

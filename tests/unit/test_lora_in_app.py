@@ -118,7 +118,7 @@ def test_what_is_chosen_on_the_page_is_what_is_asked_for(jobs, clip, files, tmp_
 def test_settings_of_a_result_name_the_file_and_not_its_place(jobs, clip, files, tmp_path):
     folder = tmp_path / "run"
     edited(jobs, clip, folder, (f"{files[0]}@0.5",))
-    edit = finish(folder, clip, None, film=False)
+    edit = finish(folder, clip, None)
     assert json.loads(edit.settings_file.read_text())["lora"] == ["neon.safetensors@0.5"]
 
 

@@ -9,8 +9,19 @@ const group = "view-" + Math.random().toString(36).slice(2); // radio names are 
 
 let data = null, mode = "wipe", held = false, current = 0;
 
-// A frame starts at index / fps; the small term covers times that were rounded down on their way here.
-const frameAt = (time) => Math.min(data.frames - 1, Math.max(0, Math.floor(time * data.fps + 0.02)));
+// A frame starts at index / fps, or at a time of its own where the rate is variable; the small term covers times that
+// were rounded down on their way here.
+const frameAt = (time) => {
+  const late = data.times.findIndex((start) => start > time + 0.02 / data.fps);
+  const index = data.times.length ? (late < 0 ? data.frames : late) - 1 : Math.floor(time * data.fps + 0.02);
+  return Math.min(data.frames - 1, Math.max(0, index));
+};
+// The middle of a frame is never the neighbour's.
+const middleOf = (index) => {
+  if (!data.times.length) return (index + 0.5) / data.fps;
+  const start = data.times[index];
+  return index + 1 < data.frames ? (start + data.times[index + 1]) / 2 : start + 0.25 / data.fps;
+};
 const shown = () => (held ? "panel-" + data.compare[0] : mode);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -35,9 +46,10 @@ function show(value) {
 
 function buildModes() {
   const [a, b] = data.compare.map((i) => data.panels[i]);
-  const list = [["wipe", "Wipe"], ["side", data.panels.length > 2 ? "All" : "Side by side"],
-    ...data.panels.map((name, i) => ["panel-" + i, name]), ["difference", "Difference"]];
-  if (!list.some(([key]) => key === mode)) mode = "wipe";
+  const single = data.panels.map((name, i) => ["panel-" + i, name]);
+  const list = data.panels.length === 1 ? single : [["wipe", "Wipe"],
+    ["side", data.panels.length > 2 ? "All" : "Side by side"], ...single, ["difference", "Difference"]];
+  if (!list.some(([key]) => key === mode)) mode = data.mode || "wipe";
   if (root.dataset.panels !== data.panels.join("|")) mode = data.mode || "wipe";
   if (root.dataset.panels === data.panels.join("|")) return setMode(mode); // keep what somebody may be clicking on
   root.dataset.panels = data.panels.join("|");
@@ -118,7 +130,7 @@ function seek(index) {
   video.pause();
   const target = clamp(index, 0, data.frames - 1);
   seen(target);
-  video.currentTime = (target + 0.5) / data.fps; // the middle of a frame is never the neighbour's
+  video.currentTime = middleOf(target);
 }
 
 const toggle = () => (video.paused ? video.play().catch(() => {}) : video.pause());

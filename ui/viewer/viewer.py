@@ -22,7 +22,8 @@ class Comparison:
 
     video: a file with the panels left to right, all of one size.
     panels: their names, in that order. compare: the two of them that the divider and the difference are about.
-    fps: frames per second; frames: how many. sound: whether the file has any.
+    fps: frames per second; frames: how many. times: seconds at which each is shown, where the rate is not constant.
+    sound: whether the file has any.
     """
 
     video: Path
@@ -33,6 +34,7 @@ class Comparison:
     sound: bool = False
     compare: tuple[int, int] = (0, 1)
     mode: str = "wipe"
+    times: tuple[float, ...] = ()
 
     def value(self) -> dict[str, Any]:
         """The value of the component."""
@@ -45,6 +47,7 @@ class Comparison:
             "caption": self.caption,
             "sound": self.sound,
             "mode": self.mode,
+            "times": list(self.times),
         }
 
 

@@ -1,0 +1,127 @@
+"""What a visitor sees when something does not go as planned: a full line, work that fails after an edit, long words."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from sama.video import probe
+from tests.browser.watching import FRAMES, until, waiting
+from tests.tiny import tiny_pipeline
+from ui.folders import PREFIX
+
+
+@contextmanager
+def visitor(browser: Browser, url: str) -> Iterator[Page]:
+    page = browser.new_page(reduced_motion="reduce")
+    page.set_default_timeout(15_000)
+    page.goto(url)
+    expect(page.locator("#viewer .viewer[data-frame]")).to_be_visible()
+    yield page
+    page.close()
+
+
+@dataclass
+class Small:
+    """An app with one place in its line. Its model stands still after a step until `go_on` is set."""
+
+    url: str
+    go_on: threading.Event
+
+
+@pytest.fixture(scope="module")
+def small(app, serve) -> Iterator[Small]:
+    """Its open pages say often that they are there."""
+    go_on = threading.Event()
+
+    def held_pipeline():
+        pipeline = tiny_pipeline(default_steps=3)
+        stream = pipeline.stream
+
+        def held(*args, **kwargs):
+            for item in stream(*args, **kwargs):
+                yield item
+                go_on.wait(120)
+
+        pipeline.stream = held
+        return pipeline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ui.app.KEEP_SECONDS", 1)
+        yield Small(serve(replace(app.settings, queue_size=1, pipeline_loader=held_pipeline)), go_on)
+        go_on.set()
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
+    with visitor(browser, small.url) as first, visitor(browser, small.url) as second:
+        with visitor(browser, small.url) as third:
+            until(lambda: waiting(small.url) == 0)  # what pages ask for when they open
+            press(first, "Edit video")
+            expect(first.locator("#progress")).to_contain_text("Painting")
+            press(second, "Edit video")
+            until(lambda: waiting(small.url) == 1)
+            press(third, "Edit video")
+            expect(third.get_by_role("alert").filter(has_text="The queue is full: 1 run")).to_be_visible()
+            expect(third.get_by_role("button", name="Edit video")).to_be_visible()
+            expect(third.get_by_role("button", name="Stop")).to_be_hidden()
+            expect(third.locator("#progress")).not_to_contain_text("Waiting")
+            press(second, "Stop")
+            expect(second.locator("#progress")).to_contain_text("Stopped")
+            until(lambda: waiting(small.url) == 0)
+            press(third, "Edit video")  # there is a place again
+            expect(third.locator("#progress")).to_contain_text("Waiting")
+            expect(third.get_by_role("alert").filter(has_text="The queue is full")).to_have_count(0)
+            press(third, "Stop")
+            expect(third.locator("#progress")).to_contain_text("Stopped")
+        first.get_by_role("tab", name="Pretext").click()
+        press(first, "Restore")
+        expect(first.get_by_role("alert").filter(has_text="Your last run is still going")).to_be_visible()
+        small.go_on.set()
+
+
+def test_an_open_page_keeps_its_clip(browser, small, clip):
+    cache = Path(os.environ["GRADIO_TEMP_DIR"])
+    with visitor(browser, small.url) as page:
+        before = set(cache.glob(f"{PREFIX}*/clip.mp4"))
+        page.get_by_role("button", name="Clear").click()
+        page.set_input_files("#clip input[type=file]", clip)
+        expect(page.get_by_text(f"{FRAMES} frames")).to_be_visible()
+        (taken,) = set(cache.glob(f"{PREFIX}*/clip.mp4")) - before
+        os.utime(taken.parent, (0, 0))
+        until(lambda: taken.parent.stat().st_mtime > time.time() - 60)
+
+
+def test_a_finished_edit_survives_what_fails_after_it(browser, app, tmp_path, monkeypatch):
+    def fail(_edit):
+        raise OSError("no")
+
+    monkeypatch.setattr("ui.edit.pack", fail)
+    monkeypatch.setattr("ui.edit.compose_film", fail)
+    with visitor(browser, app.url) as page:
+        words = page.get_by_label("What should change?")
+        words.fill("snowy " * 58 + "cat dog")
+        press(page, "Edit video")
+        expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
+        expect(page.get_by_role("alert").filter(has_text="Your edit is finished")).to_be_visible()
+        viewer = page.locator("#viewer .viewer")
+        expect(viewer).to_have_attribute("data-panels", "Edited")
+        expect(page.get_by_role("radio", name="Wipe")).to_have_count(0)
+        with page.expect_download() as download:
+            press(page, "↓ Edited clip")
+        download.value.save_as(tmp_path / "edited.mp4")
+        assert probe(tmp_path / "edited.mp4").frames == FRAMES
+        expect(page.locator("#unread")).to_contain_text("Not read: “cat dog”")
+        words.fill("Make it snowy")
+        expect(page.locator("#unread")).to_be_empty()
