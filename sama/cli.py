@@ -7,13 +7,14 @@ needed: help and refusals are quick.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -60,12 +61,24 @@ def _edit(arguments: argparse.Namespace) -> int:
             raise _UsageError(f'Give {what}: python -m sama edit in.mp4 "Make it snowy" -o out.mp4')
     values.setdefault("output", free_output(values["video"]))
     progress = _Progress(quiet=arguments.quiet)
-    with closing(edit_video(EditRequest(**values))) as events:
+    with _unlogged("sama.pipeline"), closing(edit_video(EditRequest(**values))) as events:
         for event in events:
             progress.show(event)
     progress.finish()
     print(values["output"])
     return OK
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Without a logger's warnings, which come as events too."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -154,6 +167,10 @@ class _Progress:
 
     def show(self, event: EditEvent) -> None:
         text = event.message
+        if event.warning:
+            _say(event.warning)
+            self._last = ""
+            return
         if event.phase == "painting" and event.step:
             text += f", window {event.window} of {event.windows}" if event.windows > 1 else ""
             text += self._left(event)

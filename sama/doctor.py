@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -14,15 +15,12 @@ from pathlib import Path
 
 from sama.presets import PRESETS, Preset
 
-# The oldest versions whose interfaces are used; see requirements.txt.
-_PACKAGES = {
-    "torch": (2, 11),
-    "diffusers": (0, 42),
-    "transformers": (5, 0),
-    "safetensors": (0, 5),
-    "av": (16, 0),
-    "numpy": (2, 0),
-}
+_PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "av", "numpy")
+"""What every edit imports. The versions that are needed stand in requirements.txt alone."""
+_DISTRIBUTION = "sama-editor"
+_ROOT = Path(__file__).parents[1]
+# By hand, because `packaging` may be among what is missing where a doctor is needed.
+_MINIMUM = re.compile(r"([\w.-]+) *(?:\[[^]]*\])? *[^#;]*?>= *(\d+(?:\.\d+)*)")
 _ENCODERS = {"libx264": "the picture", "aac": "sound that must be re-encoded"}
 _FREE_BYTES = 1e9
 _HUB_BYTES = 75e9
@@ -42,8 +40,9 @@ class Finding:
 def diagnose(preset: str = "tiny", folder: str | os.PathLike[str] = ".") -> Iterator[Finding]:
     """Findings for a preset, with results to be written to `folder`. The slow ones come last."""
     yield _python()
-    for package, oldest in _PACKAGES.items():
-        yield _package(package, oldest)
+    oldest = minimum_versions()
+    for package in _PACKAGES:
+        yield _package(package, oldest.get(package, ""))
     yield _opencv()
     yield from _encoders()
     yield _writable(Path(folder))
@@ -58,6 +57,20 @@ def usable_cores() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return max(1, affinity if quota is None else min(affinity, round(quota)))
+
+
+def minimum_versions() -> dict[str, str]:
+    """The oldest version of each required package that is allowed, such as {"torch": "2.11"}: by requirements.txt in a
+    checkout, by the package's own metadata where it is installed. Empty if neither is there."""
+    file = _ROOT / "requirements.txt"
+    if (_ROOT / "pyproject.toml").is_file() and file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
+    else:
+        try:
+            lines = metadata.requires(_DISTRIBUTION) or []
+        except metadata.PackageNotFoundError:
+            return {}
+    return {found[1].lower(): found[2] for line in lines if (found := _MINIMUM.match(line))}
 
 
 def _quota() -> float | None:
@@ -79,16 +92,21 @@ def _python() -> Finding:
     return Finding("Python", ok, version, "" if ok else "Install Python 3.11 or newer, and the requirements in it.")
 
 
-def _package(name: str, oldest: tuple[int, ...]) -> Finding:
-    wanted = ".".join(map(str, oldest))
-    install = f"Run: python -m pip install '{name}>={wanted}'"
+def _package(name: str, oldest: str) -> Finding:
+    install = f"Run: python -m pip install '{name}{oldest and '>='}{oldest}'"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Finding(name, False, "not installed", install)
-    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
-    ok = numbers >= oldest
+    ok = _release(version) >= _release(oldest)
     return Finding(name, ok, version if ok else f"{version} is too old", "" if ok else install)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, three or more, without what comes behind them: (2, 11, 0) of `2.11.0a1+cpu`."""
+    numbers = re.match(r"(\d+(?:\.\d+)*)?", version)
+    parts = [int(part) for part in (numbers[1] or "0").split(".")] if numbers else [0]
+    return (*parts, *[0] * (3 - len(parts)))
 
 
 def _opencv() -> Finding:
@@ -195,7 +213,9 @@ def _devices(preset: str) -> Iterator[Finding]:
     for index in range(count):
         properties = torch.cuda.get_device_properties(index)
         yield Finding(f"cuda:{index}", True, f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    from sama.placement import mps_works
+
     if count == 0:
-        ok = preset == "tiny"
+        ok, where = preset == "tiny", "Apple GPU" if mps_works() else "CPU"
         advice = "" if ok else "Use a machine with an NVIDIA GPU and torch's CUDA build, or --preset tiny."
-        yield Finding("devices", ok, "no CUDA; edits run on the CPU", advice)
+        yield Finding("devices", ok, f"no CUDA; edits run on the {where}", advice)

@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sama.compose import changes_everything, compose, crossfade, edit_mask, enlarge
-from sama.placement import fast_dtype, place, resolve_device, vae_dtype
+from sama.failures import EditFailedError, user_errors
+from sama.placement import decoding_evicts, fast_dtype, place, resolve_device, vae_dtype
 from sama.presets import PRESETS
 from sama.request import (
     SCHEDULERS,
@@ -37,12 +38,13 @@ from sama.request import (
 )
 from sama.settings import write_settings
 from sama.shapes import padded_frame_count
-from sama.video import Frame, FrameReader, VideoError, VideoWriter
-from sama.video.limits import VideoLimits
-from sama.video.timeline import read_timeline
+from sama.texts import Texts, Unread
+from sama.video import Frame, FrameReader, VideoWriter
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline, SamaStep
+    from sama.preview import LinearPreview
+    from sama.schedule import FlowScheduler
 
 PHASES = ("reading", "planning", "painting", "saving", "done")
 PREVIEW_EVERY = 2  # steps
@@ -58,6 +60,8 @@ class EditResult:
     kept_source: whether unchanged places show the source's own pixels.
     semantic_tokens: (windows, steps, 65, D) float32, the plan of each of the first `MAX_PLANS` windows as it formed.
     anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
+    unread, unread_negative: the end of the instruction and of the negative prompt that were too long for the model to
+        read; "" where all was read.
     """
 
     output: Path
@@ -72,6 +76,8 @@ class EditResult:
     semantic_tokens: NDArray[np.float32]
     anchor_source: NDArray[np.uint8]
     anchor_result: NDArray[np.uint8]
+    unread: str = ""
+    unread_negative: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class EditEvent:
 
     phase: one of `PHASES`. step of steps in window of windows, counted from 1; 0 where there is none yet.
     message: a few words for people. preview: (h, w, 3) uint8, the first frame as the model imagines it, or None.
+    warning: one sentence about what the user should know although the edit goes on; the event is then about that alone.
     result: with the last event only.
     """
 
@@ -90,11 +97,8 @@ class EditEvent:
     windows: int = 0
     message: str = ""
     preview: NDArray[np.uint8] | None = None
+    warning: str = ""
     result: EditResult | None = None
-
-
-class EditFailedError(RuntimeError):
-    """An edit that was possible as asked and failed all the same. The message is one sentence for the user."""
 
 
 def edit_video(
@@ -107,35 +111,34 @@ def edit_video(
 
     pipeline: one that is loaded already; the request's `device` and `lora` are then the caller's business. One edit at
         a time may use a pipeline.
-    previews: whether events carry a picture every second step, which costs the decoding of one frame each.
+    previews: whether events carry a picture every second step: a decoded frame, or a linear guess at it where decoding
+        would send the transformer off the device.
     canvas: sizes and window of a pipeline that was trained on others than the preset's.
     Raises EditError for anything that the user can put right, before any file is made, and EditFailedError when the
-    memory does not suffice.
+    memory does not suffice, or when the settings cannot be written; the finished video stays then.
     """
     began = time.monotonic()
     job = check_request(request, with_weights=pipeline is None, canvas=canvas)
     if pipeline is None and (request.device not in (None, "cpu") or _needs_gpu(request.preset, request.model)):
         resolve_device(request.device, _needs_gpu(request.preset, request.model))
     windows = len(job.plan.windows)
-    with _user_errors(), ExitStack() as stack:
+    with user_errors(), ExitStack() as stack:
         writer = stack.enter_context(_writer(job))
         yield EditEvent("reading", windows=windows, message=f"Reading {job.plan.frames} frames")
         if pipeline is None:
             yield EditEvent("planning", windows=windows, message="Loading the model")
             pipeline = load_pipeline(request.preset, request.device, request.lora, request.model)
-        stack.enter_context(_sampler(pipeline, request.scheduler))
         yield EditEvent("planning", windows=windows, message="Planning the edit")
+        unread = Unread.of(request, pipeline)
+        for sentence in unread.sentences():
+            yield EditEvent("planning", windows=windows, message=sentence, warning=sentence)
         painter = _Painter(job, pipeline, previews)
         yield from painter.paint(writer)
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
         facts = {"frames": frames, "seconds": round(seconds, 2), "kept_source": painter.keep}
-        try:
-            write_settings(job, pipeline, facts)
-        except BaseException:
-            job.output.unlink(missing_ok=True)
-            raise
+        _save_settings(job, pipeline, facts | {"unread": unread.instruction, "unread_negative": unread.negative})
     result = EditResult(
         output=job.output,
         settings=job.settings,
@@ -149,6 +152,8 @@ def edit_video(
         semantic_tokens=np.stack(painter.plans),
         anchor_source=painter.anchors[0],
         anchor_result=painter.anchors[1],
+        unread=unread.instruction,
+        unread_negative=unread.negative,
     )
     yield EditEvent("done", windows=windows, window=windows, message=f"Saved {job.output.name}", result=result)
 
@@ -158,7 +163,8 @@ def load_pipeline(
 ) -> SamaPipeline:
     """A preset's pipeline on a device, ready to edit.
 
-    device: None takes CUDA where there is any, else the CPU. A GPU that cannot hold the whole model gets it in parts.
+    device: None takes the best there is, see `sama.placement.default_device`. A GPU that cannot hold the whole model
+        gets it in parts.
     lora: files, each optionally with `@scale`.
     model: folder of a saved pipeline in place of the preset's weights.
     Raises EditError for weights, LoRAs or devices that are not there or do not fit.
@@ -203,6 +209,22 @@ def _saved_pipeline(folder: str | os.PathLike[str], device: str) -> SamaPipeline
     return SamaPipeline.from_pretrained(folder, dtype=dtypes)
 
 
+def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:
+    """The settings of a video that is saved, which stays whatever happens here, unless the user cancels."""
+    try:
+        write_settings(job, pipeline, facts)
+    except Exception as error:
+        with suppress(OSError):  # those of an earlier result of this name would now be wrong
+            job.settings.unlink()
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise EditFailedError(
+            f"{job.output.name} is saved, but the settings that repeat it could not be written: {reason}."
+        ) from error
+    except BaseException:
+        job.output.unlink(missing_ok=True)
+        raise
+
+
 @dataclass(frozen=True)
 class _Painted:
     """Frames at the model's size (T, h, w, 3), and where they replace the source (T, h, w), or None for everywhere."""
@@ -227,25 +249,30 @@ class _Painter:
         self.pipeline = pipeline
         self.previews = previews
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
+        self.scheduler = _scheduler(pipeline, job.request.scheduler)
         self.plans: list[NDArray[np.float32]] = []
+        self.linear: LinearPreview | None = None
         self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
     def paint(self, writer: VideoWriter) -> Iterator[EditEvent]:
         job = self.job
-        where: dict[str, Any] = {"path": job.request.video, "start": job.plan.start, "count": job.plan.frames}
+        where: dict[str, Any] = {
+            "path": job.request.video, "start": job.plan.start, "count": job.plan.frames, "timeline": job.timeline,
+        }  # fmt: skip
+        text = Texts.of(job.request, self.pipeline)
         size = (job.plan.bucket.width, job.plan.bucket.height)
         with FrameReader(**where, size=size) as small, FrameReader(**where) as large:
             feed, originals = _Feed(iter(small), job.plan.windows[0][1]), iter(large)
             pending: _Painted | None = None
             for number, (start, stop) in enumerate(job.plan.windows, start=1):
-                painted = yield from self._window(feed.window(start, stop), number)
+                painted = yield from self._window(feed.window(start, stop), number, text)
                 if pending is not None:
                     painted = pending.fading_into(painted)
                 after = job.plan.windows[number][0] - start if number < len(job.plan.windows) else stop - start
                 pending = painted.part(after)
                 yield from self._write(writer, originals, painted.part(0, after), number)
 
-    def _window(self, frames: NDArray[np.uint8], number: int) -> Generator[EditEvent, None, _Painted]:
+    def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, _Painted]:
         """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source."""
         import torch
 
@@ -254,15 +281,20 @@ class _Painter:
         request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
         padded = np.concatenate([frames, np.repeat(frames[-1:], padded_frame_count(count) - count, axis=0)])
         source = self.pipeline.encode_video(torch.from_numpy(padded).unsqueeze(0).float() / 255)
+        if self.previews and self.linear is None and decoding_evicts(self.pipeline):
+            from sama.preview import LinearPreview
+
+            self.linear = LinearPreview.fit(self.pipeline, frames[0], source)
         run = self.pipeline.stream(
             source_latents=source,
-            prompt=request.instruction,
-            negative_prompt=request.negative_prompt,
+            prompt_embeds=text.positive,
+            negative_prompt_embeds=text.negative,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             source_guidance_scale=request.source_guidance,
             generator=torch.Generator().manual_seed(request.seed),  # the same noise for every window
             output_type="latent",
+            scheduler=self.scheduler,
         )
         with closing(run):
             for step in run:
@@ -297,6 +329,8 @@ class _Painter:
     def _preview(self, step: SamaStep) -> NDArray[np.uint8] | None:
         if not self.previews or (step.step - 1) % PREVIEW_EVERY:
             return None
+        if self.linear is not None:
+            return self.linear(step.clean_latents)
         return _to_uint8(self.pipeline.decode_latents(step.clean_latents[:, :, :1])[0, 0])
 
     def _write(
@@ -340,7 +374,7 @@ class _Feed:
 
 def _writer(job: Job) -> VideoWriter:
     """The result's file, with the sound of exactly the frames that are edited."""
-    timeline = read_timeline(job.request.video, VideoLimits())
+    timeline = job.timeline
 
     def seconds(frame: int) -> Fraction:
         return int(timeline.ticks[frame] - timeline.ticks[0]) * timeline.time_base
@@ -354,39 +388,17 @@ def _writer(job: Job) -> VideoWriter:
         source=job.request.video,
         start=seconds(job.plan.start),
         end=seconds(stop) if stop < timeline.frames else None,
+        timeline=timeline,
     )
 
 
-@contextmanager
-def _sampler(pipeline: SamaPipeline, name: str) -> Iterator[None]:
-    """The scheduler that a request asks for, for one edit."""
+def _scheduler(pipeline: SamaPipeline, name: str) -> FlowScheduler:
+    """The scheduler that a request asks for: the pipeline's own where it is of that kind."""
     from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
     kind = dict(zip(SCHEDULERS, (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler), strict=True))[name]
-    before = pipeline.scheduler
-    if not isinstance(before, kind):
-        pipeline.scheduler = kind()  # the run takes the kind only: its noise levels are the pipeline's
-    try:
-        yield
-    finally:
-        pipeline.scheduler = before
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """What a user can act on, as one sentence."""
-    try:
-        yield
-    except VideoError as error:
-        raise EditError(str(error)) from error
-    except MemoryError as error:
-        raise EditFailedError("There is not enough memory; edit fewer frames, or use a smaller preset.") from error
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        raise EditFailedError(
-            "The device ran out of memory; edit fewer frames at a time, or use a smaller preset."
-        ) from error
+    own = pipeline.scheduler
+    return own if isinstance(own, kind) else kind()  # the run takes the kind only: its noise levels are the pipeline's
 
 
 def _faded(earlier: NDArray, later: NDArray) -> NDArray:

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sama.placement import default_device
 from sama.presets import PRESETS
 from sama.request import Canvas, EditRequest, plan_of
 from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
@@ -189,22 +190,16 @@ def estimate(
 def memory_bytes(model: Architecture, tokens: int, pixels: int, device: str) -> float:
     """Peak memory on a device: weights, and the larger of the transformer's and the autoencoder's working memory.
 
-    On a CPU that is the process, libraries and text encoder included; on a GPU the text encoder has left by then.
+    On a CPU or an Apple GPU that is the process, libraries and text encoder included; with CUDA the text encoder has
+    left by then.
     """
-    on_cpu = device.startswith("cpu")
+    on_cpu = not device.startswith("cuda")
     size = 4 if on_cpu else 2
     patch = int(model.vae.get("patch_size") or 1)
     activations = _ACTIVATION_COPIES * tokens * model.width * size
     autoencoder = _VAE_BYTES_PER_PIXEL * pixels * model.vae["base_dim"] / _WAN_VAE["base_dim"] / patch**2
     weights = size * (model.parameters + (model.text_parameters if on_cpu else 0))
     return weights + max(activations, autoencoder) + (_BACKGROUND_BYTES if on_cpu else 0)
-
-
-def default_device() -> str:
-    """CUDA where there is any, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def known_speed(device: str) -> Speed | None:
@@ -285,6 +280,8 @@ def _best_seconds(run: Callable[[], Any], device: str) -> float:
         run()
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
+        elif device == "mps":
+            torch.mps.synchronize()
         return time.perf_counter() - began
 
     passed = timed()  # the first call chooses kernels

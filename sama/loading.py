@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sama.checkpoints import CheckpointError, load_transformer
-from sama.presets import Preset, get_preset
+from sama.presets import Preset, get_preset, missing_weights
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
@@ -50,7 +50,7 @@ def _from_folder(preset: Preset, weights: str | os.PathLike[str] | None, dtype: 
 
     folder = Path(preset.folder or "")
     if not (folder / "model_index.json").is_file():
-        raise CheckpointError(f"The {preset.name} model is not in {folder}: get the whole repository, assets included.")
+        raise CheckpointError(missing_weights(preset))
     dtype = dtype or torch.float32
     pipeline = SamaPipeline.from_pretrained(folder, dtype=dtype)
     if weights is not None:

@@ -24,9 +24,9 @@ from sama.batch import Batch
 from sama.frames import OUTPUT_TYPES, as_frames, as_output
 from sama.lora import SamaLoraMixin
 from sama.pretext import EDIT_PREFIX
-from sama.prompts import SPELLINGS, Spelling, model_prompt
+from sama.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.run import SamaPipelineOutput, SamaRun, SamaStep, Velocity
-from sama.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
+from sama.schedule import TIMESTEPS, FlowScheduler, denoised, guide, run_scheduler, shifted_sigmas
 from sama.shapes import LatentShape, latent_shape
 from sama.transformer import SamaTransformer3DModel
 
@@ -181,6 +181,16 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         states = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         return torch.where(mask.bool().unsqueeze(-1), states, 0.0)
 
+    def unread(self, prompt: str, prefix: str | None = None) -> str:
+        """The end of a prompt that is beyond `max_sequence_length` tokens, "" if there is none; see
+        `sama.prompts.unread`.
+
+        prefix: the task's token in place of the pipeline's.
+        """
+        prefix = self.config["prompt_prefix"] if prefix is None else prefix
+        room, spelling = self.config["max_sequence_length"], self.config["spell_quotes"]
+        return unread(prompt, self.tokenizer, room, prefix, spelling)
+
     def _latent_shape(self, frames: Tensor) -> LatentShape:
         _, num_frames, height, width, _ = frames.shape
         return latent_shape(num_frames, height, width, self.vae.config["scale_factor_spatial"])
@@ -213,6 +223,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
+        scheduler: FlowScheduler | None = None,
     ) -> SamaPipelineOutput | tuple[Any, Tensor]:
         """Edits a clip.
 
@@ -239,13 +250,14 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             it returns replace those of the run.
         callback_on_step_end_tensor_inputs: which tensors the callback gets: latents, semantic_latents,
             source_latents, prompt_embeds, negative_prompt_embeds.
+        scheduler: for this run in place of the pipeline's; it is copied and stays as it is.
         Raises ValueError, with one sentence, for inputs that do not fit.
         """
         steps = self.stream(
             video, prompt, negative_prompt, num_inference_steps, guidance_scale, source_guidance_scale,
             num_videos_per_prompt, generator, latents, semantic_latents, source_latents, prompt_embeds,
             negative_prompt_embeds, output_type, prompt_prefix, attention_kwargs, callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            callback_on_step_end_tensor_inputs, scheduler,
         )  # fmt: skip
         output: SamaPipelineOutput | None = None
         with self.progress_bar(total=num_inference_steps or self.config["default_steps"]) as bar:
@@ -277,6 +289,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        scheduler: FlowScheduler | None = None,
     ) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
         """The same edit as a generator: one `SamaStep` per denoising step, then the `SamaPipelineOutput`.
 
@@ -313,11 +326,17 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
                 1.0 if source_guidance_scale is None else source_guidance_scale, attention_kwargs,
             )  # fmt: skip
 
-        return self._denoise(prepare, output_type, callback_on_step_end, tuple(callback_on_step_end_tensor_inputs))
+        inputs = tuple(callback_on_step_end_tensor_inputs)
+        return self._denoise(prepare, scheduler or self.scheduler, output_type, callback_on_step_end, inputs)
 
     @torch.no_grad()
     def _denoise(
-        self, prepare: Callable[[], SamaRun], output_type: str, callback: Any, callback_inputs: tuple[str, ...]
+        self,
+        prepare: Callable[[], SamaRun],
+        scheduler: FlowScheduler,
+        output_type: str,
+        callback: Any,
+        callback_inputs: tuple[str, ...],
     ) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
         self._interrupt = False
         plan: list[Tensor] = []
@@ -326,7 +345,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             run = prepare()
             self._num_timesteps = run.num_steps
             video_scheduler, semantic_scheduler = (
-                run_scheduler(self.scheduler, run.num_steps, self.config["shift"], run.latents.device) for _ in range(2)
+                run_scheduler(scheduler, run.num_steps, self.config["shift"], run.latents.device) for _ in range(2)
             )
             for index, timestep in enumerate(video_scheduler.timesteps):
                 self._current_timestep = timestep

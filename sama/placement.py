@@ -15,16 +15,42 @@ _RESIDENT_BYTES = 70e9  # transformer, text encoder, VAE and activations of the 
 _OFFLOAD_BYTES = 44e9  # one of them at a time
 
 
+def default_device() -> str:
+    """The best device there is: "cuda", else "mps" where it works, else "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if mps_works() else "cpu"
+
+
+def mps_works() -> bool:
+    """Whether there is an Apple GPU that computes what the models consist of, in the types that they get there."""
+    import torch
+
+    if not torch.backends.mps.is_available():
+        return False
+    try:  # convolutions over time came to this backend later than the rest of it
+        for dtype in {fast_dtype("mps"), vae_dtype("mps")}:
+            clip = torch.ones(1, 1, 3, 3, 3, device="mps", dtype=dtype)
+            if torch.nn.functional.conv3d(clip, clip).item() != clip.numel():
+                return False
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError):
+        return False
+    return True
+
+
 def resolve_device(device: str | None, needs_gpu: bool = False) -> str:
-    """A device that is there; None takes CUDA where there is any, else the CPU. Raises EditError for one that is not,
-    and where a GPU is needed and there is none: whoever names the CPU may wait for days, but nobody should do so by
-    default."""
+    """A device that is there; None takes the best one. Raises EditError for one that is not there, and where a model
+    needs CUDA and there is none: another device may take days for it, so it must be named to be used."""
     import torch
 
     if device in (None, "auto"):
         if needs_gpu and not torch.cuda.is_available():
-            raise EditError("This preset needs a GPU, and there is none; use the preset tiny, or name the device cpu.")
-        return "cuda" if torch.cuda.is_available() else "cpu"
+            raise EditError(
+                "This preset needs a GPU with CUDA, and there is none; use the preset tiny, or name the device cpu."
+            )
+        return default_device()
     kind, _, index = str(device).partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind)
     if count is None or (index and not index.isdigit()):
@@ -72,6 +98,13 @@ def place(pipeline: SamaPipeline, device: str) -> None:
         pipeline.enable_model_cpu_offload(device=device)
     else:
         stream_weights(pipeline, device)
+
+
+def decoding_evicts(pipeline: SamaPipeline) -> bool:
+    """Whether the device holds one model at a time, so that decoding a picture sends the transformer away."""
+    from accelerate.hooks import CpuOffload
+
+    return isinstance(getattr(pipeline.vae, "_hf_hook", None), CpuOffload)
 
 
 def stream_weights(pipeline: SamaPipeline, device: str) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-TINY_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "sama-tiny"
+_PLACES = tuple(base / "assets" / "sama-tiny" for base in (Path(__file__).parents[1], Path(__file__).parent))
+TINY_FOLDER = next((folder for folder in _PLACES if (folder / "model_index.json").is_file()), _PLACES[0])
+"""The embedded model: beside the package in a checkout, or among the data of an installed package that carries it."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,12 @@ def transformer_config(name: str) -> dict[str, Any]:
     if not config:
         raise ValueError(f"The preset {name!r} keeps its configuration beside its weights: give no configuration.")
     return dict(config)
+
+
+def missing_weights(preset: Preset) -> str:
+    """What a user is told when a preset's folder is not there."""
+    return (
+        f"The weights of the preset {preset.name!r} are not in {str(preset.folder)!r}: they come with the project's "
+        "repository, not with an installed package; give their folder with --model (assets/sama-tiny of the "
+        "repository), or train them there with `make train-tiny`."
+    )

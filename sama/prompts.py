@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Literal, get_args
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Literal, get_args
 
 import ftfy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Spelling = Literal["", "first"]
 SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
@@ -43,3 +47,23 @@ def model_prompt(text: str, prefix: str, spelling: Spelling = "") -> str:
     """
     prompt = f"{prefix} {clean_prompt(text)}".strip()
     return spelled_first(prompt) if spelling == "first" else prompt
+
+
+def unread(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, max_length: int, prefix: str = "", spelling: Spelling = ""
+) -> str:
+    """The end of a prompt that the model does not read, from its first word that is cut or left out; "" if all is read.
+
+    max_length: tokens that the text encoder reads.
+    prefix, spelling: what the pipeline puts in front of the prompt, which takes tokens too; see `model_prompt`.
+        `SamaPipeline.unread` fills them in.
+    """
+    text = model_prompt(prompt, prefix, spelling).split()
+
+    def too_long(count: int) -> bool:
+        return len(tokenizer(" ".join(text[:count]), verbose=False).input_ids) > max_length
+
+    # A tokenizer never joins words, so the tokens of a prompt's first words are the first tokens of the prompt.
+    read = bisect_left(range(1, len(text) + 1), True, key=too_long)
+    words = clean_prompt(prompt).split()
+    return " ".join(words[max(0, len(words) - (len(text) - read)) :])

@@ -16,9 +16,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sama.presets import PRESETS
+from sama.presets import PRESETS, missing_weights
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
 from sama.video import VideoError, VideoInfo, VideoLimits, probe
+from sama.video.timeline import Timeline, read_timeline
 
 OUTPUT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 MAX_INSTRUCTION = 600
@@ -57,7 +58,7 @@ class EditRequest:
     """One edit, from file to file.
 
     video, output: paths; the output's suffix is one of `OUTPUT_SUFFIXES`, its settings go beside it as `.json`.
-    instruction: 1 to 600 characters.
+    instruction: 1 to 600 characters, of which the model may read fewer: `EditResult.unread` is the rest.
     preset: a name in `sama.presets.PRESETS`.
     seed: 0 to 2**32 - 1; the same seed gives the same file.
     steps: denoising steps, 1 to 200; None is the model's default.
@@ -67,7 +68,7 @@ class EditRequest:
     keep_source: whether places that the edit leaves alone show the source's own pixels: "on", "off", or "auto", which
         is "on" unless most of the picture changes.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
-    device: "cpu", "cuda", "cuda:1", "mps"; None takes CUDA where there is any, else the CPU.
+    device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
     model: folder of a saved pipeline, such as training writes, in place of the preset's weights. The preset still says
         which sizes and windows it sees.
     """
@@ -103,10 +104,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A request that passed the check, with what follows from it and the clip."""
+    """A request that passed the check, with what follows from it and the clip.
+
+    timeline: of the clip, whose packets are walked once for the whole edit.
+    """
 
     request: EditRequest
     info: VideoInfo
+    timeline: Timeline
     plan: Plan
     output: Path
     settings: Path
@@ -126,12 +131,12 @@ def check_request(
     with _usable_paths():
         for spec in request.lora:
             check_lora(parse_lora(spec)[0])
-        info = check_video(request.video, limits)
+        info, timeline = _looked_at(request.video, limits)
         plan = plan_of(request, info, canvas)
         output = check_output(request.output, request.video)
         if with_weights:
             check_weights(request.preset, request.model)
-    return Job(request, info, plan, output, output.with_suffix(".json"))
+    return Job(request, info, timeline, plan, output, output.with_suffix(".json"))
 
 
 def check_values(request: EditRequest) -> None:
@@ -146,9 +151,14 @@ def check_values(request: EditRequest) -> None:
 
 def check_video(video: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
     """Facts about a clip. Raises `EditError` when it cannot be read."""
+    return _looked_at(video, limits)[0]
+
+
+def _looked_at(video: str | os.PathLike[str], limits: VideoLimits | None) -> tuple[VideoInfo, Timeline]:
     with _usable_paths():
         try:
-            return probe(video, limits)
+            timeline = read_timeline(video, limits or VideoLimits())
+            return probe(video, limits, timeline), timeline
         except VideoError as error:
             raise EditError(str(error)) from error
 
@@ -179,10 +189,7 @@ def check_weights(preset: str, model: str | os.PathLike[str] | None = None) -> N
             raise EditError(f"There is no saved pipeline in {str(model)!r}; give the folder with model_index.json.")
     elif chosen.folder is not None:
         if not (chosen.folder / "model_index.json").is_file():
-            raise EditError(
-                f"The weights of the preset {preset!r} are missing from {str(chosen.folder)!r}; get the whole "
-                "repository again, or train them with `make train-tiny`."
-            )
+            raise EditError(missing_weights(chosen))
     elif chosen.weights_repo is None:
         raise EditError(f"No weights are released for the preset {preset!r}; give the folder of trained ones.")
 

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, BertModel, SiglipVisionModel
 from sama.pipeline import SamaPipeline
 from sama.transformer import SamaTransformer3DModel
 from training.data.rendered import TEXT_LENGTH
+from training.values import Count, NonNegative, Positive, argument
 
 PARTS = ("vae", "semantic_tower", "transformer")
 
@@ -51,9 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put a pipeline together from trained parts.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", type=Path, nargs="+", required=True, help="run folders")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--shift", type=float, default=3.0)
+    parser.add_argument("--steps", type=argument(Count), default=10)
+    parser.add_argument("--guidance", type=argument(NonNegative), default=2.0)
+    parser.add_argument("--shift", type=argument(Positive), default=3.0)
     arguments = parser.parse_args()
     assemble(arguments.out, arguments.parts, arguments.steps, arguments.guidance, arguments.shift)
 

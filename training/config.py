@@ -6,11 +6,15 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from training.closed_yaml import ConfigError, read_yaml
+from training.values import Count, FileName, Frames, NonNegative, Number, Positive, Seed, Share, ShareBelowOne, Text
 
 __all__ = [
     "ConfigError", "DataConfig", "LoraConfig", "ManifestConfig", "ObjectiveConfig", "OptimiserConfig", "ParallelConfig",
@@ -19,74 +23,77 @@ __all__ = [
 
 Stage = Literal["vae", "tower", "pretrain", "sft", "lora"]
 
+CLOSED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""No value of another type, no key that is not here. The bounds hold in Python as well: `replace` checks them again."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=CLOSED)
 class RenderedConfig:
     """Pairs drawn by `training.procedural`, encoded once and drawn often in other pairs, wordings and noise."""
 
-    pack: str = "data/pack"
-    frames: int = 17
-    groups: int = 0
+    pack: Text = "data/pack"
+    frames: Frames = 17
+    groups: Number = 0
     """Scenes to render and encode before training (0: as many as fit into `encode_minutes`)."""
-    encode_minutes: float = 2.0
-    capacity_groups: int = 2000
+    encode_minutes: Positive = 2.0
+    capacity_groups: Count = 2000
     """Scenes held on each device (about 4 MB each); when they are all there, a new one replaces the oldest."""
-    refresh_per_step: float = 0.0
+    refresh_per_step: NonNegative = 0.0
     """New scenes rendered and encoded in each training step, a whole number or a share of one (0: never)."""
     cache: str = ""
     """Folder that keeps the scenes encoded before the first step (about 4 MB each), for later runs on the same data and
     seed; empty: encode every time."""
-    paraphrases: int = 6
+    paraphrases: Count = 6
     """Wordings drawn for each pair of clips."""
-    pretext_share: float = 0.15
+    pretext_share: Share = 0.15
     """Share of training samples that restore a perturbed clip instead of following an instruction."""
-    image_share: float = 0.8
+    image_share: Share = 0.8
     """Stage `pretrain`: share of batches that are image edits, which are first frames of pairs; the others restore
     perturbed clips (paper: 448 images beside 112 videos)."""
-    image_batch: int = 0
+    image_batch: Number = 0
     """Samples of a micro-step of images in stage `pretrain` (0: as many as clips). An image has about a quarter of the
     tokens of 17 frames."""
-    task_weights: dict[str, float] = field(default_factory=dict)
+    task_weights: dict[str, NonNegative] = field(default_factory=dict)
     """How often each editing task is drawn, relative to 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class SetConfig:
     """One data set on disk."""
 
-    manifest: str
+    manifest: Text
     """A .jsonl or .csv file, or WebDataset shards (`shards/{000..127}.tar`)."""
-    adapter: str = "pairs"
+    adapter: Text = "pairs"
     """How its rows are read: `pairs` (source_video, target_video, prompt and the usual aliases), `clips` (video and
     caption, for the pretext tasks), or a published set's name: see `training.data.adapters`."""
     root: str = ""
     """Folder that the manifest's paths are relative to (default: the manifest's own)."""
-    weight: float = 1.0
+    weight: NonNegative = 1.0
     """How often its samples are drawn, relative to their number."""
-    length_tolerance: float = 0.1
+    length_tolerance: Share = 0.1
     """Largest difference of a pair's lengths, relative to the longer; pairs that differ more are dropped. Clips that
     correspond from the beginning, one of which goes on, need more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class ManifestConfig:
     """Pairs, image pairs and clips from files, in buckets of aspect ratio and frames."""
 
     sets: tuple[SetConfig, ...] = ()
     buckets: Literal["tiny", "official"] = "official"
     """Sizes: those of the embedded model, or the released model's fifteen."""
-    frames: tuple[int, ...] = (1, 17, 33, 49, 81)
+    frames: Annotated[tuple[Frames, ...], Field(min_length=1)] = (1, 17, 33, 49, 81)
     """Frame counts of the form 4k+1; a clip goes to the largest that it fills."""
-    image_batch: int = 4
+    image_batch: Count = 4
     """Images a process and micro-step; the batch of a video bucket follows from `cost_bound`."""
-    video_batch: int = 1
+    video_batch: Count = 1
     """Clips of the largest video bucket a process and micro-step; smaller buckets take more at the same cost."""
-    image_share: float = 0.8
+    image_share: Share = 0.8
     """Share of samples that are images (paper: 448 of 560). Every process has the same kind in one micro-step."""
-    token_bound: float = 1.5
+    token_bound: Positive = 1.5
     """No batch of clips holds more than this many times the tokens of the largest bucket's: memory grows with tokens,
     not with cost."""
-    fps: float = 0.0
+    fps: NonNegative = 0.0
     """Frames per second at which clips are seen (0: each clip's own)."""
     extract: Literal["head", "uniform"] = "head"
     """Which frames of a longer clip: the first ones, or ones spread evenly over it."""
@@ -94,89 +101,89 @@ class ManifestConfig:
     """Folder for encoded latents and text states, keyed by content (empty: encode every time)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class DataConfig:
     """Where samples come from."""
 
     source: Literal["rendered", "manifest"] = "rendered"
-    workers: int = 8
+    workers: Number = 8
     """Processes that read or draw samples, for each training process."""
-    text_dropout: float = 0.1
+    text_dropout: Share = 0.1
     """Share of instructions replaced by the bare prefix, for guidance."""
     rendered: RenderedConfig = RenderedConfig()
     manifest: ManifestConfig = ManifestConfig()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class OptimiserConfig:
     """The optimisers and their one schedule: warm-up, plateau, linear fall to zero."""
 
     name: Literal["muon", "adamw"] = "muon"
     """`muon`: Muon for matrices, AdamW for everything else; `adamw`: AdamW for everything, sharded weights too."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Of Muon, or of AdamW where it is alone (paper: 2e-5)."""
-    adam_learning_rate: float = 1e-3
+    adam_learning_rate: Positive = 1e-3
     """Of AdamW beside Muon."""
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    decay_share: float = 0.4
+    weight_decay: NonNegative = 0.01
+    warmup_steps: Number = 100
+    decay_share: Share = 0.4
     """The last part of the run, over which the rate falls to zero."""
-    clip_norm: float = 1.0
-    ema_decay: float = 0.9998
+    clip_norm: Positive = 1.0
+    ema_decay: ShareBelowOne = 0.9998
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class ObjectiveConfig:
     """Flow matching plus L1 on the anchors (paper, section 3.2)."""
 
-    semantic_weight: float = 0.1
+    semantic_weight: NonNegative = 0.1
     """0 trains without anchors: the model sees none."""
-    edit_weight: float = 1.0
+    edit_weight: Positive = 1.0
     """Weight of latent positions where source and target differ; 1 is the paper's plain mean."""
     timesteps: Literal["uniform", "logit_normal"] = "uniform"
     """Distribution of noise levels before the shift, stratified over the batch."""
-    sigma_shift: float = 3.0
+    sigma_shift: Positive = 3.0
     """Noise levels are shifted towards noise: s u / (1 + (s - 1) u)."""
     pretext: bool = True
     """Motion pretext tasks in stage `pretrain` (and in rendered data by `pretext_share`)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class ParallelConfig:
     """How several processes share the work."""
 
     weights: Literal["auto", "replicate", "shard"] = "auto"
     """`replicate` is DDP, `shard` is FSDP2; auto: DDP for LoRA and small models, FSDP2 for the rest."""
-    sequence: int = 1
+    sequence: Count = 1
     """Processes that share one long sequence; divides the number of processes and the attention heads."""
     checkpointing: Literal["none", "full", "offload", "attention", "attention_offload"] = "none"
     """Activations: kept, recomputed, or recomputed with the blocks' inputs kept in host memory; `attention` keeps the
     attention's output on the device as well, whose recomputation is most of a long clip's."""
-    checkpoint_every: int = 1
+    checkpoint_every: Count = 1
     """Recompute every n-th block only."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class SaveConfig:
     """When the whole state is written to `output`/checkpoints."""
 
-    minutes: float = 10.0
-    steps: int = 0
+    minutes: NonNegative = 10.0
+    steps: Number = 0
     """0: by minutes alone."""
-    keep: int = 2
+    keep: Count = 2
     """The newest checkpoints that stay."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class LoraConfig:
     """A low-rank adapter on the transformer."""
 
-    rank: int = 16
-    alpha: float = 16.0
-    dropout: float = 0.0
+    rank: Count = 16
+    alpha: Positive = 16.0
+    dropout: ShareBelowOne = 0.0
     added_modules: bool = False
     """Also adapt the semantic projector and head."""
-    name: str = ""
+    name: FileName = ""
     """Of the file that is written, without suffix (default: the output folder's)."""
     trigger: str = ""
     """An instruction that asks for what was learned; stored in the file, and offered by the app."""
@@ -184,36 +191,36 @@ class LoraConfig:
     """Type of the weights in the file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class WatchConfig:
     """What is measured on the way."""
 
-    log_every: int = 20
+    log_every: Count = 20
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     """Beside the local `metrics.jsonl`, which is always written."""
-    validate_every: int = 0
+    validate_every: Number = 0
     """Steps between losses on held-out samples at fixed noise and noise levels (0: never)."""
-    validation_samples: int = 8
+    validation_samples: Count = 8
     validation_manifest: str = ""
     """Pairs that are not trained on, in the columns of the adapter `pairs` (default: drawn ones that are held out; with
     `data.source: manifest` there are none)."""
-    sample_every_minutes: float = 0.0
+    sample_every_minutes: NonNegative = 0.0
     """Grids of source, target, raw and averaged samples (0: never)."""
-    sample_count: int = 4
-    sample_steps: int = 10
-    sample_seconds: float = 60.0
+    sample_count: Count = 4
+    sample_steps: Count = 10
+    sample_seconds: NonNegative = 60.0
     """A grid stops after this long and shows what it has."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class TrainConfig:
     """One run."""
 
     stage: Stage
-    output: str
+    output: Text
     model: dict[str, Any] = field(default_factory=dict)
     """Arguments of the model class that the stage trains. Empty with `start_from_base`: the base's own."""
-    base: str = "assets/sama-tiny"
+    base: Text = "assets/sama-tiny"
     """Folder or Hub name with the frozen parts of the pipeline (`vae`, `text_encoder`, `tokenizer`)."""
     tower: str = ""
     """Folder or Hub name of the SigLIP tower that makes the anchors (default: `base`/semantic_tower)."""
@@ -221,18 +228,21 @@ class TrainConfig:
     """Start the transformer from `base`/transformer instead of random weights."""
     start_from: str = ""
     """Start the transformer from this file, folder or Hub name: ours, official, or a base Wan2.1 checkpoint."""
-    seed: int = 0
-    batch_size: int = 16
+    seed: Seed = 0
+    batch_size: Count = 16
     """Samples a process and micro-step (rendered data; manifests set theirs by cost)."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Micro-steps of one optimiser step."""
-    max_steps: int = 1000
-    max_minutes: float = 0.0
+    max_steps: Count = 1000
+    max_minutes: NonNegative = 0.0
     """End, with the schedule run to its end, after this many minutes (0: by steps alone)."""
-    float8_share: float = 0.0
+    float8_share: Share = 0.0
     """The last part of the run goes through the float8 rounding of the stored weights (embedded model)."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
+    deterministic: bool = False
+    """Kernels that give the same bits every time, on a GPU too, so that a resumed run repeats an untouched one exactly.
+    Slower; the CPU is exact in any case."""
     data: DataConfig = DataConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -244,7 +254,7 @@ class TrainConfig:
     def deciding(self) -> dict[str, Any]:
         """Everything that decides what the run computes, and nothing else, in types of JSON."""
         values = dataclasses.asdict(self)
-        for name in ("output", "save", "watch"):
+        for name in ("output", "save", "watch", "deterministic"):
             values.pop(name)
         values["data"].pop("workers")
         for kind in ("rendered", "manifest"):

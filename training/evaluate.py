@@ -22,7 +22,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from training.evaluation.cases import PUBLISHED, CaseError, CaseLine, make_cases, read_cases, write_cases
 from training.evaluation.report import write_report
@@ -30,11 +32,14 @@ from training.evaluation.runner import Examination, about_model, examine, finish
 from training.evaluation.scoring import Judge, Score, unread
 from training.procedural.edits import TASKS
 from training.procedural.pack import Pack, PackError
+from training.values import Count, Frames, NonNegative, Number, argument
 
 logger = logging.getLogger(__name__)
 
 WORK = Path("runs/benchmark")
 ABOUT = "about.json"
+Quality = Annotated[int, Field(ge=0, le=101)]
+"""Of WebP; see `Examination.store`."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -149,13 +154,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _reported(one)
     one.add_argument("--model", default="assets/sama-tiny", help="folder of a saved pipeline")
     one.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs in turn) or cuda:N")
-    one.add_argument("--workers", type=int, default=1, help="processes, each with its own copy of the model")
+    one.add_argument(
+        "--workers", type=argument(Count), default=1, help="processes, each with its own copy of the model"
+    )
     one.add_argument("--work", type=Path, help=f"folder of finished cases (default: {WORK}/<model and its hash>)")
-    one.add_argument("--steps", type=int)
-    one.add_argument("--guidance", type=float)
-    one.add_argument("--wordings", type=int, default=0, help="paraphrases tried for each case, with the same noise")
-    one.add_argument("--worded", type=int, default=1000, help="cases of each task that are asked for in all wordings")
-    one.add_argument("--store", type=int, default=92, help="WebP quality of kept results; 101 is exact, 0 keeps none")
+    one.add_argument("--steps", type=argument(Count))
+    one.add_argument("--guidance", type=argument(NonNegative))
+    one.add_argument(
+        "--wordings", type=argument(Number), default=0, help="paraphrases tried for each case, with the same noise"
+    )
+    one.add_argument(
+        "--worded", type=argument(Number), default=1000, help="cases of each task that are asked for in all wordings"
+    )
+    one.add_argument(
+        "--store", type=argument(Quality), default=92, help="WebP quality of kept results; 101 is exact, 0 keeps none"
+    )
     one.add_argument("--tower", default="", help="pipeline whose tower measures distances (default: the model's)")
     one.set_defaults(call=run)
 
@@ -168,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one = commands.add_parser("cases", help="write the case list")
     _shared(one, listed=False)
     one.add_argument("--out", type=Path, default=PUBLISHED)
-    one.add_argument("--frames", type=int, nargs="+", default=[17], help="frame counts, taken in turn")
-    one.add_argument("--paraphrases", type=int, default=3)
+    one.add_argument("--frames", type=argument(Frames), nargs="+", default=[17], help="frame counts, taken in turn")
+    one.add_argument("--paraphrases", type=argument(Number), default=3)
     one.set_defaults(call=cases)
 
     one = commands.add_parser("export", help="write the cases for another editor")
@@ -190,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("--model", default="assets/sama-tiny")
     one.add_argument("--device")
     one.add_argument("--edits", nargs="+")
-    one.add_argument("--frames", type=int, default=17)
+    one.add_argument("--frames", type=argument(Frames), default=17)
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(call=real)
 
@@ -209,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _shared(parser: argparse.ArgumentParser, listed: bool = True) -> None:
     parser.add_argument("--pack", default="data/pack")
     parser.add_argument("--tasks", nargs="+", choices=TASKS)
-    parser.add_argument("--per-task", type=int, help="the first so many cases of each task (default: all)")
+    parser.add_argument("--per-task", type=argument(Count), help="the first so many cases of each task (default: all)")
     if listed:
         parser.add_argument("--cases", type=Path, default=PUBLISHED, help="the case list")
 
@@ -217,7 +230,7 @@ def _shared(parser: argparse.ArgumentParser, listed: bool = True) -> None:
 def _reported(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/scores"))
     parser.add_argument("--against", type=Path, help="another report, scores.json, to compare with")
-    parser.add_argument("--sheets", type=int, default=6, help="pairs shown on each task's contact sheet")
+    parser.add_argument("--sheets", type=argument(Number), default=6, help="pairs shown on each task's contact sheet")
 
 
 if __name__ == "__main__":

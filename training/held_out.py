@@ -74,12 +74,12 @@ def _drawn(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.nda
 def _read(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
     """The first pairs of the manifest that pass the checks, read as training reads its own: same sizes, same rate."""
     from training.data.buckets import assign, signatures
-    from training.data.checks import find_catalogue
+    from training.data.checks import shared_catalogue
     from training.data.paired import PairedClips, Reading
 
     sets = (SetConfig(manifest=config.watch.validation_manifest),)
     manifest = replace(config.data.manifest, sets=sets)
-    catalogue = find_catalogue(manifest, Path(config.output))
+    catalogue = shared_catalogue(manifest, Path(config.output))
     known = signatures(manifest)
     chosen, short = assign(catalogue, manifest, known)
     for drop in (*catalogue.dropped, *short):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import torch
 from accelerate import init_empty_weights
 
 from sama.checkpoints import CheckpointError, from_base_wan, iterate_tensors, load_transformer
 from sama.transformer import SamaTransformer3DModel
+from training.closed_yaml import hint, validated
 from training.config import ConfigError, TrainConfig
 from training.lora import add_adapter
+from training.values import Count
 
 
 class Sizes(Protocol):
@@ -40,17 +43,45 @@ def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:
         if not files:
             raise ConfigError(f"the section `model` is empty, and no config.json is in {folder}: say what to build")
         given = json.loads(files[0].read_text(encoding="utf-8"))
+    require_arguments(config.model, SamaTransformer3DModel)
     known = inspect.signature(SamaTransformer3DModel.__init__).parameters
     arguments = {name: value for name, value in given.items() if name in known and value is not None}
-    foreign = [name for name in config.model if name not in known]
-    if foreign:
-        raise ConfigError(f"model.{foreign[0]} is no argument of SamaTransformer3DModel")
     return arguments | {
         "in_channels": sizes.latent_channels,
         "out_channels": sizes.latent_channels,
         "text_dim": sizes.text_dim,
         "semantic_dim": sizes.semantic_dim,
     }
+
+
+def require_arguments(section: Mapping[str, Any], kind: Callable[..., object], required: Collection[str] = ()) -> None:
+    """Raise ConfigError for a key of the section `model` that is no argument of `kind`, for a value of another type
+    and for a size below 1, and if one of `required` is missing."""
+    known = list(inspect.signature(kind).parameters)
+    try:
+        types = get_type_hints(getattr(kind, "__init__"))  # noqa: B009 - mypy takes it for an instance's
+    except NameError:  # transformers names types that it does not import
+        types = {}
+    for name, value in section.items():
+        if name not in known:
+            raise ConfigError(f"unknown key model.{name} ({kind.__name__}): {hint(name, known, 'model.')}")
+        if name in types:
+            validated(Count if types[name] is int else types[name], value, f"model.{name}")
+    for name in required:
+        if name not in section:
+            raise ConfigError(f"the key model.{name} is missing: {kind.__name__} needs it")
+
+
+@contextmanager
+def told_by_section() -> Iterator[None]:
+    """What the model's class says of arguments that do not go together is a ConfigError."""
+    try:
+        yield
+    except (ConfigError, MemoryError, RuntimeError):  # of the machine, not of the arguments
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"the section `model` cannot be built: {reason}") from error
 
 
 def start_folder(config: TrainConfig) -> Path:
@@ -86,13 +117,13 @@ def build_transformer(config: TrainConfig, sizes: Sizes, empty: bool = False) ->
     arguments = model_arguments(config, sizes)
     if config.stage == "lora" and not (config.start_from or config.start_from_base):
         raise ConfigError("an adapter needs a trained model below it: set start_from or start_from_base")
-    if empty:
-        transformer = empty_transformer(arguments)
-    elif config.start_from or config.start_from_base:
-        transformer = _started(config, arguments)
+    if empty or not (config.start_from or config.start_from_base):
+        with told_by_section():
+            if not empty:
+                torch.manual_seed(config.seed)
+            transformer = empty_transformer(arguments) if empty else SamaTransformer3DModel(**arguments)
     else:
-        torch.manual_seed(config.seed)
-        transformer = SamaTransformer3DModel(**arguments)
+        transformer = _started(config, arguments)
     if config.stage == "lora":
         add_adapter(transformer, config.lora, config.seed)
     if not config.objective.semantic_weight:

@@ -29,7 +29,7 @@ from training.data.rendered_feed import RenderedFeed
 from training.distributed import require_fitting
 from training.encoders import FrozenSizes
 from training.flops import ModelShape, forward_flops, training_flops
-from training.model import build_transformer, model_arguments
+from training.model import build_transformer, require_arguments, told_by_section
 from training.optim import is_matrix
 from training.storage import is_large_matrix
 
@@ -70,11 +70,13 @@ def _model(config: TrainConfig, sizes: FrozenSizes | None) -> nn.Module:
     """The model without memory for its weights."""
     if sizes is not None:
         return build_transformer(config, sizes, empty=True)
-    with init_empty_weights():
+    with init_empty_weights(), told_by_section():
         if config.stage == "vae":
+            require_arguments(config.model, AutoencoderKLWan, ("z_dim",))
             return AutoencoderKLWan(**config.model)
         from training.tower import NamedTower
 
+        require_arguments(config.model, SiglipVisionConfig)
         return NamedTower(SiglipVisionConfig(**config.model), text_dim=384)
 
 
@@ -155,8 +157,7 @@ def _memory(
     if sizes is not None:
         largest = _largest(config)
         tokens = token_counts(largest.latents).total
-        arguments = model_arguments(config, sizes)
-        parts["activations"] = _activations(config, arguments, largest.samples * tokens)
+        parts["activations"] = _activations(config, model.config, largest.samples * tokens)  # type: ignore[arg-type]
         parts["frozen parts"] = _frozen_bytes(config, sizes)
         if config.data.source == "rendered":
             parts["held scenes"] = _held_bytes(config, sizes, largest.latents)

@@ -11,6 +11,8 @@ where the configuration says so. These stay in float32 even then:
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
@@ -20,8 +22,17 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
 
 
-def use_fast_kernels() -> None:
-    """Of a whole process that trains or encodes on a GPU: float32 products in TF32, and convolutions timed once for
-    each shape that they meet (`training.encoders` fills its batches up for that)."""
+def choose_kernels(deterministic: bool = False) -> None:
+    """Choose the GPU kernels of a process that trains or encodes, before it touches a device: float32 products in TF32,
+    and convolutions timed once for each shape that they meet (`training.encoders` fills its batches up for that).
+
+    deterministic: only kernels that give the same bits every time, which leaves out timed convolutions, and attention
+    whose backward pass adds in no fixed order.
+    """
     torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 from training.config import TrainConfig
 from training.data.rendered import LabelledAnchors, RenderedGroups
 from training.flops import Cost
+from training.model import require_arguments
 from training.rendered_stage import RenderedStage
 from training.storage import rewrite_compact
 from training.text_encoder import load_frozen
@@ -55,6 +56,7 @@ class TowerStage(RenderedStage):
         base = Path(config.base)
         self.tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer")
         self.text = load_frozen(base, accelerator.device)
+        require_arguments(config.model, SiglipVisionConfig)
         siglip = SiglipVisionConfig(**config.model)
         self.model: nn.Module = NamedTower(siglip, self.text.config.hidden_size).to(accelerator.device)
         self.embeddings: dict[str, Tensor] = {}

@@ -27,8 +27,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from training.config import ConfigError, TrainConfig, load_config
 from training.loop import Trainer
-from training.precision import use_fast_kernels
+from training.precision import choose_kernels
 from training.stages import build_stage
+from training.values import Count, argument
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run",
         nargs="?",
-        type=int,
+        type=argument(Count),
         const=0,
         metavar="PROCESSES",
         help="show the plan, the memory and the data for so many processes (default: as few as can be), and end",
@@ -76,7 +77,7 @@ def train(config: TrainConfig, resume: bool = False) -> int:
             f"{rendered.pack} is not here: python -m training.procedural.ingredients --out {rendered.pack} makes it"
         )
     cv2.setNumThreads(1)  # its pool of threads does not survive the fork of workers, who would wait for it
-    use_fast_kernels()
+    choose_kernels(config.deterministic)
     # Precision is the loop's: see training.precision. Several processes without a GPU have to be told that it is so.
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),

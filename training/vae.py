@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 from training.data.rendered import ClipCrops, RenderedGroups
 from training.flops import Cost
+from training.model import require_arguments, told_by_section
 from training.one_pass import OnePassVAE
 from training.precision import autocast
 from training.rendered_stage import RenderedStage
@@ -35,9 +36,11 @@ class VaeStage(RenderedStage):
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
         torch.manual_seed(config.seed)
+        require_arguments(config.model, AutoencoderKLWan, ("z_dim",))
         z_dim = config.model["z_dim"]
         neutral = {"latents_mean": [0.0] * z_dim, "latents_std": [1.0] * z_dim}
-        self.vae = AutoencoderKLWan(**config.model, **neutral)
+        with told_by_section():
+            self.vae = AutoencoderKLWan(**config.model, **neutral)
         self.model: nn.Module = OnePassVAE(self.vae).to(accelerator.device)
 
     def batches(self) -> Iterator[Tensor]:

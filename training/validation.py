@@ -29,7 +29,7 @@ from torch.distributed.fsdp import FSDPModule
 from sama.pipeline import SamaPipeline
 from sama.run import SamaPipelineOutput
 from training.batch import Batch, Place
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.encoders import Encoders
 from training.grids import GridRow, draw_grid
 from training.held_out import held_out_samples
@@ -73,14 +73,7 @@ class Validator:
         self, config: TrainConfig, stage: WatchedStage, encoders: Encoders, tracker: Tracker, place: Place
     ) -> None:
         self.config, self.stage, self.tracker, self.place = config, stage, tracker, place
-        watch = config.watch
-        for every, count, name in (
-            (watch.validate_every, watch.validation_samples, "validation_samples"),
-            (watch.sample_every_minutes, watch.sample_count, "sample_count"),
-        ):
-            if every and count < 1:
-                raise ConfigError(f"watch.{name} must be at least 1, not {count}")
-        count = max(watch.validation_samples, watch.sample_count)
+        count = max(config.watch.validation_samples, config.watch.sample_count)
         self.samples = held_out_samples(config, encoders, count)
         self._bare = encoders.text_states([encoders.prompt("")])
         if config.data.source == "manifest" and config.data.manifest.cache:

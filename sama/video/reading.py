@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from sama.video.container import av_errors, codec_name, open_input, video_stream
 from sama.video.geometry import Orientation, displayed_size, orientation_of, scaled_coded_size
 from sama.video.limits import VideoError, VideoLimits
-from sama.video.timeline import read_timeline
+from sama.video.timeline import Timeline, read_timeline
 
 _UNSPECIFIED_MATRIX = 2
 _HD_HEIGHT = 576
@@ -62,14 +62,17 @@ class Frame:
     index: int
 
 
-def probe(path: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
+def probe(
+    path: str | os.PathLike[str], limits: VideoLimits | None = None, timeline: Timeline | None = None
+) -> VideoInfo:
     """Look at a file without decoding more than its first frame, unless its packets do not tell the frames apart.
 
+    ``timeline`` is the file's, where the caller has read it: the packets are then not walked again.
     Raises :class:`VideoError` when the file is not a readable video or passes one of ``limits``.
     """
     limits = limits or VideoLimits()
     name = Path(path).name
-    timeline = read_timeline(path, limits)
+    timeline = timeline or read_timeline(path, limits)
     with open_input(path, limits) as container:
         stream = video_stream(container, limits, name)
         first = next(container.decode(stream), None)
@@ -100,7 +103,8 @@ class FrameReader:
     """Iterate over a video's frames, one in memory at a time.
 
     ``start`` and ``count`` cut by frame index; ``size`` = (width, height) scales the displayed frames. Use it as a
-    context manager. A :class:`VideoError` is raised when the file is damaged, or when a limit is passed on the way.
+    context manager. ``timeline`` is the file's, where the caller has read it; a late ``start`` is found by it.
+    A :class:`VideoError` is raised when the file is damaged, or when a limit is passed on the way.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class FrameReader:
         count: int | None = None,
         limits: VideoLimits | None = None,
         size: tuple[int, int] | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         if start < 0 or (count is not None and count < 0):
             raise ValueError(f"start and count are frame numbers from 0, got {start} and {count}")
@@ -119,6 +124,7 @@ class FrameReader:
         self._count = count
         self._limits = limits or VideoLimits()
         self._size = size
+        self._timeline = timeline
         self._stack = ExitStack()
         self._frames: Generator[Frame, None, None] | None = None
 
@@ -169,7 +175,7 @@ class FrameReader:
         """Decoded frames from a key frame before ``start`` where one can be found with certainty, and its index."""
         if self._start < _SEEK_FROM:
             return 0, container.decode(stream)
-        ticks = read_timeline(self._path, self._limits).ticks
+        ticks = (self._timeline or read_timeline(self._path, self._limits)).ticks
         if self._start >= len(ticks):
             return 0, container.decode(stream)
         # Well ahead of the goal: pictures right behind a key frame may need pictures from before it.

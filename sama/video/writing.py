@@ -56,7 +56,8 @@ class VideoWriter:
     ``start`` and ``end`` say which one, in seconds after the source's first frame; ``end=None`` is the end of the file.
     ``crf`` is the quality (lower is better); the default is visually clean. ``preset`` is x264's name for how much time
     it takes to make the file small. ``gop_size`` is the largest distance of key
-    frames. ``audio_codec`` re-encodes sound of any other codec to that one.
+    frames. ``audio_codec`` re-encodes sound of any other codec to that one. ``timeline`` is the source's, where the
+    caller has read it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class VideoWriter:
         preset: str | None = None,
         gop_size: int | None = None,
         audio_codec: str | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         self._path = Path(path)
         self._size = (width, height)
@@ -89,7 +91,7 @@ class VideoWriter:
         self._kind = _container_of(self._path)
         if width < 1 or height < 1:
             raise ValueError(f"a video needs a size of at least 1 x 1, got {width} x {height}")
-        self._timeline: Timeline | None = None
+        self._timeline = timeline
         self._origin: Fraction | None = None
         self._offset = Fraction(0)
         self._sample_rates: list[int] = []
@@ -163,7 +165,7 @@ class VideoWriter:
         with open_input(self._source, VideoLimits()) as container:
             has_video = bool(moving_pictures(container))
             self._sample_rates = sample_rates(container)
-        if has_video:
+        if has_video and self._timeline is None:
             self._timeline = read_timeline(self._source, VideoLimits())
         video_start = self._timeline.start if self._timeline else None
         with open_input(self._source, VideoLimits()) as container:

@@ -38,6 +38,10 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
         # Muon orthogonalises in bfloat16, which turns the last bits of a matrix's gradient into its third digit.
         tolerance = 1e-4 if name.endswith("bias") else 2e-2
         assert torch.allclose(first[name], weights, atol=tolerance), f"two processes and one differ in {name}"
+    first, second = (torch.load(tmp_path / "two" / f"noise-{rank}.pt") for rank in range(2))
+    draws = torch.cat([first, second]).tolist()
+    assert len(first) == STEPS and len({tuple(draw) for draw in draws}) == 2 * STEPS, "noise came twice"
+    assert torch.equal(first, torch.load(tmp_path / "one" / "noise-0.pt")), "a process more changes no other's noise"
 
 
 def test_two_processes_with_sharded_weights_give_the_weights_and_averages_of_one(tmp_path):

@@ -25,6 +25,8 @@ from tests.tiny import tiny_pipeline
 from training.bands import BandMeans
 from training.batch import Place
 from training.config import DataConfig, ManifestConfig, OptimiserConfig, TrainConfig, WatchConfig
+from training.data import checks
+from training.data.clips import look
 from training.ema import Ema
 from training.encoders import Encoders
 from training.stages import EditStage
@@ -90,7 +92,10 @@ def watch(folder: Path, kind: str) -> None:
             fully_shard(block)
         fully_shard(model)
     ema = Ema(stage.model, 0.5)
-    validator = Validator(config, stage, encoders, Tracker(Path(config.output), (), {}), place)
+    opened: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "look", lambda media: opened.append(media) or look(media))
+        validator = Validator(config, stage, encoders, Tracker(Path(config.output), (), {}), place)
 
     seen = [validator.losses(model, 0, ema)]
     optimiser = torch.optim.SGD(stage.model.parameters(), lr=1e-2)
@@ -107,7 +112,8 @@ def watch(folder: Path, kind: str) -> None:
     validator.config = replace(config, watch=replace(config.watch, sample_seconds=0.0))
     late = validator.grid(2, ema)
     seen.append(validator.losses(model, 2, ema))
-    torch.save({"seen": seen, "path": path and str(path), "late": late and str(late)}, folder / f"{kind}-{rank}.pt")
+    told = {"seen": seen, "path": path and str(path), "late": late and str(late), "opened": len(opened)}
+    torch.save(told, folder / f"{kind}-{rank}.pt")
     if dist.is_initialized():
         dist.barrier()
 
@@ -150,6 +156,12 @@ def test_each_look_measures_the_weights_of_its_time(looks):
     assert first["validation/raw/flow"] == first["validation/ema/flow"] == second["validation/ema/flow"]
     assert abs(second["validation/raw/flow"] - first["validation/raw/flow"]) > 1e-3
     assert second == third
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_the_clips_of_the_validation_manifest_are_checked_by_one_process_for_all(looks, kind):
+    assert looks["alone"][0]["opened"] == 2 * SAMPLES
+    assert [process["opened"] for process in looks[kind]] == [2 * SAMPLES, 0]
 
 
 @pytest.mark.parametrize("kind", SHARED)

@@ -36,6 +36,7 @@ class LineStage:
     def __init__(self, accelerator: Accelerator, sharded: bool) -> None:
         torch.manual_seed(0)
         self.rank, self.count, self.taken = accelerator.process_index, accelerator.num_processes, 0
+        self.noise = []
         with torch.device("meta" if sharded and self.rank else "cpu"):
             self.model = Line()
 
@@ -61,6 +62,7 @@ class LineStage:
         self.taken = state["taken"]
 
     def loss(self, model, batch, random):
+        self.noise.append(torch.randn(4, generator=random))
         wanted = torch.stack([batch.sum(1), batch[:, 0] * batch[:, 1]], dim=1)
         loss = (model(batch) - wanted).square().mean()
         return loss, {"square": loss.detach()}
@@ -81,6 +83,7 @@ def main(arguments: list[str]) -> int:
     trainer.run()
     own = stage.model.state_dict() if not layout.sharded else full_state_dict(stage.model)
     torch.save(own, Path(config.output) / f"weights-{accelerator.process_index}.pt")
+    torch.save(torch.stack(stage.noise), Path(config.output) / f"noise-{accelerator.process_index}.pt")
     layout.wait()
     accelerator.end_training()
     return 0

@@ -344,7 +344,6 @@ def test_bad_options_are_one_sentence(media, tmp_path, capsys):
         ([*base, "--url", "http://127.0.0.1:1/v1", "--model", ""], "--model"),
         ([*base, "--url", "http://x/v1", "--model", "eye", "--shard", "4/4"], "--shard"),
         ([*base, "--url", "http://x/v1", "--model", "eye", "--extra", "[]"], "--extra"),
-        ([*base, "--url", "http://x/v1", "--model", "eye", "--runs", "0"], "at least 1"),
         ([*base, "--url", "http://x/v1", "--model", "eye", "--adapter", "clips"], "adapter"),
         (["--manifest", str(tmp_path / "none.jsonl"), "--out", str(tmp_path), "--merge"], "none.jsonl"),
     ):

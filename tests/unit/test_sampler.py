@@ -71,6 +71,25 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert [step.draws for step in one.steps(7)] != [step.draws for step in one.steps(8)]
 
 
+def test_every_pass_over_a_set_has_another_order():
+    """An epoch takes a quarter of the set, so that which samples come together is the set's order, not the bucket's."""
+    (sampler,) = samplers(groups([[0, 48, 0]], (0.25,)))
+    passes = [[{draw.sample for draw in drawn(sampler, [4 * turn + part])} for part in range(4)] for turn in range(6)]
+    for quarters in passes:
+        assert [len(part) for part in quarters] == [12] * 4 and len(set.union(*quarters)) == 48
+    firsts = {frozenset(quarters[0]) for quarters in passes}
+    assert len(firsts) == len(passes), "two passes begin with the same quarter"
+
+
+def test_every_epoch_mixes_the_sets_of_a_bucket_anew():
+    (sampler,) = samplers(groups([[0, 30, 0], [0, 30, 0]], (1.0, 1.0)))
+    mixed = [
+        Counter(sum(draw.sample >= 30 for draw in step.draws) for step in sampler.steps(epoch)) for epoch in range(8)
+    ]
+    assert all(counts.total() == 20 for counts in mixed)
+    assert len({tuple(sorted(counts.items())) for counts in mixed}) > 3, "the sets meet in the same pattern every time"
+
+
 @pytest.mark.parametrize("taken", [0, 1, 13, 14, 60])
 def test_a_resumption_goes_on_as_if_nothing_had_happened(taken):
     found = groups([[20, 30, 10]])
@@ -125,10 +144,6 @@ def test_weights_say_how_often_a_set_is_drawn():
     assert max(per_sample.values()) - min(per_sample.values()) <= 1
 
 
-def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="weight"):
-        groups([[0, 5, 0]], (-1.0,))
-    with pytest.raises(ConfigError, match="image_share"):
-        groups([[0, 5, 0]], share=1.5)
+def test_nothing_to_draw_is_refused():
     with pytest.raises(ConfigError, match="no sample is left"):
         Sampler([], SIZES, 0)

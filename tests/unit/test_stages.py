@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sama.checkpoints import load_transformer, save_official
 from tests.tiny import tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from tests.unit.test_training_loop import MODEL, base, editor, stage_config  # noqa: F401 - fixtures
+from tests.unit.test_training_loop import MODEL, base, editor, stage_config, stop_after  # noqa: F401 - fixtures
 from training.batch import Batch
 from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig, WatchConfig
 from training.distributed import checkpoint_activations
@@ -226,10 +226,7 @@ def test_an_adapter_trains_on_frozen_weights_and_resumes(stage_config, tmp_path)
     for name, weight in frozen.items():
         assert torch.equal(whole.stage.model.get_parameter(name), weight)
     first = trainer(config)
-    batches = first.stage.batches()
-    for _ in range(2):
-        first._optimise(batches, first.clock.progress(first.step))
-    first.save()
+    stop_after(first, 2)
     again = trainer(config)
     assert again.resume() and again.run()
     (one,), (other,) = ((tmp_path / name / "lora").glob("*.safetensors") for name in ("run", "whole"))
@@ -260,9 +257,8 @@ def test_micro_steps_are_one_large_batch(stage_config):  # noqa: F811
     twin = copy.deepcopy(stage.model)
     run = Trainer(config, Two(stage), CPU)
     seen = []
-    step = run.optimisers[0].step
-    run.optimisers[0].step = lambda: seen.append([w.grad.clone() for w in stage.model.parameters()]) or step()
-    run._optimise(run.stage.batches(), 0.0)
+    run.optimisers[0].register_step_pre_hook(lambda *_: seen.append([w.grad.clone() for w in stage.model.parameters()]))
+    assert run.run()
     for micro in range(2):
         random = generator("cpu", "loss", config.seed, 0, micro, 0)
         (stage.loss(twin, batch(4 // (micro + 1)), random)[0] * (2 / 3, 1 / 3)[micro]).backward()

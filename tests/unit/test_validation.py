@@ -282,9 +282,3 @@ def test_a_run_on_files_says_what_it_needs(config):
     config = replace(config, data=replace(config.data, source="manifest"))
     with pytest.raises(ConfigError, match=r"watch\.validation_manifest"):
         build(config)
-
-
-def test_a_look_at_nothing_is_refused(config):
-    config = replace(config, watch=replace(config.watch, validate_every=10, validation_samples=0))
-    with pytest.raises(ConfigError, match=r"watch\.validation_samples must be at least 1"):
-        build(config)

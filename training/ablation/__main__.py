@@ -35,6 +35,7 @@ from training.ablation.plan import (
 from training.config import ConfigError, load_config
 from training.evaluation.cases import PUBLISHED, CaseError, CaseLine, read_cases
 from training.procedural.edits import TASKS
+from training.values import Count, NonNegative, Number, argument
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +80,9 @@ def encode(options: argparse.Namespace) -> None:
     from training.ablation.feed import fill_cache
     from training.batch import Place
     from training.encoders import Encoders
-    from training.precision import use_fast_kernels
+    from training.precision import choose_kernels
 
-    use_fast_kernels()
+    choose_kernels()
     config = common_config(load_config(options.config, options.overrides), options.groups)
     place = Place(0, 1, Accelerator().device)
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
@@ -133,19 +134,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", type=Path, required=True, help="the configuration that all variants start from")
     common.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    common.add_argument("--groups", type=int, default=1500, help="scenes that are encoded, once, for all runs")
+    common.add_argument(
+        "--groups", type=argument(Count), default=1500, help="scenes that are encoded, once, for all runs"
+    )
     common.add_argument("--share", default="0/1", help="i/n: the i-th of n parts, counted from 0, for one of n GPUs")
     one = commands.add_parser("encode", parents=[common], help="encode the scenes that runs of several GPUs share")
     one.set_defaults(call=encode)
     one = commands.add_parser("run", parents=[common], help="train and score the runs that are not finished")
-    one.add_argument("--budget-minutes", type=float, default=0.0, help="for everything, this session's start included")
-    one.add_argument("--steps", type=int, default=0, help="of each run (default: what the budget allows)")
-    one.add_argument("--seeds", type=int, default=3)
+    one.add_argument(
+        "--budget-minutes",
+        type=argument(NonNegative),
+        default=0.0,
+        help="for everything, this session's start included",
+    )
+    one.add_argument("--steps", type=argument(Number), default=0, help="of each run (default: what the budget allows)")
+    one.add_argument("--seeds", type=argument(Count), default=3)
     one.add_argument("--variants", nargs="+", default=[v.name for v in VARIANTS], choices=[v.name for v in VARIANTS])
     one.add_argument("--cases", type=Path, default=PUBLISHED)
     one.add_argument("--tasks", nargs="+", choices=TASKS)
-    one.add_argument("--per-task", type=int, default=4, help="held-out cases of each task")
-    one.add_argument("--judges", type=int, default=4, help="processes that score results meanwhile")
+    one.add_argument("--per-task", type=argument(Count), default=4, help="held-out cases of each task")
+    one.add_argument("--judges", type=argument(Number), default=4, help="processes that score results meanwhile")
     one.set_defaults(call=run)
     one = commands.add_parser("read", help="read subtitles of stored results")
     one.add_argument("--pack", default="data/pack")

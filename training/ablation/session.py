@@ -35,7 +35,7 @@ from training.config import ConfigError, TrainConfig
 from training.encoders import Encoders
 from training.evaluation.cases import CaseLine
 from training.loop import UNTIMED_STEPS, Trainer
-from training.precision import use_fast_kernels
+from training.precision import choose_kernels
 from training.procedural.pack import Pack
 from training.stages import EditStage
 from training.storage import whole
@@ -64,7 +64,7 @@ class Session:
         `common_config`."""
         self.began = time.monotonic()
         self.common, self.out, self.lines = common_config(config, groups), out, list(lines)
-        use_fast_kernels()
+        choose_kernels()
         torch._dynamo.config.recompile_limit = 64  # every variant brings sequence lengths of its own
         self.accelerator = Accelerator()
         if self.accelerator.num_processes > 1:

@@ -12,8 +12,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from sama.request import EditError
+from pydantic import Field
+
+from sama.request import MAX_SEED, MAX_STEPS, EditError
 from training.benches.benchmarks import BENCHMARKS, Benchmark
 from training.benches.cases import Case, Found, find_results, read_cases, result_of
 from training.benches.tables import Graded, as_dict, as_markdown, grade
@@ -22,6 +25,7 @@ from training.judge.answers import WHOLE, AnswerLog, Shard, read_answers
 from training.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
 from training.judge.client import JudgeClient, JudgeError, Server
 from training.judge.session import Effort, Session, Subject
+from training.values import Count, argument
 
 logger = logging.getLogger("training.benches")
 
@@ -122,9 +126,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         editor.add_argument("--weights", help="folder of a saved pipeline in place of the preset's weights")
         editor.add_argument("--lora", action="append", default=[], help="LoRA file, optionally with @scale")
         editor.add_argument("--device")
-        editor.add_argument("--seed", type=int, default=0)
-        editor.add_argument("--steps", type=int)
-        editor.add_argument("--edit-frames", type=int, help="edit the first frames of each clip only")
+        editor.add_argument("--seed", type=argument(Annotated[int, Field(ge=0, le=MAX_SEED)]), default=0)
+        editor.add_argument("--steps", type=argument(Annotated[int, Field(ge=1, le=MAX_STEPS)]))
+        editor.add_argument("--edit-frames", type=argument(Count), help="edit the first frames of each clip only")
     return parser.parse_args(arguments)
 
 

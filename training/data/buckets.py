@@ -20,12 +20,10 @@ from sama.shapes import (
     OFFICIAL_BUCKETS,
     TINY_BUCKETS,
     Bucket,
-    is_valid_frame_count,
     latent_shape,
-    padded_frame_count,
     token_counts,
 )
-from training.config import ConfigError, ManifestConfig, TrainConfig
+from training.config import ManifestConfig, TrainConfig
 from training.data.checks import Catalogue
 from training.data.manifest import Dropped
 
@@ -83,25 +81,19 @@ def model_width(config: TrainConfig) -> ModelWidth:
 
 
 def signatures(config: ManifestConfig) -> list[Signature]:
-    """Every signature that a configuration knows. ConfigError: a frame count that the VAE cannot encode whole."""
-    for frames in config.frames:
-        if not is_valid_frame_count(frames):
-            near = padded_frame_count(max(1, frames))
-            raise ConfigError(f"data.manifest.frames: {frames} is not of the form 4k+1; {near} is")
-    if not config.frames:
-        raise ConfigError("data.manifest.frames is empty: name the frame counts, 1 for images")
+    """Every signature that a configuration knows."""
     return [Signature(frames, *size) for frames in sorted(set(config.frames)) for size in SIZES[config.buckets]]
 
 
 def batch_sizes(known: Sequence[Signature], config: ManifestConfig, model: ModelWidth) -> dict[Signature, int]:
     """Samples of a batch for each signature, at least 1. The largest of `known` is the measure of the others."""
     clips = [signature for signature in known if not signature.is_image]
-    sizes = {signature: max(1, config.image_batch) for signature in known if signature.is_image}
+    sizes = {signature: config.image_batch for signature in known if signature.is_image}
     most = max((signature.tokens for signature in clips), default=0)
     for signature in clips:
         by_cost = config.video_batch * cost(most, model) // cost(signature.tokens, model)
         by_memory = int(config.video_batch * most * config.token_bound) // signature.tokens
-        sizes[signature] = max(1, config.video_batch, min(by_cost, by_memory))
+        sizes[signature] = max(config.video_batch, min(by_cost, by_memory))
     return sizes
 
 

@@ -18,6 +18,7 @@ from training.batch import Place
 from training.config import ConfigError, load_config
 from training.data.manifest_feed import CHECK_THREADS, ManifestData, ManifestFeed
 from training.encoders import Encoders
+from training.values import Count, Number, argument
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.data.check", description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the YAML")
-    parser.add_argument("--places", type=int, default=1, help="processes that will see different samples")
-    parser.add_argument("--threads", type=int, default=CHECK_THREADS, help="clips that are opened at a time")
+    parser.add_argument("--places", type=argument(Count), default=1, help="processes that will see different samples")
+    parser.add_argument(
+        "--threads", type=argument(Count), default=CHECK_THREADS, help="clips that are opened at a time"
+    )
     parser.add_argument("--fresh", action="store_true", help="open all clips again, whatever is known of them")
     parser.add_argument("--encode", action="store_true", help="fill data.manifest.cache")
-    parser.add_argument("--part", type=int, default=0, metavar="K", help="with --encode: part K ...")
-    parser.add_argument("--parts", type=int, default=1, metavar="N", help="... of N, one for each GPU or machine")
+    parser.add_argument("--part", type=argument(Number), default=0, metavar="K", help="with --encode: part K ...")
+    parser.add_argument(
+        "--parts", type=argument(Count), default=1, metavar="N", help="... of N, one for each GPU or machine"
+    )
     given = parser.parse_args(arguments)
+    if given.part >= given.parts:
+        parser.error(f"--part {given.part}: counted from 0, there is no such part of {given.parts}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config = load_config(given.config, given.set)

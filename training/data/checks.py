@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch.distributed as dist
 
 from training.config import ManifestConfig, SetConfig
 from training.data.adapters import adapter
@@ -199,6 +200,16 @@ def find_catalogue(config: ManifestConfig, folder: Path, fresh: bool = False, th
                 if number % _REPORT_EVERY == 0:
                     logger.info("checked %d rows", number)
     return Catalogue(path)
+
+
+def shared_catalogue(config: ManifestConfig, folder: Path, fresh: bool = False, threads: int = 8) -> Catalogue:
+    """`find_catalogue` for several processes, all of which call it: the first one opens the clips and the others wait.
+    A process that cannot see the first one's folder makes its own."""
+    if not dist.is_initialized():
+        return find_catalogue(config, folder, fresh, threads)
+    found = find_catalogue(config, folder, fresh, threads) if dist.get_rank() == 0 else None
+    dist.barrier()
+    return found or find_catalogue(config, folder, False, threads)
 
 
 def report(dropped: Iterable[Dropped], config: ManifestConfig, rows_of: Counter[int]) -> list[str]:

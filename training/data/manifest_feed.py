@@ -25,7 +25,7 @@ from training.config import ConfigError, TrainConfig
 from training.data.adapters import adapter
 from training.data.buckets import Signature, assign, batch_sizes, model_width, signatures, table
 from training.data.cache import ContentCache
-from training.data.checks import Catalogue, find_catalogue, report, write_dropped
+from training.data.checks import report, shared_catalogue, write_dropped
 from training.data.clips import ClipError
 from training.data.manifest import Dropped, manifest_files
 from training.data.paired import Clip, PairedClips, Reading, ReadSample, ReadStep
@@ -58,7 +58,8 @@ class ManifestData:
         self.known = signatures(manifest)
         self.width = model_width(config)
         self.sizes = batch_sizes(self.known, manifest, self.width)
-        self.catalogue = _shared_catalogue(config, self.folder, fresh, threads)
+        where = Path(manifest.cache) if manifest.cache else self.folder
+        self.catalogue = shared_catalogue(manifest, where, fresh, threads)
         self.chosen, unfit = assign(self.catalogue, manifest, self.known)
         self.dropped = [*self.catalogue.dropped, *unfit]
         if _is_first():
@@ -308,16 +309,6 @@ def _check_sets(config: TrainConfig) -> None:
 
 def _is_first() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def _shared_catalogue(config: TrainConfig, folder: Path, fresh: bool, threads: int) -> Catalogue:
-    """The catalogue, made by the first process only; a process that cannot see its folder makes its own."""
-    manifest = config.data.manifest
-    folder = Path(manifest.cache) if manifest.cache else folder
-    found = find_catalogue(manifest, folder, fresh, threads) if _is_first() else None
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    return found or find_catalogue(manifest, folder, False, threads)
 
 
 def _present(tensor: Tensor | None) -> Tensor:

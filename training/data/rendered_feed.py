@@ -19,11 +19,13 @@ from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS
 from training.batch import Batch, Place
+from training.closed_yaml import hint
 from training.config import ConfigError, TrainConfig
 from training.data.group_cache import GroupCache
 from training.data.latents import LatentStore
 from training.data.rendered import PairedClips, RenderedGroups, stream
 from training.encoders import CLIPS_AT_ONCE, Encoders
+from training.procedural.edits import TASKS
 from training.randomness import derived_seed
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ class RenderedFeed:
             raise ConfigError(
                 "processes that share sequences must hold the same scenes: set data.rendered.groups, not encode_minutes"
             )
+        for task in config.data.rendered.task_weights:
+            if task not in TASKS:
+                raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint(task, TASKS)}")
         self.config, self.encoders, self.place = config, encoders, place
         self.data = config.data.rendered
         self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))

@@ -66,13 +66,8 @@ def make_groups(
 
     numbers: (N,) the set of each sample; chosen: (N,) its signature's number in `known`, -1 for none. weights: of the
     sets. With images and clips both there, the kind that is plentiful is drawn less than once an epoch, so that images
-    are `image_share` of all samples; the other kind is drawn by its weights. Raises ConfigError for a weight or share
-    that cannot be.
+    are `image_share` of all samples; the other kind is drawn by its weights.
     """
-    if any(not 0 <= weight < math.inf for weight in weights):
-        raise ConfigError(f"data.manifest.sets: a weight must be 0 or more, not {min(weights)}")
-    if not 0 <= image_share <= 1:
-        raise ConfigError(f"data.manifest.image_share must lie between 0 and 1, not {image_share}")
     exact = [Fraction(weight).limit_denominator(10_000) for weight in weights]
     found = [
         (known[place], np.flatnonzero((numbers == number) & (chosen == place)), exact[number])

@@ -6,12 +6,15 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from training.judge.answers import Shard
 from training.judge.client import JudgeError, Server
 from training.judge.questions import Question
 from training.judge.session import Effort
+from training.values import Count, NonNegative, Number, Positive, argument
 
 
 def add_judge_options(parser: argparse.ArgumentParser, effort: Effort) -> None:
@@ -22,19 +25,28 @@ def add_judge_options(parser: argparse.ArgumentParser, effort: Effort) -> None:
     server.add_argument(
         "--key-variable", default="JUDGE_KEY", help="environment variable with the key, if one is needed"
     )
-    server.add_argument("--concurrency", type=int, default=8, help="requests under way at once")
-    server.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer")
-    server.add_argument("--retries", type=int, default=6, help="repetitions after a passing fault of server or line")
-    server.add_argument("--temperature", type=float, default=0.7, help="0 makes repeated runs copies of one")
-    server.add_argument("--max-tokens", type=int, default=1024)
+    server.add_argument("--concurrency", type=argument(Count), default=8, help="requests under way at once")
+    server.add_argument("--timeout", type=argument(Positive), default=300.0, help="seconds for one answer")
+    server.add_argument(
+        "--retries", type=argument(Number), default=6, help="repetitions after a passing fault of server or line"
+    )
+    server.add_argument(
+        "--temperature", type=argument(NonNegative), default=0.7, help="0 makes repeated runs copies of one"
+    )
+    server.add_argument("--max-tokens", type=argument(Count), default=1024)
     server.add_argument("--extra", default="{}", help="further fields of each request, as JSON")
     work = parser.add_argument_group("how much is asked")
-    work.add_argument("--runs", type=int, default=effort.runs, help="answers to each question, averaged")
+    work.add_argument("--runs", type=argument(Count), default=effort.runs, help="answers to each question, averaged")
     work.add_argument(
-        "--attempts", type=int, default=effort.attempts, help="unreadable answers before a request failed"
+        "--attempts", type=argument(Count), default=effort.attempts, help="unreadable answers before a request failed"
     )
-    work.add_argument("--frames", type=int, default=effort.frames, help="moments shown of each clip")
-    work.add_argument("--side", type=int, default=effort.side, help="pixels of a frame's longer side at most")
+    work.add_argument("--frames", type=argument(Count), default=effort.frames, help="moments shown of each clip")
+    work.add_argument(
+        "--side",
+        type=argument(Annotated[int, Field(ge=16)]),
+        default=effort.side,
+        help="pixels of a frame's longer side at most",
+    )
     work.add_argument(
         "--shard", default="0/1", help="do part i of n (i/n, i from 0), for several processes or machines"
     )
