@@ -68,7 +68,7 @@ def fit_detail(result: Picture, reference: Picture, settings: DetailSettings | N
     settings = settings or DetailSettings()
     if result.shape != reference.shape:
         raise ValueError(f"result {result.shape} and reference {reference.shape} must have one shape")
-    r, e = (picture.astype(np.float32) / 255 for picture in (reference, result))
+    r, e = (picture.astype(np.float32) / np.float32(255) for picture in (reference, result))
     mean_r, mean_e = _mean(r, settings), _mean(e, settings)
     spread = _mean(_products(r, r), settings) - _products(mean_r, mean_r)
     shared = _mean(_products(r, e), settings) - _products(mean_r, mean_e)
