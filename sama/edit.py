@@ -60,7 +60,7 @@ class EditResult:
 
     output, settings: the video and the JSON that repeats it. seconds: how long it took.
     kept_source: whether unchanged places show the source's own pixels.
-    detail: whether the edit was given the source's detail.
+    kept_detail: whether the edit was given the source's detail.
     semantic_tokens: (windows, steps, 65, D) float32, the plan of each of the first `MAX_PLANS` windows as it formed.
     anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
     unread, unread_negative: the end of the instruction and of the negative prompt that were too long for the model to
@@ -76,7 +76,7 @@ class EditResult:
     seed: int
     seconds: float
     kept_source: bool
-    detail: bool
+    kept_detail: bool
     semantic_tokens: NDArray[np.float32]
     anchor_source: NDArray[np.uint8]
     anchor_result: NDArray[np.uint8]
@@ -141,7 +141,12 @@ def edit_video(
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
-        facts = {"frames": frames, "seconds": round(seconds, 2), "kept_source": painter.keep, "detail": painter.detail}
+        facts = {
+            "frames": frames,
+            "seconds": round(seconds, 2),
+            "kept_source": painter.keep,
+            "kept_detail": painter.detail,
+        }
         _save_settings(job, pipeline, facts | {"unread": unread.instruction, "unread_negative": unread.negative})
     result = EditResult(
         output=job.output,
@@ -153,7 +158,7 @@ def edit_video(
         seed=request.seed,
         seconds=seconds,
         kept_source=bool(painter.keep),
-        detail=painter.detail,
+        kept_detail=painter.detail,
         semantic_tokens=np.stack(painter.plans),
         anchor_source=painter.anchors[0],
         anchor_result=painter.anchors[1],
