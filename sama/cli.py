@@ -327,6 +327,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-source", help="the source's own pixels where nothing changes: auto (default), on or off"
     )
+    parser.add_argument("--detail", help="the source's detail in the edit: auto (default), on or off")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
 
 

@@ -59,7 +59,7 @@ def edit_mask(result: Frames, reference: Frames, settings: MaskSettings | None =
     # A moving edit may dip under the upper threshold for a frame: its neighbours in time vouch for it.
     seeds = _neighbours_in_time(differences >= settings.seed)
     return _snap(
-        _smooth_in_time(np.stack([_weights(*frame, settings) for frame in zip(differences, seeds, strict=True)]))
+        smooth_in_time(np.stack([_weights(*frame, settings) for frame in zip(differences, seeds, strict=True)]))
     )
 
 
@@ -72,7 +72,7 @@ def changes_everything(result: Frames, reference: Frames) -> bool:
 def compose(source: NDArray[np.uint8], result: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
     """One full-size frame: the result where the mask is 1, the source's own pixels where it is 0.
 
-    source: (H, W, 3); result: (h, w, 3) and mask: (h, w), enlarged to the source's size.
+    source: (H, W, 3); result: (h, w, 3) or at the source's size already; mask: (h, w). Both are enlarged.
     Only the mask's bounding box is touched, so that a small edit of a large picture costs little.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -152,7 +152,8 @@ def _neighbours_in_time(frames: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return out
 
 
-def _smooth_in_time(mask: Mask) -> Mask:
+def smooth_in_time(mask: Mask) -> Mask:
+    """A mask (T, h, w) averaged with its neighbours in time: a decision that flips for one frame is not seen."""
     padded = np.concatenate([mask[:1], mask, mask[-1:]])
     return np.float32(0.25) * (padded[:-2] + 2 * padded[1:-1] + padded[2:])
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.compose import changes_everything, compose, crossfade, edit_mask, enlarge
+from sama.compose import changes_everything, edit_mask
 from sama.failures import EditFailedError, user_errors
+from sama.painted import Painted
 from sama.placement import decoding_evicts, fast_dtype, place, resolve_device, vae_dtype
 from sama.presets import PRESETS
 from sama.request import (
@@ -35,6 +36,7 @@ from sama.request import (
     check_request,
     check_weights,
     parse_lora,
+    wants_detail,
 )
 from sama.settings import write_settings
 from sama.shapes import padded_frame_count
@@ -58,6 +60,7 @@ class EditResult:
 
     output, settings: the video and the JSON that repeats it. seconds: how long it took.
     kept_source: whether unchanged places show the source's own pixels.
+    kept_detail: whether the edit was given the source's detail.
     semantic_tokens: (windows, steps, 65, D) float32, the plan of each of the first `MAX_PLANS` windows as it formed.
     anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
     unread, unread_negative: the end of the instruction and of the negative prompt that were too long for the model to
@@ -73,6 +76,7 @@ class EditResult:
     seed: int
     seconds: float
     kept_source: bool
+    kept_detail: bool
     semantic_tokens: NDArray[np.float32]
     anchor_source: NDArray[np.uint8]
     anchor_result: NDArray[np.uint8]
@@ -137,7 +141,12 @@ def edit_video(
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
-        facts = {"frames": frames, "seconds": round(seconds, 2), "kept_source": painter.keep}
+        facts = {
+            "frames": frames,
+            "seconds": round(seconds, 2),
+            "kept_source": painter.keep,
+            "kept_detail": painter.detail,
+        }
         _save_settings(job, pipeline, facts | {"unread": unread.instruction, "unread_negative": unread.negative})
     result = EditResult(
         output=job.output,
@@ -149,6 +158,7 @@ def edit_video(
         seed=request.seed,
         seconds=seconds,
         kept_source=bool(painter.keep),
+        kept_detail=painter.detail,
         semantic_tokens=np.stack(painter.plans),
         anchor_source=painter.anchors[0],
         anchor_result=painter.anchors[1],
@@ -225,22 +235,6 @@ def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
         raise
 
 
-@dataclass(frozen=True)
-class _Painted:
-    """Frames at the model's size (T, h, w, 3), and where they replace the source (T, h, w), or None for everywhere."""
-
-    frames: NDArray[np.uint8]
-    mask: NDArray[np.float32] | None
-
-    def part(self, start: int, stop: int | None = None) -> _Painted:
-        return _Painted(self.frames[start:stop], None if self.mask is None else self.mask[start:stop])
-
-    def fading_into(self, later: _Painted) -> _Painted:
-        """`later`, cross-faded from this, which shows its first frames too."""
-        mask = None if self.mask is None or later.mask is None else _faded(self.mask, later.mask)
-        return _Painted(_faded(self.frames, later.frames), mask)
-
-
 class _Painter:
     """Paints a job window by window and writes each frame as soon as no later window can touch it."""
 
@@ -249,6 +243,7 @@ class _Painter:
         self.pipeline = pipeline
         self.previews = previews
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
+        self.detail = wants_detail(job)
         self.scheduler = _scheduler(pipeline, job.request.scheduler)
         self.plans: list[NDArray[np.float32]] = []
         self.linear: LinearPreview | None = None
@@ -263,7 +258,7 @@ class _Painter:
         size = (job.plan.bucket.width, job.plan.bucket.height)
         with FrameReader(**where, size=size) as small, FrameReader(**where) as large:
             feed, originals = _Feed(iter(small), job.plan.windows[0][1]), iter(large)
-            pending: _Painted | None = None
+            pending: Painted | None = None
             for number, (start, stop) in enumerate(job.plan.windows, start=1):
                 painted = yield from self._window(feed.window(start, stop), number, text)
                 if pending is not None:
@@ -272,7 +267,7 @@ class _Painter:
                 pending = painted.part(after)
                 yield from self._write(writer, originals, painted.part(0, after), number)
 
-    def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, _Painted]:
+    def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, Painted]:
         """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source."""
         import torch
 
@@ -312,16 +307,14 @@ class _Painter:
         result = self._decoded(output.frames, count)
         if number == 1:
             self.anchors = (frames[0], result[0])
-        return _Painted(result, self._mask(result, source, count))
-
-    def _mask(self, result: NDArray[np.uint8], source: Any, count: int) -> NDArray[np.float32] | None:
-        if self.keep is False:
-            return None
+        if self.keep is False and not self.detail:
+            return Painted(result)
         reference = self._decoded(source, count)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
             self.keep = not changes_everything(result, reference)
-        return edit_mask(result, reference) if self.keep else None
+        mask = edit_mask(result, reference) if self.keep else None
+        return Painted.of(result, mask, reference if self.detail else None)
 
     def _decoded(self, latents: Any, count: int) -> NDArray[np.uint8]:
         return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
@@ -334,18 +327,14 @@ class _Painter:
         return _to_uint8(self.pipeline.decode_latents(step.clean_latents[:, :, :1])[0, 0])
 
     def _write(
-        self, writer: VideoWriter, originals: Iterator[Frame], finished: _Painted, number: int
+        self, writer: VideoWriter, originals: Iterator[Frame], finished: Painted, number: int
     ) -> Iterator[EditEvent]:
         total = len(self.job.plan.windows)
-        for index, frame in enumerate(finished.frames):
+        for index in range(len(finished.frames)):
             original = next(originals, None)
             if original is None:  # the file ends before its index says so
                 return
-            if finished.mask is None:
-                image = enlarge(frame, self.job.info.width, self.job.info.height)
-            else:
-                image = compose(original.image, frame, finished.mask[index])
-            writer.write(image, pts=original.pts)
+            writer.write(finished.picture(index, original.image), pts=original.pts)
             yield EditEvent(
                 "saving" if number == total else "painting", window=number, windows=total,
                 message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",
@@ -399,11 +388,6 @@ def _scheduler(pipeline: SamaPipeline, name: str) -> FlowScheduler:
     kind = dict(zip(SCHEDULERS, (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler), strict=True))[name]
     own = pipeline.scheduler
     return own if isinstance(own, kind) else kind()  # the run takes the kind only: its noise levels are the pipeline's
-
-
-def _faded(earlier: NDArray, later: NDArray) -> NDArray:
-    overlap = len(earlier)
-    return np.concatenate([crossfade(earlier, later[:overlap]), later[overlap:]])
 
 
 def _to_uint8(frames: Any) -> NDArray[np.uint8]:

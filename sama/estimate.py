@@ -170,7 +170,7 @@ def estimate(
     tokens = token_counts(latent_shape(length, plan.bucket.height, plan.bucket.width))
     linear, attention = transformer_flops(tokens.total, model.width, model.ffn, model.blocks, model.text_tokens)
     encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
-    decodes = 1 if request.keep_source == "off" else 2
+    decodes = 1 if request.keep_source == "off" and request.detail == "off" else 2
     vae = len(plan.windows) * length * pixels * (encode + decodes * decode)
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)

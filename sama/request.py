@@ -27,6 +27,7 @@ MAX_STEPS = 200
 MAX_GUIDANCE = 100.0
 MAX_SEED = 2**32 - 1
 KEEP_SOURCE = ("auto", "on", "off")
+DETAIL = ("auto", "on", "off")
 SCHEDULERS = ("euler", "unipc")
 SETTINGS_MARK = "sama_version"
 """The field by which a file of settings is known."""
@@ -67,6 +68,8 @@ class EditRequest:
         ends earlier.
     keep_source: whether places that the edit leaves alone show the source's own pixels: "on", "off", or "auto", which
         is "on" unless most of the picture changes.
+    detail: whether the edit gets the source's detail, which the model's size and its autoencoder lose: "on", "off", or
+        "auto", which is "on" where the clip is larger than the model's size.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
     model: folder of a saved pipeline, such as training writes, in place of the preset's weights. The preset still says
@@ -85,6 +88,7 @@ class EditRequest:
     start: int = 0
     frames: int | None = None
     keep_source: str = "auto"
+    detail: str = "auto"
     lora: tuple[str, ...] = ()
     device: str | None = None
     scheduler: str = "euler"
@@ -139,10 +143,17 @@ def check_request(
     return Job(request, info, timeline, plan, output, output.with_suffix(".json"))
 
 
+def wants_detail(job: Job) -> bool:
+    """Whether an edit gets the source's detail."""
+    larger = job.info.width * job.info.height > job.plan.bucket.width * job.plan.bucket.height
+    return larger if job.request.detail == "auto" else job.request.detail == "on"
+
+
 def check_values(request: EditRequest) -> None:
     """Everything about a request that needs no file. Raises `EditError`."""
     check_preset(request.preset)
     _check_choice(request.keep_source, KEEP_SOURCE, "way to keep the source")
+    _check_choice(request.detail, DETAIL, "way to keep detail")
     _check_choice(request.scheduler, SCHEDULERS, "scheduler")
     _check_numbers(request)
     if not isinstance(request.lora, (tuple, list)):

@@ -198,10 +198,25 @@ def test_a_global_edit_is_shown_whole(clip, pipe, request_for):
 
 
 def test_keeping_the_source_can_be_switched_off(clip, pipe, request_for):
-    result = run(request_for(clip, frames=5, keep_source="off", steps=1), Copier(pipe, BOX))[-1].result
-    assert not result.kept_source
+    off = {"frames": 5, "keep_source": "off", "detail": "off", "steps": 1}
+    result = run(request_for(clip, **off), Copier(pipe, BOX))[-1].result
+    assert not result.kept_source and not result.kept_detail
     source, shown = read_clip(clip, 0, 5), read_clip(result.output)
     assert psnr(shown[:, :, :45], source[:, :, :45]) < 38  # scaled down to the model's size and up again
+
+
+def test_an_edit_of_everything_has_the_sources_detail(clip, pipe, request_for):
+    """A model that only brightens: what it paints is as sharp as the clip, unless detail is switched off."""
+    source = read_clip(clip, 0, 9)
+    shown = {}
+    for detail in ("auto", "on", "off"):
+        request = request_for(clip, frames=9, keep_source="off", detail=detail, steps=1)
+        result = run(request, Copier(pipe))[-1].result
+        assert result.kept_detail == (detail != "off")
+        assert json.loads(result.settings.read_text(encoding="utf-8"))["kept_detail"] == result.kept_detail
+        shown[detail] = read_clip(result.output)
+    assert np.array_equal(shown["auto"], shown["on"])  # the clip is larger than the model's size
+    assert psnr(shown["on"], source) > psnr(shown["off"], source) + 3
 
 
 # --- Cancelling and failing ------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_the_formula_counts_what_the_model_computes():
 
 
 def test_the_14b_edit_takes_what_is_published():
-    told = estimate(request(preset="14b", keep_source="off"), clip_of(), FAST)
+    told = estimate(request(preset="14b", keep_source="off", detail="off"), clip_of(), FAST)
     assert (told.tokens.total, told.windows, told.steps, told.forwards) == (65_585, 1, 50, 100)
     assert told.forward_flops == pytest.approx(5.12e15, rel=0.01)
     cuda = estimate(request(preset="14b", device="cuda"), clip_of(), FAST)
@@ -65,12 +65,14 @@ def test_longer_clips_take_more_windows_and_more_time():
 
 
 def test_keeping_the_source_costs_one_more_decoding():
-    off, on = (estimate(request(preset="14b", keep_source=keep), clip_of(), FAST) for keep in ("off", "on"))
+    off, on = (
+        estimate(request(preset="14b", keep_source=keep, detail="off"), clip_of(), FAST) for keep in ("off", "on")
+    )
     assert 1.3 < on.vae_flops / off.vae_flops < 2
 
 
 def test_the_autoencoder_is_counted_to_a_few_per_cent():
-    told = estimate(request(preset="14b", keep_source="off", frames=17), clip_of(), FAST)
+    told = estimate(request(preset="14b", keep_source="off", detail="off", frames=17), clip_of(), FAST)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         vae = AutoencoderKLWan()
         vae.decode(vae.encode(torch.zeros(1, 3, 17, 480, 832)).latent_dist.mode())
