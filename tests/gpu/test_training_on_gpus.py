@@ -57,10 +57,11 @@ def configured(folder, base, **changes):
 
 
 class Run:
-    """A run as a launcher starts it, on the first `gpus` devices."""
+    """A run as a launcher starts it, on the first `gpus` of the visible devices."""
 
     def __init__(self, folder, gpus, *arguments):
-        devices = ",".join(str(index) for index in range(gpus))
+        there = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        devices = ",".join(there.split(",")[:gpus])
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
         environment |= {"CUDA_VISIBLE_DEVICES": devices, "OMP_NUM_THREADS": "1"}
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"] if gpus > 1 else []
