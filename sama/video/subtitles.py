@@ -1,0 +1,54 @@
+"""One subtitle track of a result: the source's packets, or its text in the format that the container knows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+from av.container import OutputContainer
+from av.packet import Packet
+from av.subtitles.stream import SubtitleStream
+
+from sama.video.copying import CopiedTrack, can_hold
+
+_OWN_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "srt", "webm": "webvtt"}
+_TEXT_CODECS = {"mov_text", "srt", "subrip", "webvtt", "ass", "ssa", "text"}
+
+
+def open_subtitle_track(stream: SubtitleStream, output: OutputContainer) -> CopiedTrack | TextTrack | None:
+    """A track in ``output`` for the source's ``stream``; None for pictures that the container cannot hold."""
+    codec = str(stream.codec_context.codec.canonical_name)
+    own = _OWN_CODEC[output.format.name]
+    # The muxer for MP4 takes others too, which players do not show.
+    if (codec == own or output.format.name == "matroska") and can_hold(output.format.name, stream):
+        return CopiedTrack(stream, output.add_stream_from_template(stream))
+    return TextTrack(stream, output.add_stream(own)) if codec in _TEXT_CODECS else None
+
+
+class TextTrack:
+    """Decodes the source's text and writes it in the codec of ``stream``."""
+
+    def __init__(self, source: SubtitleStream, stream: SubtitleStream) -> None:
+        self._stream = stream
+        self._source = source
+        stream.time_base = Fraction(1, 1000)
+        stream.codec_context.subtitle_header = source.codec_context.subtitle_header or b""
+
+    def take(self, packet: Packet, time: Fraction) -> list[Packet]:
+        """The packet's text as a packet that begins at ``time`` (output seconds); none for an empty one."""
+        try:
+            text = self._source.decode2(packet)
+            if text is None or not len(text):
+                return []
+            encoded = self._stream.codec_context.encode_subtitle(text)
+        except (av.error.FFmpegError, ValueError):  # one line that is damaged
+            return []
+        encoded.stream = self._stream
+        encoded.time_base = Fraction(1, 1000)
+        encoded.pts = encoded.dts = round(time * 1000)
+        encoded.duration = round((packet.duration or 0) * (packet.time_base or Fraction(1, 1000)) * 1000)
+        return [encoded]
+
+    def flush(self) -> list[Packet]:
+        """Nothing: no packet waits."""
+        return []
