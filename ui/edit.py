@@ -216,7 +216,7 @@ class EditTab:
         limit = self.jobs.settings.info.max_frames
         return clip.facts + (
             f" · {limit} frames at a time are edited: choose which below" if clip.frames > limit else ""
-        )
+        ) + "".join(f" · {said}" for said in clip.notices)  # fmt: skip
 
     def _show_result(self, edit: FinishedEdit) -> Updates:
         return {
@@ -290,9 +290,9 @@ class EditTab:
             for event in self.jobs.edit(request):
                 if isinstance(event, Edited):
                     yield {self.progress: view(Step("saving", 1, 1))}
-                    edit = finish(folder, Path(request.video), event.tokens)
+                    edit = finish(folder, Path(request.video), event.tokens, notices=clip.notices if clip else ())
                     kept = True
-                    done = notice(f"Done in {text.duration(event.seconds)}, seed {request.seed}.")
+                    done = notice(text.done(event.seconds, request.seed, edit.settings.get("notices", ())))
                     yield idle | self._show_result(edit) | {
                         self.progress: done, self.session.runs: [edit, *runs]}  # fmt: skip
                 else:

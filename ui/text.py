@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."
 PAPER = "https://arxiv.org/abs/2603.19228"
@@ -68,6 +70,11 @@ def stopped(step: int, steps: int) -> str:
     """What is said after Stop."""
     where = f" at {step}/{steps}" if step else ""
     return f"Stopped{where}. Nothing was saved; your clip and instruction are kept."
+
+
+def done(seconds: float, seed: int, notices: Sequence[str] = ()) -> str:
+    """What is said when an edit has ended, and what of the source it does not keep."""
+    return " ".join([f"Done in {duration(seconds)}, seed {seed}.", *notices])
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:

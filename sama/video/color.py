@@ -144,7 +144,7 @@ class ColorTable:
 
 
 def _cube(coding: Coding) -> str:
-    """The table of a coding as the text of a .cube file: one output colour a line, red of the input changing fastest."""
+    """The table of a coding as the text of a .cube file: one output colour a line, the input's red changing fastest."""
     axis = np.linspace(0, 1, _STEPS)
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     colours = to_bt709(np.stack([red, green, blue], axis=-1), coding).reshape(-1, 3)

@@ -16,7 +16,9 @@ from sama.video.animation import is_webp, picture_kind, webp_as_video
 from sama.video.limits import VideoError, VideoLimits
 
 # Playlists (HLS, DASH, concat) are left out on purpose: they make the reader open other files and addresses.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,gif,apng,dv,ivf,h264,hevc,m4v,mpegvideo,obu,wav,mp3,flac,aac"
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,gif,apng,dv,ivf,h264,hevc,m4v,mpegvideo,obu,wav,mp3,flac,aac"
+)
 _LOCAL = "file:"  # keeps a name such as "http:x.mp4" from being taken for an address
 _MANY_PIXELS = 2560 * 1440
 _PEEK_PACKETS = 2000
@@ -77,7 +79,7 @@ def open_input(path: str | os.PathLike[str], limits: VideoLimits) -> Iterator[In
         if picture is not None:
             raise VideoError(f"{file.name} is a picture ({picture}), not a video; choose a file with moving pictures.")
         place = stack.enter_context(webp_as_video(file, limits)) if is_webp(file) else f"{_LOCAL}{file}"
-        container = stack.enter_context(av.open(place, options=options))
+        container: InputContainer = stack.enter_context(av.open(place, mode="r", options=options))
         _refuse_cut_off(container, file)
         yield container
 
@@ -88,7 +90,7 @@ def moving_pictures(container: InputContainer) -> list[VideoStream]:
 
 
 def codec_name(stream: VideoStream) -> str:
-    """The codec's common name (av1), whichever library decodes it (libdav1d); "webp" for what we made of such a file."""
+    """The codec's common name (av1), whichever library decodes it (libdav1d); "webp" where one was turned into video."""
     if not stream.container.name.startswith(_LOCAL):
         return "webp"
     return str(stream.codec_context.codec.canonical_name)

@@ -8,7 +8,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from sama.video.color import DEEP_RGB, ColorTable, Coding, coding_of
+from sama.video.color import DEEP_RGB, Coding, ColorTable, coding_of
 from sama.video.decoding import alpha_format
 from sama.video.geometry import Orientation, displayed_size, orientation_of, scaled_coded_size
 from sama.video.limits import VideoLimits

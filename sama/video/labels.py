@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
@@ -29,8 +30,7 @@ _TAGS = {
 }
 _APPLE = "com.apple.quicktime."
 _APPLE_TAGS = {"location.iso6709": "location", "creationdate": "date"}
-_DATA = {"tmcd": "timecode", "gpmd": "camera sensor data", "mebx": "camera sensor data"}
-_CHAPTER_TAGS = {"text", "bin_data"}
+_SENSORS = ("gopro", "metadata")  # in the names of tracks that cameras and phones add
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def write_labels(output: OutputContainer, labels: Labels, origin: Fraction, end:
     """
     for key, value in labels.tags.items():
         output.metadata[key] = value
-    chapters = []
+    chapters: list[Any] = []
     for chapter in labels.chapters:
         start, stop = max(Fraction(0), chapter.start - origin), chapter.end - origin
         stop = stop if end is None else min(stop, end)
@@ -80,7 +80,7 @@ def write_labels(output: OutputContainer, labels: Labels, origin: Fraction, end:
                 }
             )
     if chapters:
-        output.set_chapters(chapters)  # type: ignore[arg-type]
+        output.set_chapters(chapters)
 
 
 def lost_labels(labels: Labels, path: str | os.PathLike[str]) -> list[str]:
@@ -126,10 +126,12 @@ def _others(container: InputContainer, path: str | os.PathLike[str]) -> list[str
                 cover = stream.disposition & Disposition.attached_pic or stream.codec_context.name in ("mjpeg", "png")
                 others.append("cover picture" if cover else "another video track")
     for data in container.streams.data:
-        tag = data.codec_tag.strip("\0")
-        if tag in _DATA:
-            others.append(_DATA[tag])
-        elif not (container.chapters() and tag in _CHAPTER_TAGS):
+        handler = data.metadata.get("handler_name", "").lower()
+        if "timecode" in data.metadata:
+            others.append("timecode")
+        elif any(word in handler for word in _SENSORS):
+            others.append("camera sensor data")
+        elif not container.chapters():  # of which MP4 makes a track
             others.append("a data track")
     if container.streams.attachments:
         others.append("attachments")

@@ -118,7 +118,8 @@ class FrameReader:
 
     ``start`` and ``count`` cut by frame index; ``size`` = (width, height) scales the displayed frames; ``alpha`` asks
     for their transparency, without which they are shown on black. ``notices`` grows with what is changed on the way.
-    Use it as a context manager. A :class:`VideoError` is raised when the file is damaged, or when a limit is passed on the way.
+    Use it as a context manager. A :class:`VideoError` is raised when the file is damaged, or when a limit is passed on
+    the way.
     """
 
     def __init__(
@@ -171,9 +172,7 @@ class FrameReader:
         return notices + ((DEINTERLACED,) if self._deinterlacer.used else ())
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Generator[Frame, None, None]:
-        converter = self._converter = FrameConverter(
-            stream.sample_aspect_ratio, self._limits, self._size, self._alpha
-        )
+        converter = self._converter = FrameConverter(stream.sample_aspect_ratio, self._limits, self._size, self._alpha)
         stop = None if self._count is None else self._start + self._count
         if stop == self._start:
             return

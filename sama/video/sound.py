@@ -42,15 +42,13 @@ def open_sound_track(
     """
     codec = str(stream.codec_context.codec.canonical_name)
     playable = _PLAYABLE.get(output.format.name)
-    if force_codec:
-        copied = codec == fallback_codec
-    else:
-        copied = playable is None or codec in playable
+    copied = codec == fallback_codec if force_codec else playable is None or codec in playable
     if copied and can_hold(output.format.name, stream):
         return SoundTrack(CopiedTrack(stream, output.add_stream_from_template(stream)), "")
     channels = stream.codec_context.channels
     encoded = EncodedTrack(stream, output, fallback_codec)
-    notes = [] if force_codec else [f"encoded anew, as {output.format.name.upper()} players cannot play {codec}"]
+    became = encoded.codec.removeprefix("lib")
+    notes = [] if force_codec else [f"{codec} became {became}, which players of such a file can read"]
     if channels != encoded.channels:
         notes.append(f"{channels} channels mixed down to {encoded.channels}")
     return SoundTrack(encoded, f"Sound: {', '.join(notes)}." if notes else "")
@@ -72,6 +70,7 @@ class EncodedTrack:
         self._stream = stream
         context = stream.codec_context
         context.layout = layouts.get(source.codec_context.channels, "stereo")
+        self.codec = codec
         self.channels = context.channels
         context.bit_rate = 192_000 if self.channels <= 2 else 80_000 * self.channels
         self._resampler: AudioResampler | None = None

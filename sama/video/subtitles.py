@@ -22,7 +22,11 @@ def open_subtitle_track(stream: SubtitleStream, output: OutputContainer) -> Copi
     # The muxer for MP4 takes others too, which players do not show.
     if (codec == own or output.format.name == "matroska") and can_hold(output.format.name, stream):
         return CopiedTrack(stream, output.add_stream_from_template(stream))
-    return TextTrack(stream, output.add_stream(own)) if codec in _TEXT_CODECS else None
+    if codec not in _TEXT_CODECS:
+        return None
+    text = output.add_stream(own)
+    assert isinstance(text, SubtitleStream)
+    return TextTrack(stream, text)
 
 
 class TextTrack:

@@ -63,9 +63,7 @@ def _named_after(source: Path) -> Iterator[None]:
         raise VideoError(f"{source.name} could not be converted; export it as MP4 (H.264, AAC) first.") from error
 
 
-def _run_child(
-    source: Path, part: Path, limits: VideoLimits, timeout: float, memory_bytes: int
-) -> tuple[str, ...]:
+def _run_child(source: Path, part: Path, limits: VideoLimits, timeout: float, memory_bytes: int) -> tuple[str, ...]:
     """Let the child write ``part``; returns its notices."""
     order = {
         "source": str(source.resolve()),

@@ -125,7 +125,8 @@ class VideoWriter:
         self._read_source()
         self._clock = self._choose_clock()
         self._reformatter = VideoReformatter()
-        self._part = self._path.parent / f".{uuid.uuid4().hex}.part"  # short: the name itself may be as long as names get
+        # Without the file's own name, which may be as long as names get.
+        self._part = self._path.parent / f".{uuid.uuid4().hex}.part"
         self._output: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._tracks: TrackCopier | None = None
@@ -233,9 +234,7 @@ class VideoWriter:
         odd = any(side % 2 for side in self._size)
         # H.264 in 4:2:0 stores one colour sample for 2 x 2 pixels and cannot have odd sides; keeping the exact size is
         # worth a format (4:4:4) that fewer players know. VP9 has no such rule.
-        context.pix_fmt = self._pix_fmt or (
-            "yuv444p" if odd and self._kind.video_codec == "libx264" else "yuv420p"
-        )
+        context.pix_fmt = self._pix_fmt or ("yuv444p" if odd and self._kind.video_codec == "libx264" else "yuv420p")
         context.time_base = self._clock
         stream.time_base = self._clock
         # B-frames are stored out of order, which needs an edit list to start at 0 and blurs the last frame's length;
@@ -265,9 +264,10 @@ class VideoWriter:
             return {"profile": "4444", "threads": threads}
         if self._kind.video_codec == "libvpx-vp9":
             crf = 24 if self._crf is None else self._crf
-            options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1", "threads": threads}
+            options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"}
             # Transparency is a second stream, which must have a packet for each of the first one's.
-            return options | ({"auto-alt-ref": "0", "lag-in-frames": "0"} if self.alpha else {})
+            in_step = {"auto-alt-ref": "0", "lag-in-frames": "0"} if self.alpha else {}
+            return options | in_step | {"threads": threads}
         crf = 17 if self._crf is None else self._crf
         preset = self._preset or ("veryfast" if large else "fast")
         return {"crf": str(crf), "preset": preset, "threads": threads}
