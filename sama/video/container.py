@@ -90,7 +90,7 @@ def moving_pictures(container: InputContainer) -> list[VideoStream]:
 
 
 def codec_name(stream: VideoStream) -> str:
-    """The codec's common name (av1), whichever library decodes it (libdav1d); "webp" where one was turned into video."""
+    """The codec's common name (av1), whichever library decodes it (libdav1d); "webp" for what one became."""
     if not stream.container.name.startswith(_LOCAL):
         return "webp"
     return str(stream.codec_context.codec.canonical_name)

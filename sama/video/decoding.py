@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from av.codec.context import CodecContext
 from av.container import InputContainer
@@ -14,6 +15,7 @@ from av.video.stream import VideoStream
 
 # These say when a frame is decoded and not when it is shown, which differs where there are B-frames.
 _DECODING_TIMES_ONLY = {"avi"}
+_TIMES_TO_BEGIN = 3
 # The library's own decoders of these leave the transparency out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -50,14 +52,31 @@ def decode(container: InputContainer, stream: VideoStream, alpha: bool = False) 
     return iter(frames)
 
 
+def first_time(times: Sequence[int]) -> int:
+    """The first of three ascending decoding times (ticks), as it should be.
+
+    In an AVI that was copied from a file with B-frames the first frame stands a few frames too early.
+    """
+    return 2 * times[1] - times[2] if len(times) > 2 and times[1] - times[0] > times[2] - times[1] else times[0]
+
+
 def _timed_anew(packets: Iterable[Packet]) -> Iterator[VideoFrame]:
     """Frames, each at the earliest decoding time that is not taken yet."""
     times: list[int] = []
+    waiting: deque[VideoFrame] = deque()
+    known = 0
     for packet in packets:
         if packet.size and packet.dts is not None:
             heapq.heappush(times, packet.dts)
-        for frame in packet.decode():
-            assert isinstance(frame, VideoFrame)
+            known += 1
+        waiting.extend(frame for frame in packet.decode() if isinstance(frame, VideoFrame))
+        if known < _TIMES_TO_BEGIN and packet.size:
+            continue
+        if known <= _TIMES_TO_BEGIN and times:
+            heapq.heapreplace(times, first_time(heapq.nsmallest(3, times)))
+            known += _TIMES_TO_BEGIN  # once only
+        while waiting:
+            frame = waiting.popleft()
             frame.pts = heapq.heappop(times) if times else None
             yield frame
 

@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from sama.video.container import codec_name, open_input, video_stream
-from sama.video.decoding import decode, lacks_display_times
+from sama.video.decoding import decode, first_time, lacks_display_times
 from sama.video.limits import VideoError, VideoLimits
 
 # Streams of these codecs hold packets that show nothing (VP8) or two pictures (packed MPEG-4): only decoding counts.
@@ -114,8 +114,10 @@ def _packet_times(container: InputContainer, stream: VideoStream, limits: VideoL
     if not times or not complete or not first_is_key:
         return None, last_duration
     ticks = np.sort(np.array(times, dtype=np.int64))
+    if decoding_times:
+        ticks[0] = first_time(ticks[:3].tolist())
     # Pictures shown before the first key frame need pictures that are not in the file; decoders drop them.
-    if np.any(np.diff(ticks) <= 0) or ticks[0] < times[0]:
+    if np.any(np.diff(ticks) <= 0) or (ticks[0] < times[0] and not decoding_times):
         return None, last_duration
     return ticks, last_duration
 
