@@ -12,6 +12,20 @@ from av.subtitles.stream import SubtitleStream
 from sama.video.copying import CopiedTrack, can_hold
 
 _OWN_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "srt", "webm": "webvtt"}
+# The style that encoders take for none at all: players then show text in their own. Without one it is invisible.
+_PLAIN_STYLE = b"""[Script Info]
+ScriptType: v4.00+
+PlayResX: 384
+PlayResY: 288
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, \
+StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding
+Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
 _TEXT_CODECS = {"mov_text", "srt", "subrip", "webvtt", "ass", "ssa", "text"}
 
 
@@ -36,7 +50,7 @@ class TextTrack:
         self._stream = stream
         self._source = source
         stream.time_base = Fraction(1, 1000)
-        stream.codec_context.subtitle_header = source.codec_context.subtitle_header or b""
+        stream.codec_context.subtitle_header = _PLAIN_STYLE
 
     def take(self, packet: Packet, time: Fraction) -> list[Packet]:
         """The packet's text as a packet that begins at ``time`` (output seconds); none for an empty one."""
