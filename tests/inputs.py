@@ -16,7 +16,12 @@ from tests.media import barcode_frame
 
 PQ, HLG, BT709 = 16, 18, 1
 _SCRIPT = b"[Script Info]\n[V4+ Styles]\n[Events]\nFormat: Layer, Start, End, Style, Text\n"
-QUIET = {"libx265": {"x265-params": "crf=4:log-level=none:bframes=0:frame-threads=1:pools=none", "preset": "ultrafast"}, "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime"}}
+QUIET = {
+    "libx265": {
+        "preset": "ultrafast", "x265-params": "crf=4:log-level=none:bframes=0:frame-threads=1:pools=none"
+    },
+    "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime"},
+}  # fmt: skip
 
 
 def make_coded(

@@ -14,6 +14,8 @@ MAX_SEED = 2**31 - 1
 STEPS = (1, 50)
 GUIDANCE = (1.0, 10.0)
 PRETEXT_FRAMES = 17
+OTHER_FILES = (".gif", ".webp", ".apng", ".png", ".avi", ".mkv", ".ts", ".mts", ".m2ts", ".mpg", ".flv", ".wmv")
+"""Suffixes that a browser does not take for videos, or that some do not."""
 CACHE_SECONDS = 3600
 """How long a clip stays on the server."""
 SWEEP_SECONDS = 600

@@ -53,6 +53,7 @@ UNORDERED = (
 ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
 NO_RECORD = "This edit has no record of its tokens."
 EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
+OTHER_KINDS = "Animation or another kind of file"
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
 EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
 EXAMPLES_TITLE = "Finished examples: they open at once"
