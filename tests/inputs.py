@@ -32,11 +32,18 @@ def make_coded(
     codec: str = "libx265",
     pix_fmt: str = "yuv420p10le",
     frames: int = 2,
+    extra: str = "",
 ) -> Path:
-    """A clip of one picture, ``signal`` (H, W, 3) in [0, 1]: RGB with these transfer and primaries (H.273), tagged."""
+    """A clip of one picture, ``signal`` (H, W, 3) in [0, 1]: RGB with these transfer and primaries (H.273), tagged.
+
+    ``extra`` are more parameters of x265.
+    """
     matrix = 9 if primaries == 9 else 1
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=24, options=QUIET.get(codec, {"crf": "6"}))
+        options = dict(QUIET.get(codec, {"crf": "6"}))
+        if extra:
+            options["x265-params"] += f":{extra}"
+        stream = container.add_stream(codec, rate=24, options=options)
         context = stream.codec_context
         context.height, context.width = signal.shape[:2]
         context.pix_fmt = pix_fmt
@@ -157,7 +164,7 @@ def make_growing(path: Path, sizes: Sequence[tuple[int, int]], each: int = 4) ->
 def make_animation(path: Path, frames: int = 4, milliseconds: int = 40, still: bool = False) -> Path:
     """Barcode frames as an animated GIF, WebP or PNG, by the suffix; a single picture when ``still``."""
     pictures = [Image.fromarray(barcode_frame(number)) for number in range(1 if still else frames)]
-    kind = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG", ".png": "PNG", ".jpg": "JPEG"}[path.suffix]
+    kind = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG", ".png": "PNG", ".jpg": "JPEG", ".avif": "AVIF"}[path.suffix]
     quality = {"lossless": True} if kind == "WEBP" else {}
     several = {} if still else {"save_all": True, "append_images": pictures[1:], "duration": milliseconds, "loop": 0}
     pictures[0].save(path, format=kind, **several, **quality)

@@ -19,6 +19,7 @@ from sama.video.limits import VideoError, VideoLimits
 _MILLISECOND = Fraction(1, 1000)
 _SHORTEST, _DEFAULT = 11, 100  # milliseconds: browsers show a picture for 100 when its file asks for 10 or less
 
+_STILL_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"avif": "AVIF"}
 _PICTURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG", "PNG"),
@@ -39,6 +40,8 @@ def picture_kind(path: Path) -> str | None:
     head = _head(path)
     if b"acTL" in head:  # the mark of an animated PNG, which stands ahead of its first picture
         return None
+    if head[4:8] == b"ftyp" and head[8:12] in _STILL_BRANDS:
+        return _STILL_BRANDS[head[8:12]]
     return next((name for mark, name in _PICTURES if head.startswith(mark)), None)
 
 

@@ -40,7 +40,8 @@ class FrameConverter:
         self._limits = limits
         self._size = size
         self._alpha = alpha
-        self._shape: tuple[int, int] | None = None  # of the coded frames for which the next three hold
+        self._shape: tuple[int, int] | None = None  # of the coded frames for which the rest holds
+        self._shown = (0, 0)  # of the first frame, in square pixels
         self._orientation = Orientation()
         self._fitted = (0, 0)
         self._coding: Coding | None = None
@@ -66,12 +67,16 @@ class FrameConverter:
             self._orientation = orientation_of(frame)
         shown = displayed_size(frame, self._aspect, self._orientation)
         self._limits.check_size(*shown)
-        if self._size is None:
-            self._size = shown
-        self._limits.check_size(*self._size)
-        self._fitted = self._size if first else _fit(shown, self._size)
+        if first:
+            self._shown, self._size = shown, self._size or shown
+            self._limits.check_size(*self._size)
+        assert self._size is not None
+        fitted = _fit(shown, self._shown)
+        # Stretched as the first frame is, so that each place is at the same share of every size.
+        across, down = (whole / one for whole, one in zip(self._size, self._shown, strict=True))
+        self._fitted = max(1, round(fitted[0] * across)), max(1, round(fitted[1] * down))
         if not first:
-            self._note(f"The size changes on the way: fitted into {self._size[0]} x {self._size[1]}.")
+            self._note(f"The size changes on the way: fitted into {self._shown[0]} x {self._shown[1]}.")
 
     def _rgb(self, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray:
         """``frame`` scaled to ``size`` as BT.709 (H, W, 3)."""

@@ -111,6 +111,19 @@ def test_hdr_is_tone_mapped_and_said(tmp_path, name, codec, pix_fmt, transfer):
         assert (frame.color_trc, frame.color_primaries, frame.format.name) == (1, 1, "yuv420p")
 
 
+def test_the_peak_of_a_pq_clip_is_its_masters(tmp_path):
+    bright = np.full((48, 64, 3), float(pq_signal(np.array(500.0))))
+    shown = {}
+    for peak in (1000, 4000):
+        gamut = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)"
+        master = f"master-display={gamut}L({peak}0000,1)"
+        source = inputs.make_coded(tmp_path / f"{peak}.mp4", bright, inputs.PQ, extra=master)
+        shown[peak] = read_clip(source)[0].mean()
+        expected = to_bt709(bright, Coding(inputs.PQ, 9, float(peak))).mean() * 255
+        assert shown[peak] == pytest.approx(expected, abs=2)
+    assert shown[1000] > shown[4000] + 3
+
+
 def test_hdr_becomes_sdr_at_any_size_and_on_the_page(tmp_path):
     chart = colour_chart((0.4, 0.4, 0.4))
     source = inputs.make_coded(tmp_path / "a.mp4", chart, inputs.HLG)
@@ -259,10 +272,11 @@ def test_an_avi_copied_from_a_file_with_b_frames_has_a_constant_rate(tmp_path):
     film = media.make_clip(tmp_path / "a.ts", frames=36, **B_FRAMES["h264"])
     with av.open(str(film)) as reader, av.open(str(tmp_path / "a.avi"), "w") as writer:
         copy = writer.add_stream_from_template(reader.streams.video[0])
-        for packet in reader.demux(video=0):
-            if packet.size:
-                packet.stream = copy
-                writer.mux(packet)
+        copy.time_base = Fraction(1, 24)
+        for number, packet in enumerate(p for p in reader.demux(video=0) if p.size):
+            packet.stream, packet.time_base = copy, Fraction(1, 24)
+            packet.pts = packet.dts = number + 2 if number else 0  # the first one's time cannot be below 0
+            writer.mux(packet)
     assert facts(tmp_path / "a.avi") == (36, 24, 1.5, False)
     assert media.numbers(tmp_path / "a.avi") == list(range(36))
     with FrameReader(tmp_path / "a.avi") as reader:
@@ -270,7 +284,8 @@ def test_an_avi_copied_from_a_file_with_b_frames_has_a_constant_rate(tmp_path):
 
 
 def test_a_late_start_in_an_avi_is_exact(tmp_path):
-    source = media.make_clip(tmp_path / "a.avi", frames=320, options={"preset": "ultrafast", "bf": "2", "g": "40"})
+    options = {"preset": "fast", "x264-params": "open-gop=1:bframes=5:keyint=50"}
+    source = media.make_clip(tmp_path / "a.avi", frames=320, options=options)
     assert media.numbers(source, start=310, count=3) == [310, 311, 312]
 
 
@@ -369,6 +384,8 @@ def test_a_size_that_changes_is_letterboxed_and_said(tmp_path):
     assert shown.shape == (8, 64, 96, 3)
     assert shown[:4].min() > 220
     tall = shown[6, :, :, 0]
+    small = read_clip(source, size=(48, 48)).astype(int)[6, :, :, 0]  # the same shares of another shape
+    assert small[:, :12].max() < 30 and small[:, -12:].max() < 30 and small[2:-2, 16:32].min() > 220
     assert tall[:, :24].max() < 30 and tall[:, -24:].max() < 30 and tall[2:-2, 30:66].min() > 220
     assert normalise_upload(source, tmp_path / "clean.mp4").notices == (
         "The size changes on the way: fitted into 96 x 64.",
@@ -396,7 +413,7 @@ def test_animations_are_taken_on_page_and_command_line_alike(tmp_path, suffix):
     assert media.numbers(tmp_path / "out.mp4") == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".avif"])
 def test_a_still_picture_is_named_as_one(tmp_path, suffix):
     source = inputs.make_animation(tmp_path / f"a{suffix}", still=True)
     for attempt in (probe, read_clip, lambda path: normalise_upload(path, tmp_path / "clean.mp4")):
