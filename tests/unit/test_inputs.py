@@ -323,6 +323,9 @@ def test_sound_is_the_same_in_a_codec_that_players_can_read(tmp_path, source, co
     assert media.correlation(before, after) > 0.99
     assert np.std(after) == pytest.approx(np.std(before), rel=0.05)
     assert len(after) == pytest.approx(len(before), abs=2500)
+    if now == "aac":
+        times = [time for time, _ in media.audio_packets(tmp_path / result)]
+        assert len({b - a for a, b in zip(times, times[1:-1], strict=False)}) == 1
     assert notices == ([] if kept else [f"Sound: {codec.removeprefix('lib')} became {now}, which players of such a file can read."])  # fmt: skip # noqa: E501
 
 
