@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import sys
 from fractions import Fraction
@@ -325,7 +326,7 @@ def test_sound_is_the_same_in_a_codec_that_players_can_read(tmp_path, source, co
     assert len(after) == pytest.approx(len(before), abs=2500)
     if now == "aac":
         times = [time for time, _ in media.audio_packets(tmp_path / result)]
-        assert len({b - a for a, b in zip(times, times[1:-1], strict=False)}) == 1
+        assert len({b - a for a, b in itertools.pairwise(times[:-1])}) == 1
     assert notices == ([] if kept else [f"Sound: {codec.removeprefix('lib')} became {now}, which players of such a file can read."])  # fmt: skip # noqa: E501
 
 
