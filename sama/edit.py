@@ -42,6 +42,7 @@ from sama.settings import write_settings
 from sama.shapes import padded_frame_count
 from sama.texts import Texts, Unread
 from sama.video import Frame, FrameReader, VideoWriter
+from sama.video.writing import holds_alpha
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline, SamaStep
@@ -65,6 +66,7 @@ class EditResult:
     anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
     unread, unread_negative: the end of the instruction and of the negative prompt that were too long for the model to
         read; "" where all was read.
+    notices: sentences about what of the source was changed besides, or not kept (HDR, subtitles, ...); mostly none.
     """
 
     output: Path
@@ -82,6 +84,7 @@ class EditResult:
     anchor_result: NDArray[np.uint8]
     unread: str = ""
     unread_negative: str = ""
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,13 @@ def edit_video(
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
+        notices = tuple(dict.fromkeys([*job.info.notices, *painter.notices, *writer.notices]))
         facts = {
             "frames": frames,
             "seconds": round(seconds, 2),
             "kept_source": painter.keep,
             "kept_detail": painter.detail,
+            "notices": notices,
         }
         _save_settings(job, pipeline, facts | {"unread": unread.instruction, "unread_negative": unread.negative})
     result = EditResult(
@@ -164,6 +169,7 @@ def edit_video(
         anchor_result=painter.anchors[1],
         unread=unread.instruction,
         unread_negative=unread.negative,
+        notices=notices,
     )
     yield EditEvent("done", windows=windows, window=windows, message=f"Saved {job.output.name}", result=result)
 
@@ -245,6 +251,7 @@ class _Painter:
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
         self.detail = wants_detail(job)
         self.scheduler = _scheduler(pipeline, job.request.scheduler)
+        self.notices: tuple[str, ...] = ()
         self.plans: list[NDArray[np.float32]] = []
         self.linear: LinearPreview | None = None
         self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -253,6 +260,7 @@ class _Painter:
         job = self.job
         where: dict[str, Any] = {
             "path": job.request.video, "start": job.plan.start, "count": job.plan.frames, "timeline": job.timeline,
+            "alpha": writer.alpha,
         }  # fmt: skip
         text = Texts.of(job.request, self.pipeline)
         size = (job.plan.bucket.width, job.plan.bucket.height)
@@ -266,6 +274,7 @@ class _Painter:
                 after = job.plan.windows[number][0] - start if number < len(job.plan.windows) else stop - start
                 pending = painted.part(after)
                 yield from self._write(writer, originals, painted.part(0, after), number)
+            self.notices = large.notices
 
     def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, Painted]:
         """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source."""
@@ -334,7 +343,7 @@ class _Painter:
             original = next(originals, None)
             if original is None:  # the file ends before its index says so
                 return
-            writer.write(finished.picture(index, original.image), pts=original.pts)
+            writer.write(finished.picture(index, original.image), pts=original.pts, alpha=original.alpha)
             yield EditEvent(
                 "saving" if number == total else "painting", window=number, windows=total,
                 message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",
@@ -378,6 +387,7 @@ def _writer(job: Job) -> VideoWriter:
         start=seconds(job.plan.start),
         end=seconds(stop) if stop < timeline.frames else None,
         timeline=timeline,
+        alpha=job.info.alpha and holds_alpha(job.output),
     )
 
 

@@ -16,6 +16,7 @@ from ui.folders import keep, new_folder
 from ui.jobs import GPU, Edited, Jobs, Restoration, Restored
 from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
 from ui.pretext import damage, scores
+from ui.runs import add_notices
 
 TASKS = list(text.TASKS.values())
 
@@ -56,7 +57,8 @@ class Api:
             for event in self.jobs.edit(request):
                 keep([folder, clip.path])
                 if isinstance(event, Edited):
-                    yield str(folder / "result.mp4"), str(folder / "result.json"), "Done"
+                    said = add_notices(folder / "result.json", clip.notices)["notices"]
+                    yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done", *said])
                 else:
                     yield None, None, f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}"
         except Exception as error:
