@@ -64,6 +64,8 @@ def _edit(arguments: argparse.Namespace) -> int:
         for event in events:
             progress.show(event)
     progress.finish()
+    if event.result is not None and event.result.notices:
+        _say(f"Note: {' '.join(event.result.notices)}")
     print(values["output"])
     return OK
 
@@ -75,6 +77,8 @@ def _info(arguments: argparse.Namespace) -> int:
     check_values(request)
     info = check_video(request.video)
     print(_facts(info))
+    if info.notices:
+        print(f"Note: {' '.join(info.notices)}")
     check_weights(request.preset, request.model)
     from sama.estimate import estimate
 

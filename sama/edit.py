@@ -40,6 +40,7 @@ from sama.shapes import padded_frame_count
 from sama.video import Frame, FrameReader, VideoError, VideoWriter
 from sama.video.limits import VideoLimits
 from sama.video.timeline import read_timeline
+from sama.video.writing import holds_alpha
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline, SamaStep
@@ -58,6 +59,7 @@ class EditResult:
     kept_source: whether unchanged places show the source's own pixels.
     semantic_tokens: (windows, steps, 65, D) float32, the plan of each of the first `MAX_PLANS` windows as it formed.
     anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
+    notices: sentences about what of the source was changed besides, or not kept (HDR, subtitles, ...); mostly none.
     """
 
     output: Path
@@ -72,6 +74,7 @@ class EditResult:
     semantic_tokens: NDArray[np.float32]
     anchor_source: NDArray[np.uint8]
     anchor_result: NDArray[np.uint8]
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def edit_video(
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
-        facts = {"frames": frames, "seconds": round(seconds, 2), "kept_source": painter.keep}
+        notices = tuple(dict.fromkeys([*job.info.notices, *painter.notices, *writer.notices]))
+        facts = {"frames": frames, "seconds": round(seconds, 2), "kept_source": painter.keep, "notices": notices}
         try:
             write_settings(job, pipeline, facts)
         except BaseException:
@@ -149,6 +153,7 @@ def edit_video(
         semantic_tokens=np.stack(painter.plans),
         anchor_source=painter.anchors[0],
         anchor_result=painter.anchors[1],
+        notices=notices,
     )
     yield EditEvent("done", windows=windows, window=windows, message=f"Saved {job.output.name}", result=result)
 
@@ -227,12 +232,15 @@ class _Painter:
         self.pipeline = pipeline
         self.previews = previews
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
+        self.notices: tuple[str, ...] = ()
         self.plans: list[NDArray[np.float32]] = []
         self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
     def paint(self, writer: VideoWriter) -> Iterator[EditEvent]:
         job = self.job
-        where: dict[str, Any] = {"path": job.request.video, "start": job.plan.start, "count": job.plan.frames}
+        where: dict[str, Any] = {
+            "path": job.request.video, "start": job.plan.start, "count": job.plan.frames, "alpha": writer.alpha
+        }  # fmt: skip
         size = (job.plan.bucket.width, job.plan.bucket.height)
         with FrameReader(**where, size=size) as small, FrameReader(**where) as large:
             feed, originals = _Feed(iter(small), job.plan.windows[0][1]), iter(large)
@@ -244,6 +252,7 @@ class _Painter:
                 after = job.plan.windows[number][0] - start if number < len(job.plan.windows) else stop - start
                 pending = painted.part(after)
                 yield from self._write(writer, originals, painted.part(0, after), number)
+            self.notices = large.notices
 
     def _window(self, frames: NDArray[np.uint8], number: int) -> Generator[EditEvent, None, _Painted]:
         """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source."""
@@ -311,7 +320,7 @@ class _Painter:
                 image = enlarge(frame, self.job.info.width, self.job.info.height)
             else:
                 image = compose(original.image, frame, finished.mask[index])
-            writer.write(image, pts=original.pts)
+            writer.write(image, pts=original.pts, alpha=original.alpha)
             yield EditEvent(
                 "saving" if number == total else "painting", window=number, windows=total,
                 message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",
@@ -354,6 +363,7 @@ def _writer(job: Job) -> VideoWriter:
         source=job.request.video,
         start=seconds(job.plan.start),
         end=seconds(stop) if stop < timeline.frames else None,
+        alpha=job.info.alpha and holds_alpha(job.output),
     )
 
 

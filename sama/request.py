@@ -210,16 +210,31 @@ def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) 
 
 
 def free_output(video: str | os.PathLike[str]) -> Path:
-    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost. Raises
-    `EditError` for a path that cannot be used."""
+    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost. A stem that would
+    make the name too long for the disk is shortened. Raises `EditError` for a path that cannot be used."""
     path = Path(video)
-    candidate = path.with_name(f"{path.stem}-edited.mp4")
-    number = 2
+    number = 1
     with _usable_paths():
-        while candidate.exists():
-            candidate = path.with_name(f"{path.stem}-edited-{number}.mp4")
+        longest = _longest_name(path.parent)
+        while True:
+            end = "-edited" if number == 1 else f"-edited-{number}"
+            candidate = path.with_name(f"{_shortened(path.stem, longest - len(end) - len('.json'))}{end}.mp4")
+            if not candidate.exists():
+                return candidate
             number += 1
-    return candidate
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes that the name of a file in a folder may have."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return 255
+
+
+def _shortened(name: str, limit: int) -> str:
+    """`name` cut to `limit` bytes, between characters."""
+    return os.fsencode(name)[:limit].decode(errors="ignore") if len(os.fsencode(name)) > limit else name
 
 
 def parse_lora(spec: str) -> tuple[Path, float]:

@@ -34,7 +34,7 @@ def write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
         "fingerprint": model_fingerprint(pipeline),
     }
     text = json.dumps(settings_of(job, resolved | facts), indent=2, ensure_ascii=False) + "\n"
-    handle, name = tempfile.mkstemp(dir=job.settings.parent, prefix=f".{job.settings.name}.")
+    handle, name = tempfile.mkstemp(dir=job.settings.parent, prefix=".")
     part = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

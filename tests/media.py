@@ -49,6 +49,8 @@ def make_clip(
     mirrored: bool = False,
     audio: str | None = None,
     audio_seconds: float | None = None,
+    audio_rate: int = 48_000,
+    audio_layout: str = "mono",
     start_time: Fraction = Fraction(0),
     constant: bool = False,
     options: dict[str, str] | None = None,
@@ -76,8 +78,8 @@ def make_clip(
             stream.set_display_rotation(rotation, hflip=mirrored)
         sound = None
         if audio is not None:
-            sound = container.add_stream(audio, rate=48_000)
-            sound.codec_context.layout = "mono"
+            sound = container.add_stream(audio, rate=audio_rate)
+            sound.codec_context.layout = audio_layout
         for number in range(frames):
             image = np.full((height, width, 3), 128, np.uint8) if constant else barcode_frame(number, width, height)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt)
@@ -191,6 +193,22 @@ def audio_packets(path: Path) -> list[tuple[Fraction, bytes]]:
         return [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.size and p.pts is not None]
 
 
+def sound_of(path: Path, track: int = 0) -> np.ndarray:
+    """(samples,) float32 of a sound track, mixed to one channel at 48 kHz."""
+    with av.open(str(path)) as container:
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=48_000)
+        decoded = [part for frame in container.decode(audio=track) for part in resampler.resample(_untimed(frame))]
+        return np.concatenate([part.to_ndarray()[0] for part in [*decoded, *resampler.resample(None)]])
+
+
+def correlation(one: np.ndarray, other: np.ndarray, shift: int = 3000) -> float:
+    """The largest correlation of two sounds over delays up to ``shift`` samples, ends left out."""
+    middle = one[shift : min(len(one), len(other)) - 2 * shift]
+    scores = np.correlate(other[: len(middle) + 2 * shift], middle, "valid")
+    energy = np.convolve(other[: len(middle) + 2 * shift] ** 2, np.ones(len(middle)), "valid")
+    return float(np.max(scores / np.sqrt(energy * (middle**2).sum())))
+
+
 def frame_times(path: Path) -> list[Fraction]:
     """Presentation times in seconds of all frames, on the file's own clock."""
     with av.open(str(path)) as container:
@@ -203,6 +221,11 @@ def container_seconds(path: Path) -> tuple[float, float, Fraction]:
         stream = container.streams.video[0]
         track = stream.duration * stream.time_base if stream.duration is not None else Fraction(0)
         return container.duration / av.time_base, float(track), stream.average_rate
+
+
+def _untimed(frame: av.AudioFrame) -> av.AudioFrame:
+    frame.pts = None
+    return frame
 
 
 def _samples(seconds: float) -> np.ndarray:

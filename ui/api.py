@@ -15,7 +15,7 @@ from ui.errors import PromptError, sentence
 from ui.jobs import GPU, Edited, Jobs, Restoration, Restored
 from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
 from ui.pretext import damage, scores
-from ui.runs import new_folder
+from ui.runs import add_notices, new_folder
 
 TASKS = list(text.TASKS.values())
 
@@ -55,7 +55,8 @@ class Api:
             )  # fmt: skip
             for event in self.jobs.edit(request):
                 if isinstance(event, Edited):
-                    yield str(folder / "result.mp4"), str(folder / "result.json"), "Done"
+                    said = add_notices(folder / "result.json", clip.notices)["notices"]
+                    yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done", *said])
                 else:
                     yield None, None, f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}"
         except Exception as error:

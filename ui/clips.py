@@ -13,7 +13,7 @@ from ui.runs import FinishedEdit, new_folder
 
 @dataclass(frozen=True)
 class Clip:
-    """A clean clip, and its caption where one is known."""
+    """A clean clip, its caption where one is known, and sentences about what of the upload it does not keep."""
 
     path: Path
     width: int
@@ -22,10 +22,14 @@ class Clip:
     fps: float
     sound: bool
     caption: str = ""
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, info: VideoInfo, caption: str = "") -> Clip:
-        return cls(Path(info.path), info.width, info.height, info.frames, float(info.fps), info.has_audio, caption)
+        return cls(
+            Path(info.path), info.width, info.height, info.frames, float(info.fps), info.has_audio, caption,
+            info.notices,
+        )  # fmt: skip
 
     @property
     def facts(self) -> str:

@@ -17,7 +17,7 @@ from ui import text
 from ui.clips import Clip, result_of, source_of, take_upload
 from ui.errors import PromptError, sentence
 from ui.jobs import GPU, Edited, Jobs, Step
-from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.limits import GUIDANCE, MAX_SEED, OTHER_FILES, PROMPT_LENGTH, STEPS, clean_prompt
 from ui.loras import LORA_STRENGTH
 from ui.progress import ProgressView, alert, notice
 from ui.runs import FinishedEdit, finish, new_folder
@@ -69,6 +69,7 @@ class EditTab:
         self.video = gr.Video(
             value=str(clip.path) if clip else None, label="Your clip", sources=["upload"], height=220, elem_id="clip"
         )
+        self.other = gr.UploadButton(text.OTHER_KINDS, size="sm", file_types=list(OTHER_FILES), elem_id="other-kinds")
         self.clip_note = gr.HTML(notice(self._facts(clip)) if clip else "", elem_classes="field-note")
         with gr.Accordion("Which part", open=False):
             self.start = gr.Slider(0, max(1, frames - 1), 0, step=1, label="Start frame")
@@ -149,10 +150,11 @@ class EditTab:
         clip = self.session.clip
         private: dict[str, Any] = {"api_visibility": "private"}
         range_ = [self.start, self.frames]
-        self.video.upload(
-            self._upload, self.video, [self.video, clip, self.clip_note, *range_, self.problem], **private,
-            show_progress="minimal", show_progress_on=self.clip_note,
-        )  # fmt: skip
+        for upload in (self.video, self.other):
+            upload.upload(
+                self._upload, upload, [self.video, clip, self.clip_note, *range_, self.problem], **private,
+                show_progress="minimal", show_progress_on=self.clip_note,
+            )  # fmt: skip
         self.video.clear(self._clear, None, [clip, self.clip_note], **private, queue=False)
         for chip, words in zip(self.chips, text.VERBS.values(), strict=True):
             chip.click(None, None, self.instruction, js=_write(words), **private)
@@ -216,7 +218,7 @@ class EditTab:
         limit = self.jobs.settings.info.max_frames
         return clip.facts + (
             f" · {limit} frames at a time are edited: choose which below" if clip.frames > limit else ""
-        )
+        ) + "".join(f" · {said}" for said in clip.notices)  # fmt: skip
 
     def _show_result(self, edit: FinishedEdit) -> Updates:
         return {
@@ -290,9 +292,9 @@ class EditTab:
             for event in self.jobs.edit(request):
                 if isinstance(event, Edited):
                     yield {self.progress: view(Step("saving", 1, 1))}
-                    edit = finish(folder, Path(request.video), event.tokens)
+                    edit = finish(folder, Path(request.video), event.tokens, notices=clip.notices if clip else ())
                     kept = True
-                    done = notice(f"Done in {text.duration(event.seconds)}, seed {request.seed}.")
+                    done = notice(text.done(event.seconds, request.seed, edit.settings.get("notices", ())))
                     yield idle | self._show_result(edit) | {
                         self.progress: done, self.session.runs: [edit, *runs]}  # fmt: skip
                 else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from sama.video import UPLOAD_LIMITS
+from sama.video.uploads import MAX_UPLOAD_FPS
 from ui.errors import PromptError
 
 MAX_FILE_SIZE = "50mb"
@@ -13,6 +14,8 @@ MAX_SEED = 2**31 - 1
 STEPS = (1, 50)
 GUIDANCE = (1.0, 10.0)
 PRETEXT_FRAMES = 17
+OTHER_FILES = (".gif", ".webp", ".apng", ".png", ".avi", ".mkv", ".ts", ".mts", ".m2ts", ".mpg", ".flv", ".wmv")
+"""Suffixes that a browser does not take for videos, or that some do not."""
 CACHE_SECONDS = 3600
 """How long a clip stays on the server."""
 SWEEP_SECONDS = 600
@@ -38,9 +41,9 @@ def clean_prompt(text: str | None) -> str:
 def table(max_frames: int) -> str:
     """The limits as a Markdown table."""
     rows = [
-        ("File", f"up to {(UPLOAD_LIMITS.max_bytes or 0) // 1_000_000} MB; MP4, MOV, WebM or MKV"),
+        ("File", f"up to {(UPLOAD_LIMITS.max_bytes or 0) // 1_000_000} MB; MP4, MOV, WebM, MKV, AVI or GIF"),
         ("Length", f"up to {UPLOAD_LIMITS.max_seconds:.0f} s; up to {max_frames} frames are edited at a time"),
-        ("Size", f"sides up to {UPLOAD_LIMITS.max_side} px; frame rate up to {UPLOAD_LIMITS.max_fps:.0f}"),
+        ("Size", f"sides up to {UPLOAD_LIMITS.max_side} px; above {MAX_UPLOAD_FPS:.0f} frames a second it is thinned"),
         ("Instruction", f"{PROMPT_LENGTH[0]} to {PROMPT_LENGTH[1]} characters"),
         ("Seed", f"0 to {MAX_SEED}; the same seed gives the same video"),
         ("Steps, guidance", f"{STEPS[0]} to {STEPS[1]}, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"),

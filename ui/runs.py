@@ -144,9 +144,14 @@ class FinishedEdit:
         )
 
 
-def finish(folder: Path, source: Path, tokens: Tokens | None, film: bool = True) -> FinishedEdit:
-    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit."""
-    settings = json.loads((folder / "result.json").read_text("utf-8"))
+def finish(
+    folder: Path, source: Path, tokens: Tokens | None, film: bool = True, notices: tuple[str, ...] = ()
+) -> FinishedEdit:
+    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit.
+
+    notices: what the source does not keep of the upload that it was made from.
+    """
+    settings = add_notices(folder / "result.json", notices)
     settings |= {"video": "source.mp4", "output": "result.mp4"}
     settings["lora"] = [Path(spec).name for spec in settings.get("lora", ())]  # not where it lies on this machine
     (folder / "result.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -170,6 +175,15 @@ def finish(folder: Path, source: Path, tokens: Tokens | None, film: bool = True)
     if film:
         compose_film(edit)
     return edit
+
+
+def add_notices(file: Path, notices: tuple[str, ...]) -> dict[str, Any]:
+    """Put sentences before the notices of a file of settings; returns all settings."""
+    settings: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    settings["notices"] = list(dict.fromkeys([*notices, *settings.get("notices", ())]))
+    with _whole(file) as part:
+        part.write((json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode())
+    return settings
 
 
 def compose_film(edit: FinishedEdit) -> Path:

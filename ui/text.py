@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."
 PAPER = "https://arxiv.org/abs/2603.19228"
@@ -51,6 +53,7 @@ UNORDERED = (
 ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
 NO_RECORD = "This edit has no record of its tokens."
 EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
+OTHER_KINDS = "Animation or another kind of file"
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
 EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
 EXAMPLES_TITLE = "Finished examples: they open at once"
@@ -68,6 +71,11 @@ def stopped(step: int, steps: int) -> str:
     """What is said after Stop."""
     where = f" at {step}/{steps}" if step else ""
     return f"Stopped{where}. Nothing was saved; your clip and instruction are kept."
+
+
+def done(seconds: float, seed: int, notices: Sequence[str] = ()) -> str:
+    """What is said when an edit has ended, and what of the source it does not keep."""
+    return " ".join([f"Done in {duration(seconds)}, seed {seed}.", *notices])
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:

@@ -1,10 +1,10 @@
-"""Opening a video file safely: what it is, whether it is whole, and which of its streams is the picture."""
+"""Opening a video file safely: what it is, whether it is whole, and which of its streams is the film."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import av
@@ -12,11 +12,17 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from sama.video.animation import is_webp, picture_kind, webp_as_video
 from sama.video.limits import VideoError, VideoLimits
 
 # Playlists (HLS, DASH, concat) are left out on purpose: they make the reader open other files and addresses.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,gif,ivf,h264,hevc,m4v,mpegvideo,obu,wav,mp3,flac,aac"
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,gif,apng,dv,ivf,h264,hevc,m4v,mpegvideo,obu,wav,mp3,flac,aac"
+)
+_LOCAL = "file:"  # keeps a name such as "http:x.mp4" from being taken for an address
 _MANY_PIXELS = 2560 * 1440
+_PEEK_PACKETS = 2000
+_VERBS = {"read": "read", "write": "written", "convert": "converted"}
 
 
 def checked_path(path: str | os.PathLike[str], limits: VideoLimits) -> Path:
@@ -36,12 +42,20 @@ def checked_path(path: str | os.PathLike[str], limits: VideoLimits) -> Path:
 
 @contextmanager
 def av_errors(name: str, action: str = "read") -> Iterator[None]:
-    """Turn the media library's exceptions about the file ``name`` into one sentence."""
+    """Turn the media library's exceptions about the file ``name`` into one sentence.
+
+    ``action`` is "read", "write", or "convert" for a user's file that is written anew under a name of ours.
+    """
     try:
         yield
     except VideoError:
         raise
-    except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+    except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
+        if action != "read":
+            raise VideoError(
+                f"{name} could not be {_VERBS[action]}: its picture or sound does not fit the format; export the "
+                "source as MP4 (H.264, AAC) first."
+            ) from error
         raise VideoError(
             f"{name} is damaged, cut off or not a video; check that it plays, or export it again."
         ) from error
@@ -49,7 +63,7 @@ def av_errors(name: str, action: str = "read") -> Iterator[None]:
         raise VideoError(f"{name} needs too much memory to {action}; use a smaller or shorter video.") from error
     except (av.error.FFmpegError, OSError) as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "unknown reason"
-        raise VideoError(f"{name} could not be {'read' if action == 'read' else 'written'}: {reason}.") from error
+        raise VideoError(f"{name} could not be {_VERBS[action]}: {reason}.") from error
 
 
 @contextmanager
@@ -60,29 +74,37 @@ def open_input(path: str | os.PathLike[str], limits: VideoLimits) -> Iterator[In
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     if limits.max_pixels is not None:
         options["max_pixels"] = str(limits.max_pixels)
-    # "file:" keeps a name such as "http:x.mp4" from being taken for an address.
-    with av_errors(file.name), av.open(f"file:{file}", options=options) as container:
+    with av_errors(file.name), ExitStack() as stack:
+        picture = picture_kind(file)
+        if picture is not None:
+            raise VideoError(f"{file.name} is a picture ({picture}), not a video; choose a file with moving pictures.")
+        place = stack.enter_context(webp_as_video(file, limits)) if is_webp(file) else f"{_LOCAL}{file}"
+        container: InputContainer = stack.enter_context(av.open(place, mode="r", options=options))
         _refuse_cut_off(container, file)
         yield container
 
 
 def moving_pictures(container: InputContainer) -> list[VideoStream]:
-    """The file's video streams without cover art."""
+    """The file's video streams without those that are marked as cover art."""
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def codec_name(stream: VideoStream) -> str:
-    """The codec's common name (av1), whichever library decodes it (libdav1d)."""
+    """The codec's common name (av1), whichever library decodes it (libdav1d); "webp" for what one became."""
+    if not stream.container.name.startswith(_LOCAL):
+        return "webp"
     return str(stream.codec_context.codec.canonical_name)
 
 
-def video_stream(container: InputContainer, limits: VideoLimits, name: str) -> VideoStream:
-    """The first moving picture of the file, checked against ``limits`` by its header."""
+def video_stream(container: InputContainer, path: str | os.PathLike[str], limits: VideoLimits) -> VideoStream:
+    """The film in the file ``path``, opened as ``container``: checked against ``limits`` by its header."""
+    name = Path(path).name
     streams = moving_pictures(container)
     if not streams:
         kind = "only sound" if container.streams.audio else "no video"
         raise VideoError(f"{name} holds {kind}; choose a file with moving pictures.")
-    stream = streams[0]
+    stream = streams[0] if len(streams) == 1 else container.streams[_film_index(path, limits)]
+    assert isinstance(stream, VideoStream)
     if stream.codec_context is None:
         raise VideoError(f"The video codec of {name} is unknown here; convert the video to H.264 (MP4) first.")
     limits.check_codec(codec_name(stream))
@@ -95,6 +117,19 @@ def video_stream(container: InputContainer, limits: VideoLimits, name: str) -> V
     if limits.max_pixels is not None:
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
     return stream
+
+
+def _film_index(path: str | os.PathLike[str], limits: VideoLimits) -> int:
+    """Which of several video streams moves: covers often lack their mark. Of several films the file's default one."""
+    with open_input(path, limits) as container:
+        streams = moving_pictures(container)
+        counts = dict.fromkeys((s.index for s in streams), 0)
+        for number, packet in enumerate(container.demux(streams)):
+            counts[packet.stream_index] += packet.size > 0
+            if min(counts.values()) > 1 or number > _PEEK_PACKETS:
+                break
+        films = [s for s in streams if counts[s.index] > 1] or streams
+        return next((s for s in films if s.disposition & Disposition.default), films[0]).index
 
 
 def _refuse_cut_off(container: InputContainer, file: Path) -> None:

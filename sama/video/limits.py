@@ -81,9 +81,12 @@ UPLOAD_LIMITS = VideoLimits(
     max_side=4096,
     max_pixels=4096 * 2304,
     max_seconds=30.5,  # a "30 second" clip often ends a few frames later
-    max_frames=120 * 30 + 60,
-    max_fps=120.5,
+    max_frames=240 * 30 + 60,
+    max_fps=1000.5,
     max_total_pixels=1800 * 3840 * 2160,  # 30 s of 4K at 60 frames per second
-    codecs=frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "prores", "mjpeg"}),
+    codecs=frozenset(
+        {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "prores", "mjpeg", "gif", "apng", "webp"}
+        | {"mpeg2video", "msmpeg4v3", "dvvideo", "dnxhd", "qtrle", "png"}
+    ),
 )
 """For files of strangers."""

@@ -15,18 +15,18 @@ from typing import Self
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from sama.video.color import coding_of
 from sama.video.container import av_errors, codec_name, open_input, video_stream
-from sama.video.geometry import Orientation, displayed_size, orientation_of, scaled_coded_size
+from sama.video.converting import FrameConverter
+from sama.video.decoding import alpha_format, decode, has_alpha, lacks_display_times
+from sama.video.deinterlace import NOTICE as DEINTERLACED
+from sama.video.deinterlace import Deinterlacer
+from sama.video.geometry import displayed_size, orientation_of
 from sama.video.limits import VideoError, VideoLimits
 from sama.video.timeline import read_timeline
 
-_UNSPECIFIED_MATRIX = 2
-_HD_HEIGHT = 576
-_HD_WIDTH = 1280
-_SCALER_THREADS = 4  # "as many as cores" would take a big machine's address space for nothing
 _SEEK_FROM = 300  # below this many frames, decoding from the beginning is quicker than looking for a place to join
 _SEEK_MARGIN = 32
 
@@ -37,6 +37,8 @@ class VideoInfo:
 
     ``width`` and ``height`` are as displayed (rotation and pixel shape applied); ``duration`` is in seconds, from the
     first frame's start to the last one's end; ``rotation`` is in degrees counter-clockwise, one of 0, 90, 180, 270.
+    ``alpha`` is whether the first frame is see-through anywhere. ``notices`` are sentences about what reading changes
+    (HDR, interlacing), as far as the first frame shows it.
     """
 
     path: str
@@ -50,16 +52,19 @@ class VideoInfo:
     rotation: int
     variable_frame_rate: bool
     bit_depth: int
+    alpha: bool = False
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Frame:
     """``image`` is (H, W, 3) uint8 RGB; ``pts`` is in seconds after the video's first frame; ``index`` counts from 0,
-    the video's first frame."""
+    the video's first frame; ``alpha`` is (H, W) uint8, 255 where nothing shines through, where it was asked for."""
 
     image: np.ndarray
     pts: Fraction
     index: int
+    alpha: np.ndarray | None = None
 
 
 def probe(path: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
@@ -71,8 +76,8 @@ def probe(path: str | os.PathLike[str], limits: VideoLimits | None = None) -> Vi
     name = Path(path).name
     timeline = read_timeline(path, limits)
     with open_input(path, limits) as container:
-        stream = video_stream(container, limits, name)
-        first = next(container.decode(stream), None)
+        stream = video_stream(container, path, limits)
+        first = next(decode(container, stream, alpha=has_alpha(stream)), None)
         if first is None:
             raise VideoError(f"{name} has no frame that can be decoded; check that it plays, or export it again.")
         limits.check_size(first.width, first.height)
@@ -93,14 +98,28 @@ def probe(path: str | os.PathLike[str], limits: VideoLimits | None = None) -> Vi
             rotation=orientation.rotation,
             variable_frame_rate=timeline.variable,
             bit_depth=max(component.bits for component in first.format.components),
+            alpha=_see_through(first),
+            notices=_notices_of(first),
         )
+
+
+def _see_through(frame: VideoFrame) -> bool:
+    return alpha_format(frame.format.name) and int(frame.to_ndarray(format="rgba")[..., 3].min()) < 255
+
+
+def _notices_of(frame: VideoFrame) -> tuple[str, ...]:
+    coding = coding_of(frame)
+    hdr = () if coding is None else (coding.notice,)
+    return hdr + ((DEINTERLACED,) if frame.interlaced_frame else ())
 
 
 class FrameReader:
     """Iterate over a video's frames, one in memory at a time.
 
-    ``start`` and ``count`` cut by frame index; ``size`` = (width, height) scales the displayed frames. Use it as a
-    context manager. A :class:`VideoError` is raised when the file is damaged, or when a limit is passed on the way.
+    ``start`` and ``count`` cut by frame index; ``size`` = (width, height) scales the displayed frames; ``alpha`` asks
+    for their transparency, without which they are shown on black. ``notices`` grows with what is changed on the way.
+    Use it as a context manager. A :class:`VideoError` is raised when the file is damaged, or when a limit is passed on
+    the way.
     """
 
     def __init__(
@@ -110,6 +129,7 @@ class FrameReader:
         count: int | None = None,
         limits: VideoLimits | None = None,
         size: tuple[int, int] | None = None,
+        alpha: bool = False,
     ) -> None:
         if start < 0 or (count is not None and count < 0):
             raise ValueError(f"start and count are frame numbers from 0, got {start} and {count}")
@@ -119,13 +139,16 @@ class FrameReader:
         self._count = count
         self._limits = limits or VideoLimits()
         self._size = size
+        self._alpha = alpha
+        self._converter: FrameConverter | None = None
+        self._deinterlacer = Deinterlacer()
         self._stack = ExitStack()
         self._frames: Generator[Frame, None, None] | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             container = stack.enter_context(open_input(self._path, self._limits))
-            stream = video_stream(container, self._limits, self._name)
+            stream = video_stream(container, self._path, self._limits)
             self._frames = self._decode(container, stream)
             stack.callback(self._frames.close)
             self._stack = stack.pop_all()
@@ -142,8 +165,14 @@ class FrameReader:
             raise RuntimeError("open the reader with a with statement first")
         return self._frames
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was changed in the frames so far, one sentence each."""
+        notices = () if self._converter is None else tuple(self._converter.notices)
+        return notices + ((DEINTERLACED,) if self._deinterlacer.used else ())
+
     def _decode(self, container: InputContainer, stream: VideoStream) -> Generator[Frame, None, None]:
-        converter = FrameConverter(stream.sample_aspect_ratio, self._limits, self._size)
+        converter = self._converter = FrameConverter(stream.sample_aspect_ratio, self._limits, self._size, self._alpha)
         stop = None if self._count is None else self._start + self._count
         if stop == self._start:
             return
@@ -151,13 +180,15 @@ class FrameReader:
         total_pixels = 0
         with av_errors(self._name):
             first, frames = self._frames_near_start(container, stream, clock)
-            for index, frame in enumerate(frames, first):
+            for index, frame in enumerate(self._deinterlacer.frames(frames), first):
                 pts = clock.seconds(frame.pts)
                 total_pixels += frame.width * frame.height
                 self._limits.check_size(frame.width, frame.height)
                 self._limits.check_length(index + 1, float(pts), total_pixels)
                 if index >= self._start:
-                    yield Frame(converter.displayed(frame), pts, index)
+                    picture = converter.displayed(frame)
+                    alpha = np.ascontiguousarray(picture[..., 3]) if self._alpha else None
+                    yield Frame(np.ascontiguousarray(picture[..., :3]), pts, index, alpha)
                 if stop is not None and index + 1 >= stop:
                     return
             if clock.last is None:
@@ -167,14 +198,16 @@ class FrameReader:
         self, container: InputContainer, stream: VideoStream, clock: _Clock
     ) -> tuple[int, Iterator[VideoFrame]]:
         """Decoded frames from a key frame before ``start`` where one can be found with certainty, and its index."""
-        if self._start < _SEEK_FROM:
-            return 0, container.decode(stream)
+        alpha = has_alpha(stream)
+        # A decoder of its own cannot be joined to, nor can times that are counted from the beginning.
+        if self._start < _SEEK_FROM or alpha or lacks_display_times(container):
+            return 0, decode(container, stream, alpha)
         ticks = read_timeline(self._path, self._limits).ticks
         if self._start >= len(ticks):
-            return 0, container.decode(stream)
+            return 0, decode(container, stream)
         # Well ahead of the goal: pictures right behind a key frame may need pictures from before it.
         container.seek(int(ticks[self._start - _SEEK_MARGIN]), stream=stream)
-        frames = container.decode(stream)
+        frames = decode(container, stream)
         landed = next(frames, None)
         if landed is not None and landed.pts is not None and landed.key_frame:
             index = int(np.searchsorted(ticks, landed.pts))
@@ -182,7 +215,7 @@ class FrameReader:
                 clock.begin(int(ticks[0]))
                 return index, chain([landed], frames)
         container.seek(int(ticks[0]), stream=stream)
-        return 0, container.decode(stream)
+        return 0, decode(container, stream)
 
 
 class _Clock:
@@ -210,52 +243,3 @@ class _Clock:
                 now = self.last + self._tick
         self.last = now
         return now
-
-
-class FrameConverter:
-    """Decoded frames to displayed RGB arrays. All frames get the first one's size, or ``size``."""
-
-    def __init__(self, aspect: Fraction | None, limits: VideoLimits, size: tuple[int, int] | None = None) -> None:
-        self._aspect = aspect
-        self._limits = limits
-        self._size = size
-        self._coded: tuple[int, int] | None = None
-        self._orientation = Orientation()
-        self._reformatter = VideoReformatter()
-
-    def displayed(self, frame: VideoFrame) -> np.ndarray:
-        """``frame`` as (H, W, 3) uint8 RGB, turned and stretched as a player shows it."""
-        if self._coded is None:
-            self._orientation = orientation_of(frame)
-            size = self._size or displayed_size(frame, self._aspect, self._orientation)
-            self._limits.check_size(*size)
-            self._coded = scaled_coded_size(size, self._orientation)
-        width, height = self._coded
-        if (width, height) == (frame.width, frame.height):
-            scaling = Interpolation.BILINEAR
-        else:
-            scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-        rgb = self._reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format="rgb24",
-            src_colorspace=_matrix_of(frame),
-            src_color_range=ColorRange.JPEG if _full_range(frame) else ColorRange.MPEG,
-            dst_color_range=ColorRange.JPEG,
-            interpolation=scaling,
-            threads=_SCALER_THREADS,
-        )
-        return self._orientation.apply(rgb.to_ndarray())
-
-
-def _matrix_of(frame: VideoFrame) -> int:
-    """The YUV matrix of a frame; an untagged one is guessed from its size, as players do."""
-    if frame.colorspace != _UNSPECIFIED_MATRIX:
-        return int(frame.colorspace)
-    high_definition = frame.width >= _HD_WIDTH or frame.height > _HD_HEIGHT
-    return int(Colorspace.ITU709 if high_definition else Colorspace.ITU601)
-
-
-def _full_range(frame: VideoFrame) -> bool:
-    return frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj") or frame.format.is_rgb

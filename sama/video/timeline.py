@@ -13,6 +13,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from sama.video.container import codec_name, open_input, video_stream
+from sama.video.decoding import decode, first_time, lacks_display_times
 from sama.video.limits import VideoError, VideoLimits
 
 # Streams of these codecs hold packets that show nothing (VP8) or two pictures (packed MPEG-4): only decoding counts.
@@ -77,12 +78,12 @@ def read_timeline(path: str | os.PathLike[str], limits: VideoLimits) -> Timeline
     """Walk through a file's packets, and only where they do not tell the frames apart through its frames."""
     name = Path(path).name
     with open_input(path, limits) as container:
-        stream = video_stream(container, limits, name)
+        stream = video_stream(container, path, limits)
         ticks, packet_duration = _packet_times(container, stream, limits)
         if ticks is not None and codec_name(stream) not in _PACKETS_ARE_NOT_FRAMES:
             return _timeline(ticks, stream, packet_duration, name)
     with open_input(path, limits) as container:
-        stream = video_stream(container, limits, name)
+        stream = video_stream(container, path, limits)
         return _timeline(_frame_times(container, stream, limits), stream, packet_duration, name)
 
 
@@ -94,25 +95,29 @@ def _packet_times(container: InputContainer, stream: VideoStream, limits: VideoL
     last_duration = 0
     complete = True
     first_is_key: bool | None = None
+    decoding_times = lacks_display_times(container)
     for packet in container.demux(stream):
         if packet.size == 0 or packet.is_discard:
             continue
         if first_is_key is None:
             first_is_key = packet.is_keyframe
-        if packet.pts is None:
+        time = packet.dts if decoding_times else packet.pts
+        if time is None:
             complete = False
             times.append(len(times))
             continue
-        if latest is None or packet.pts > latest:
-            latest, last_duration = packet.pts, packet.duration or 0
-        times.append(packet.pts)
-        seconds = float((packet.pts - times[0]) * tick) if complete else 0.0
+        if latest is None or time > latest:
+            latest, last_duration = time, packet.duration or 0
+        times.append(time)
+        seconds = float((time - times[0]) * tick) if complete else 0.0
         limits.check_length(len(times), seconds, len(times) * stream.width * stream.height)
     if not times or not complete or not first_is_key:
         return None, last_duration
     ticks = np.sort(np.array(times, dtype=np.int64))
+    if decoding_times:
+        ticks[0] = first_time(ticks[:3].tolist())
     # Pictures shown before the first key frame need pictures that are not in the file; decoders drop them.
-    if np.any(np.diff(ticks) <= 0) or ticks[0] < times[0]:
+    if np.any(np.diff(ticks) <= 0) or (ticks[0] < times[0] and not decoding_times):
         return None, last_duration
     return ticks, last_duration
 
@@ -120,7 +125,7 @@ def _packet_times(container: InputContainer, stream: VideoStream, limits: VideoL
 def _frame_times(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> np.ndarray:
     gap = max(1, round(1 / (_nominal_rate(stream) * (stream.time_base or Fraction(1, 90_000)))))
     ticks: list[int] = []
-    for frame in container.decode(stream):
+    for frame in decode(container, stream):
         after = ticks[-1] if ticks else None
         if frame.pts is None:
             ticks.append(0 if after is None else after + gap)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 
 import sama
@@ -17,6 +21,8 @@ from sama.video.reading import FrameReader, VideoInfo, probe
 from sama.video.writing import VideoWriter
 
 MAX_UPLOAD_SIDE = 1280
+MAX_UPLOAD_FPS = Fraction("240.5")
+"""Faster clips (super slow motion) are thinned; 240 frames per second, which phones film, are kept whole."""
 _MEMORY_BYTES = 4 * 2**30
 _REFUSED = 3
 
@@ -30,7 +36,8 @@ def normalise_upload(
 ) -> VideoInfo:
     """Transcode ``path`` to H.264 yuv420p with AAC sound at ``destination`` (.mp4); returns facts about the result.
 
-    Rotation and pixel shape are baked in, and the longer side becomes 1280 pixels at most. The file is opened in a
+    Rotation and pixel shape are baked in, and the longer side becomes 1280 pixels at most; the ``notices`` of the
+    result are sentences about what was changed beyond that. The file is opened in a
     child process with bounds on memory, processor time and ``timeout`` (seconds), so a hostile one harms nobody.
     Raises :class:`VideoError` with a sentence for the user; nothing is then left behind.
     """
@@ -40,13 +47,24 @@ def normalise_upload(
         raise VideoError(f"The folder {target.parent.name} does not exist; create it first.")
     with tempfile.TemporaryDirectory(prefix=".upload-", dir=target.parent) as folder:
         part = Path(folder) / "clean.mp4"
-        _run_child(source, part, limits, timeout, memory_bytes)
-        info = probe(part)
+        notices = _run_child(source, part, limits, timeout, memory_bytes)
+        with _named_after(source):
+            info = probe(part)
         part.replace(target)
-    return replace(info, path=os.fspath(destination))
+    return replace(info, path=os.fspath(destination), notices=notices)
 
 
-def _run_child(source: Path, part: Path, limits: VideoLimits, timeout: float, memory_bytes: int) -> None:
+@contextmanager
+def _named_after(source: Path) -> Iterator[None]:
+    """Tell of the user's file in place of ours: what we wrote and cannot read is a matter of what it was made from."""
+    try:
+        yield
+    except VideoError as error:
+        raise VideoError(f"{source.name} could not be converted; export it as MP4 (H.264, AAC) first.") from error
+
+
+def _run_child(source: Path, part: Path, limits: VideoLimits, timeout: float, memory_bytes: int) -> tuple[str, ...]:
+    """Let the child write ``part``; returns its notices."""
     order = {
         "source": str(source.resolve()),
         "destination": str(part),
@@ -68,7 +86,7 @@ def _run_child(source: Path, part: Path, limits: VideoLimits, timeout: float, me
     except subprocess.TimeoutExpired as error:
         raise too_much from error
     if child.returncode == 0 and part.exists():
-        return
+        return tuple(json.loads(child.stdout))
     if child.returncode == _REFUSED:
         raise VideoError(child.stdout.strip())
     raise too_much
@@ -98,7 +116,7 @@ def _limits_to_json(limits: VideoLimits) -> dict[str, object]:
 
 
 def run_child(order_text: str) -> int:
-    """The child's work: an order as JSON in, exit status out; a refusal is printed as its sentence."""
+    """The child's work: an order as JSON in, exit status out; prints its notices as JSON, or a refusal's sentence."""
     order = json.loads(order_text)
     _restrict(order["memory_bytes"], order["cpu_seconds"])
     values = order["limits"]
@@ -106,10 +124,11 @@ def run_child(order_text: str) -> int:
         values["codecs"] = frozenset(values["codecs"])
     limits = VideoLimits(**values)
     try:
-        _transcode(Path(order["source"]), Path(order["destination"]), limits)
+        notices = _transcode(Path(order["source"]), Path(order["destination"]), limits)
     except VideoError as error:
         sys.stdout.write(str(error))
         return _REFUSED
+    sys.stdout.write(json.dumps(notices))
     return 0
 
 
@@ -130,15 +149,21 @@ def _restrict(memory_bytes: int, cpu_seconds: int) -> None:
             continue  # a tighter limit is in force already, or the system does not know this one (macOS: RLIMIT_AS)
 
 
-def _transcode(source: Path, destination: Path, limits: VideoLimits) -> None:
+def _transcode(source: Path, destination: Path, limits: VideoLimits) -> list[str]:
+    """Write the clean file; returns sentences about what it does not keep."""
     info = probe(source, limits)
     scale = min(1.0, MAX_UPLOAD_SIDE / max(info.width, info.height))
     width, height = (max(2, round(side * scale / 2) * 2) for side in (info.width, info.height))
+    every = math.ceil(info.fps / MAX_UPLOAD_FPS)
     with (
         FrameReader(source, limits=limits, size=(width, height)) as reader,
         VideoWriter(
-            destination, width, height, info.fps, source=source, preset="veryfast", audio_codec="aac"
+            destination, width, height, info.fps / every, source=source, preset="veryfast", audio_codec="aac",
+            name=source.name,
         ) as writer,
-    ):
+    ):  # fmt: skip
         for frame in reader:
-            writer.write(frame.image, frame.pts)
+            if frame.index % every == 0:
+                writer.write(frame.image, frame.pts)
+    thinned = [f"{float(info.fps):.4g} frames per second: one of {every} was kept."] if every > 1 else []
+    return list(dict.fromkeys([*thinned, *info.notices, *reader.notices, *writer.notices]))

@@ -1,4 +1,4 @@
-"""Writing video: exact rates and times, the source's sound, and a file that is whole or not there."""
+"""Writing video: exact rates and times, the source's sound and labels, and a file that is whole or not there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
-from sama.video.audio import AudioCopier, clock_origin, sample_rates
 from sama.video.container import av_errors, moving_pictures, open_input
+from sama.video.labels import Labels, lost_labels, read_labels, write_labels
 from sama.video.limits import VideoError, VideoLimits
 from sama.video.timeline import Timeline, read_timeline
+from sama.video.tracks import TrackCopier, clock_origin, sample_rates
 
 _LARGEST_CLOCK = 2**31 - 1
 _LARGE_FRAME = 2560 * 1440
@@ -46,17 +47,33 @@ _CONTAINERS = {
 }
 
 
+# Codecs that hold transparency, by suffix; .mp4 has none that players know.
+_ALPHA = {
+    ".mov": ("prores_ks", "yuva444p10le"),
+    ".mkv": ("libvpx-vp9", "yuva420p"),
+    ".webm": ("libvpx-vp9", "yuva420p"),
+}
+
+
+def holds_alpha(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name can hold transparency."""
+    return Path(path).suffix.lower() in _ALPHA
+
+
 class VideoWriter:
     """Encode frames to ``path``; the suffix chooses the container (.mp4, .mov, .mkv: H.264; .webm: VP9).
 
     Use it as a context manager: the file appears, complete, when the block ends without an exception, and otherwise
     nothing is left behind.
 
-    ``source`` is a file whose sound is carried over without re-encoding. When the frames are a range of that file,
+    ``source`` is a file whose sound (without re-encoding where players can read it), subtitles, chapters, title, date
+    and place are carried over. When the frames are a range of that file,
     ``start`` and ``end`` say which one, in seconds after the source's first frame; ``end=None`` is the end of the file.
     ``crf`` is the quality (lower is better); the default is visually clean. ``preset`` is x264's name for how much time
     it takes to make the file small. ``gop_size`` is the largest distance of key
-    frames. ``audio_codec`` re-encodes sound of any other codec to that one.
+    frames. ``audio_codec`` re-encodes sound of any other codec to that one. ``alpha`` writes transparency, in ProRes
+    4444 (.mov) or VP9 (.webm, .mkv); see :func:`holds_alpha`. ``name`` stands in error messages in place of the path's.
+    ``notices``, once the file is there, are sentences about what of the source was changed or not kept.
     """
 
     def __init__(
@@ -73,6 +90,8 @@ class VideoWriter:
         preset: str | None = None,
         gop_size: int | None = None,
         audio_codec: str | None = None,
+        alpha: bool = False,
+        name: str | None = None,
     ) -> None:
         self._path = Path(path)
         self._size = (width, height)
@@ -87,19 +106,30 @@ class VideoWriter:
         self._gop_size = gop_size
         self._force_audio = audio_codec
         self._kind = _container_of(self._path)
+        self._pix_fmt = ""
+        if alpha:
+            codec, self._pix_fmt = _ALPHA[self._path.suffix.lower()]
+            self._kind = self._kind._replace(video_codec=codec)
+        self.alpha = alpha
+        self._name = name or self._path.name
+        self._action = "write" if name is None else "convert"
+        self.notices: list[str] = []
         if width < 1 or height < 1:
             raise ValueError(f"a video needs a size of at least 1 x 1, got {width} x {height}")
+        self._labels = Labels({}, (), ())
         self._timeline: Timeline | None = None
         self._origin: Fraction | None = None
+        self._label_origin = Fraction(0)
         self._offset = Fraction(0)
         self._sample_rates: list[int] = []
         self._read_source()
         self._clock = self._choose_clock()
         self._reformatter = VideoReformatter()
-        self._part = self._path.parent / f".{self._path.name}.{uuid.uuid4().hex}.part"
+        # Without the file's own name, which may be as long as names get.
+        self._part = self._path.parent / f".{uuid.uuid4().hex}.part"
         self._output: OutputContainer | None = None
         self._stream: VideoStream | None = None
-        self._audio: AudioCopier | None = None
+        self._tracks: TrackCopier | None = None
         self._held: tuple[VideoFrame, int] | None = None
         self._first_pts: Fraction | None = None
         self._previous_gap: int | None = None
@@ -107,7 +137,7 @@ class VideoWriter:
         self.frames_written = 0
 
     def __enter__(self) -> Self:
-        with av_errors(self._path.name, "write"):
+        with av_errors(self._name, self._action):
             # Opening the file here, and not at the first frame, tells of a full or forbidden folder before the work.
             self._part.touch(exist_ok=False)
             self._finalizer = weakref.finalize(self, _remove, self._part)
@@ -127,8 +157,8 @@ class VideoWriter:
         finally:
             self._discard()
 
-    def write(self, image: np.ndarray, pts: Fraction | None = None) -> None:
-        """Append ``image`` (H, W, 3) uint8 RGB.
+    def write(self, image: np.ndarray, pts: Fraction | None = None, alpha: np.ndarray | None = None) -> None:
+        """Append ``image`` (H, W, 3) uint8 RGB, with its transparency ``alpha`` (H, W) uint8 where the file holds it.
 
         ``pts`` (seconds, ascending; only differences to the first one count) keeps the times of a source with a
         variable frame rate; without it frames follow each other at ``fps``. Raises ``ValueError`` for another shape
@@ -147,22 +177,24 @@ class VideoWriter:
             if self._timeline is not None:
                 time = self._timeline.regular(time)
         tick = round(time / self._clock)
-        with av_errors(self._path.name, "write"):
+        with av_errors(self._name, self._action):
             if self._held is not None:
                 self._previous_gap = tick - self._held[1]
                 if self._previous_gap <= 0:
                     raise ValueError(f"frame times must ascend, got {pts} after an equal or later one")
                 self._encode(self._previous_gap)
-            self._held = (self._converted(image), tick)
+            self._held = (self._converted(image, alpha), tick)
         self.frames_written += 1
 
     def _read_source(self) -> None:
-        """Learn the source's clock and where its sound begins; leaves ``_origin`` None when there is no sound."""
+        """Learn the source's labels and clock; leaves ``_origin`` None when it has neither sound nor subtitles."""
         if self._source is None:
             return
+        self._labels = read_labels(self._source)
         with open_input(self._source, VideoLimits()) as container:
             has_video = bool(moving_pictures(container))
             self._sample_rates = sample_rates(container)
+            has_tracks = bool(container.streams.audio or container.streams.subtitles)
         if has_video:
             self._timeline = read_timeline(self._source, VideoLimits())
         video_start = self._timeline.start if self._timeline else None
@@ -172,7 +204,8 @@ class VideoWriter:
             origin = (video_start or Fraction(0)) + self._start
         elif video_start is not None and self._sample_rates:
             self._offset = video_start - origin
-        if self._sample_rates:
+        self._label_origin = origin
+        if has_tracks:
             self._origin = origin
 
     def _choose_clock(self) -> Fraction:
@@ -191,6 +224,8 @@ class VideoWriter:
             exact = math.lcm(self._clock.denominator, *self._sample_rates)
             options["movie_timescale"] = str(exact if exact <= _LARGEST_CLOCK else self._clock.denominator)
         self._output = av.open(f"file:{self._part}", "w", format=self._kind.format, container_options=options)
+        length = None if self._end is None else self._end - self._start + self._offset
+        write_labels(self._output, self._labels, self._label_origin, length)
         stream = self._output.add_stream(self._kind.video_codec, rate=self._fps, options=self._encoder_options())
         assert isinstance(stream, VideoStream)
         self._stream = stream
@@ -199,7 +234,7 @@ class VideoWriter:
         odd = any(side % 2 for side in self._size)
         # H.264 in 4:2:0 stores one colour sample for 2 x 2 pixels and cannot have odd sides; keeping the exact size is
         # worth a format (4:4:4) that fewer players know. VP9 has no such rule.
-        context.pix_fmt = "yuv444p" if odd and self._kind.video_codec == "libx264" else "yuv420p"
+        context.pix_fmt = self._pix_fmt or ("yuv444p" if odd and self._kind.video_codec == "libx264" else "yuv420p")
         context.time_base = self._clock
         stream.time_base = self._clock
         # B-frames are stored out of order, which needs an edit list to start at 0 and blurs the last frame's length;
@@ -210,13 +245,12 @@ class VideoWriter:
             context.gop_size = self._gop_size
         self._tag_colours()
         if self._source is not None and self._origin is not None:
-            cut = self._start > 0
-            self._audio = AudioCopier(
+            self._tracks = TrackCopier(
                 self._source,
                 self._output,
                 self._origin,
-                Fraction(0) if cut else None,
-                None if self._end is None else self._end - self._start + self._offset,
+                Fraction(0) if self._start > 0 else None,
+                length,
                 self._force_audio or self._kind.audio_codec,
                 force_codec=self._force_audio is not None,
             )
@@ -226,9 +260,14 @@ class VideoWriter:
         large = width * height > _LARGE_FRAME
         # Look-ahead and threads each hold frames; at 4K and above that must stay within a small memory.
         threads = str(min(os.cpu_count() or 1, 4 if large else 16))
+        if self._kind.video_codec == "prores_ks":
+            return {"profile": "4444", "threads": threads}
         if self._kind.video_codec == "libvpx-vp9":
             crf = 24 if self._crf is None else self._crf
-            return {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1", "threads": threads}
+            options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"}
+            # Transparency is a second stream, which must have a packet for each of the first one's.
+            in_step = {"auto-alt-ref": "0", "lag-in-frames": "0"} if self.alpha else {}
+            return options | in_step | {"threads": threads}
         crf = 17 if self._crf is None else self._crf
         preset = self._preset or ("veryfast" if large else "fast")
         return {"crf": str(crf), "preset": preset, "threads": threads}
@@ -241,9 +280,12 @@ class VideoWriter:
         context.color_primaries = ColorPrimaries.BT709
         context.color_trc = ColorTrc.BT709
 
-    def _converted(self, image: np.ndarray) -> VideoFrame:
+    def _converted(self, image: np.ndarray, alpha: np.ndarray | None) -> VideoFrame:
         assert self._stream is not None
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        if self.alpha:
+            opaque = np.full(image.shape[:2], 255, np.uint8)
+            image = np.dstack([image, opaque if alpha is None else alpha])
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgba" if self.alpha else "rgb24")
         return self._reformatter.reformat(
             frame,
             format=self._stream.codec_context.pix_fmt,
@@ -265,8 +307,8 @@ class VideoWriter:
     def _mux(self, packets: list[av.Packet]) -> None:
         assert self._output is not None
         for packet in packets:
-            if self._audio is not None and packet.pts is not None and packet.time_base is not None:
-                self._audio.mux_until(packet.pts * packet.time_base)
+            if self._tracks is not None and packet.pts is not None and packet.time_base is not None:
+                self._tracks.mux_until(packet.pts * packet.time_base)
             self._output.mux(packet)
 
     def _last_duration(self) -> int:
@@ -284,24 +326,34 @@ class VideoWriter:
         return nominal
 
     def _finish(self) -> None:
-        with av_errors(self._path.name, "write"):
+        with av_errors(self._name, self._action):
             if self._held is None:
                 raise VideoError(f"There are no frames to write to {self._path.name}.")
             assert self._stream is not None and self._output is not None
             self._encode(self._last_duration())
             self._mux(self._stream.encode(None))
-            if self._audio is not None:
-                self._audio.finish()
+            if self._tracks is not None:
+                self._tracks.finish()
             self._output.close()
             self._output = None
+            self._take_notice()
             self._part.replace(self._path)
+
+    def _take_notice(self) -> None:
+        """Say what of the source the finished file lacks."""
+        lost = lost_labels(self._labels, self._part) if self._source is not None else []
+        if self._tracks is not None:
+            self.notices += self._tracks.notices
+            lost = [*self._tracks.lost, *lost]
+        if lost:
+            self.notices.append(f"Not kept: {', '.join(dict.fromkeys(lost))}.")
 
     def _discard(self) -> None:
         """Close everything; remove the unfinished file when it is still there."""
         self._held = None
-        if self._audio is not None:
-            self._audio.close()
-            self._audio = None
+        if self._tracks is not None:
+            self._tracks.close()
+            self._tracks = None
         try:
             if self._output is not None:
                 self._output.close()
