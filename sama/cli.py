@@ -7,13 +7,14 @@ needed: help and refusals are quick.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -60,7 +61,7 @@ def _edit(arguments: argparse.Namespace) -> int:
             raise _UsageError(f'Give {what}: python -m sama edit in.mp4 "Make it snowy" -o out.mp4')
     values.setdefault("output", free_output(values["video"]))
     progress = _Progress(quiet=arguments.quiet)
-    with closing(edit_video(EditRequest(**values))) as events:
+    with _unlogged("sama.lora"), closing(edit_video(EditRequest(**values))) as events:
         for event in events:
             progress.show(event)
     progress.finish()
@@ -68,6 +69,18 @@ def _edit(arguments: argparse.Namespace) -> int:
         _say(f"Note: {' '.join(event.result.notices)}")
     print(values["output"])
     return OK
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Without a logger's warnings, which the result says too."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _info(arguments: argparse.Namespace) -> int:

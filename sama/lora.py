@@ -83,13 +83,14 @@ def write_official_lora(pairs: Mapping[str, LoraPair], prefix: str = "diffusion_
     """A LoRA under the official key names, which ComfyUI reads; with `prefix=""`, DiffSynth's.
 
     Each pair has an `.alpha` equal to its rank, because the scale is in the weights: readers then take every layer at
-    its right strength, ranks mixed or not. Layers outside the blocks that Wan has too get none: diffusers' converter
+    its right strength, ranks mixed or not. With a bias in one pair, all have one: diffusers fails where some lack it.
+    Layers outside the blocks that Wan has too get none: diffusers' converter
     refuses an alpha there, and takes the strength without one right.
 
     Raises CheckpointError for modules that the official model does not have.
     """
     out = {}
-    for module, pair in pairs.items():
+    for module, pair in _with_biases(pairs).items():
         name = to_official_name(f"{module}.weight")
         if name is None:
             raise CheckpointError(f"{module} has no official name.")
@@ -130,7 +131,7 @@ class SamaLoraMixin(WanLoraLoaderMixin):
         state_dict, config = self._lora_source(source, name, **kwargs)
         pairs, left_out = _read(state_dict, config, name)
         _check_fit(pairs, left_out, self.transformer, name)
-        pairs = {module: _with_rank(pair, self.transformer, module) for module, pair in pairs.items()}
+        pairs = _with_biases({module: _with_rank(pair, self.transformer, module) for module, pair in pairs.items()})
         weights = {}
         for module, pair in pairs.items():
             weights[f"transformer.{module}.lora_A.weight"] = pair.down
@@ -302,6 +303,16 @@ def _with_rank(pair: LoraPair, transformer: nn.Module, module: str) -> LoraPair:
         return pair
     inner = _layers(transformer)[module].weight.shape[1]
     return LoraPair(pair.up.new_zeros(1, inner), pair.up.new_zeros(pair.up.shape[0], 1), pair.up_bias)
+
+
+def _with_biases(pairs: Mapping[str, LoraPair]) -> dict[str, LoraPair]:
+    """The pairs, all with a bias if one has: zeros where there is none."""
+    if all(pair.up_bias is None for pair in pairs.values()):
+        return dict(pairs)
+    return {
+        module: pair if pair.up_bias is not None else LoraPair(pair.down, pair.up, pair.up.new_zeros(pair.up.shape[0]))
+        for module, pair in pairs.items()
+    }
 
 
 def _left_out(differences: Mapping[str, tuple[str, Tensor]]) -> str:

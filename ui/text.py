@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 
 TITLE = "SAMA"
@@ -63,8 +64,13 @@ NO_CLIP = "Upload a clip first, or open an example."
 
 
 def ask_for(trigger: str) -> str:
-    """How to ask for what the chosen LoRA was trained on."""
-    return f"Say “{trigger}”." if trigger else ""
+    """How to ask for what the chosen LoRA was trained on, as Markdown."""
+    return f"Say “{as_markdown(trigger)}”." if trigger else ""
+
+
+def as_markdown(words: str) -> str:
+    """Words of somebody else, for a place that shows Markdown and HTML: they are shown as they are written."""
+    return "".join(f"&#{ord(letter)};" if letter in string.punctuation else letter for letter in words)
 
 
 def stopped(step: int, steps: int) -> str:

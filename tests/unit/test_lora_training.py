@@ -202,6 +202,15 @@ def test_a_base_in_bfloat16_keeps_a_float32_adapter_and_the_file_may_be_bfloat16
     assert {tensor.dtype for tensor in load_file(path).values()} == {torch.bfloat16}
 
 
+def test_no_type_rounds_an_alpha(tmp_path):
+    transformer = tiny_transformer(num_layers=1)
+    config = LoraConfig(rank=301, name="wide", stored="bfloat16")
+    add_adapter(transformer, config)
+    weights = load_file(export_lora(transformer, tmp_path, config))
+    assert {float(tensor) for key, tensor in weights.items() if key.endswith(".alpha")} == {301.0}
+    assert {tensor.dtype for key, tensor in weights.items() if ".lora_" in key} == {torch.bfloat16}
+
+
 def test_a_model_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(ValueError, match="add_adapter"):
         export_lora(tiny_transformer(), tmp_path, CONFIG)
