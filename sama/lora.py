@@ -83,9 +83,9 @@ def write_official_lora(pairs: Mapping[str, LoraPair], prefix: str = "diffusion_
     """A LoRA under the official key names, which ComfyUI reads; with `prefix=""`, DiffSynth's.
 
     Each pair has an `.alpha` equal to its rank, because the scale is in the weights: readers then take every layer at
-    its right strength, ranks mixed or not. With a bias in one pair, all have one: diffusers fails where some lack it.
-    Layers outside the blocks that Wan has too get none: diffusers' converter
-    refuses an alpha there, and takes the strength without one right.
+    its right strength, ranks mixed or not. Layers outside the blocks that Wan has too get none: diffusers' converter
+    refuses an alpha there, and takes their strength right without one. With a bias in one pair, all have one, because
+    diffusers fails where some lack it.
 
     Raises CheckpointError for modules that the official model does not have.
     """

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import string
+import re
 from collections.abc import Sequence
 
 TITLE = "SAMA"
@@ -15,6 +15,7 @@ VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove
 PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make it snowy”"
 
 NO_LORA = "None"
+_LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
 
 PHASES = {
     "loading": "Loading the model",
@@ -69,8 +70,9 @@ def ask_for(trigger: str) -> str:
 
 
 def as_markdown(words: str) -> str:
-    """Words of somebody else, for a place that shows Markdown and HTML: they are shown as they are written."""
-    return "".join(f"&#{ord(letter)};" if letter in string.punctuation else letter for letter in words)
+    """Words of somebody else, for a place that takes Markdown: what could be markup there is shown by letters that look
+    the same, because gradio's small reader of Markdown knows no escapes."""
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", "＿", words).translate(_LOOKALIKES)
 
 
 def stopped(step: int, steps: int) -> str:

@@ -2,7 +2,6 @@
 
 import html
 import json
-import re
 
 import gradio as gr
 import pytest
@@ -25,7 +24,8 @@ from ui.settings import Settings
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
 KEY = "diffusion_model.blocks.0.norm3.diff"
 SAID = f"1 difference is left out, because only linear layers can be changed ({KEY})."
-MARKUP = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) **b** `c` https://a.b $x$"
+MARKUP = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) **b** *i* __b__ _i_ `c` &lt; a_b"
+SHOWN = "＜img src=x onerror=alert(1)＞ ［x］(javascript:alert(1)) ＊＊b＊＊ ＊i＊ ＿＿b＿＿ ＿i＿ ｀c｀ ＆lt; a_b"  # noqa: RUF001
 
 
 @pytest.fixture
@@ -121,9 +121,8 @@ def test_markup_in_names_and_headers_is_shown_as_text(pipe, tmp_path):
         page = EditTab(jobs, [], Session(gr.State(), gr.State(), gr.State()))
     chosen = page._choose_lora(name)
     assert chosen[page.instruction] == MARKUP
-    for shown in (page.lora.info, chosen[page.lora].info):  # gradio takes it for Markdown and HTML
-        assert not set(re.sub(r"&#\d+;", "", shown)) & set("<>[]()*`_$:/@\\\"'&")
-        assert html.unescape(shown) == f"Say “{MARKUP}”."
+    for shown in (page.lora.info, chosen[page.lora].info):  # gradio takes it for Markdown
+        assert shown == f"Say “{SHOWN}”."
 
 
 def test_words_of_a_header_are_one_line_that_an_instruction_can_be(pipe, tmp_path):
