@@ -40,11 +40,10 @@ def clean_prompt(text: str | None) -> str:
 
 def table(max_frames: int) -> str:
     """The limits as a Markdown table."""
-    fastest = float(MAX_UPLOAD_FPS)
     rows = [
         ("File", f"up to {(UPLOAD_LIMITS.max_bytes or 0) // 1_000_000} MB; MP4, MOV, WebM, MKV, AVI or GIF"),
         ("Length", f"up to {UPLOAD_LIMITS.max_seconds:.0f} s; up to {max_frames} frames are edited at a time"),
-        ("Size", f"sides up to {UPLOAD_LIMITS.max_side} px; above {fastest:.0f} frames a second it is thinned"),
+        ("Size", f"sides up to {UPLOAD_LIMITS.max_side} px; above {int(MAX_UPLOAD_FPS)} frames a second it is thinned"),
         ("Instruction", f"{PROMPT_LENGTH[0]} to {PROMPT_LENGTH[1]} characters"),
         ("Seed", f"0 to {MAX_SEED}; the same seed gives the same video"),
         ("Steps, guidance", f"{STEPS[0]} to {STEPS[1]}, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"),
