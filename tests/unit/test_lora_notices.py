@@ -56,12 +56,13 @@ def test_result_and_settings_say_what_was_left_out(pipe, clip, file, tmp_path):
     assert list(edit_video(request, pipe, canvas=SMALL))[-1].result.notices == ()
 
 
-def test_the_command_line_says_it_once(pipe, clip, file, tmp_path, capsys):
+def test_the_command_line_says_it_once(pipe, clip, file, tmp_path, capsys, caplog):
     pipe.save_pretrained(tmp_path / "model")
     arguments = ["edit", str(clip), "Make it snowy", "--model", str(tmp_path / "model"), "--frames", "1"]
     assert cli.main([*arguments, "--steps", "1", "--quiet", "--lora", str(file)]) == 0
     said = capsys.readouterr().err
     assert said.splitlines()[-1] == f"Note: partly.safetensors: {SAID}" and said.count("left out") == 1
+    assert "left out" not in caplog.text  # a log would go to stderr too
 
 
 def test_the_page_says_it_with_the_result_of_that_lora_alone(pipe, clip, file, tmp_path, monkeypatch):
