@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -59,6 +60,9 @@ _BLOCK = {
     "norm3": "norm2",
     "modulation": "scale_shift_table",
 }  # fmt: skip
+# Module names as kohya's tools write them, with underscores for dots, to ours; both official and our own.
+_FLAT_TOP = {name.replace(".", "_"): ours for official, ours in _TOP.items() for name in (official, ours)}
+_FLAT_BLOCK = {name.replace(".", "_"): ours for official, ours in _BLOCK.items() for name in (official, ours)}
 _TOP_BACK = {ours: official for official, ours in _TOP.items()}
 _BLOCK_BACK = {ours: official for official, ours in _BLOCK.items()}
 _SEMANTIC = ("segment_embedding.", "semantic_projector.", "semantic_head.")
@@ -91,6 +95,16 @@ def from_official_name(name: str) -> str | None:
 def to_official_name(name: str) -> str | None:
     """The official name of one of our parameters or modules, or None for a foreign one."""
     return _translate(name, _TOP_BACK, _BLOCK_BACK)
+
+
+def from_flat_name(name: str) -> str | None:
+    """The name in our model of a module whose official (or our) name is written with underscores for dots, such as
+    `blocks_0_self_attn_q`, or None for a foreign one."""
+    found = re.fullmatch(r"blocks_(\d+)_(\w+)", name)
+    if found is None:
+        return _FLAT_TOP.get(name)
+    inner = _FLAT_BLOCK.get(found[2])
+    return None if inner is None else f"blocks.{found[1]}.{inner}"
 
 
 def strip_prefixes(name: str, prefixes: tuple[str, ...] = PREFIXES) -> str:

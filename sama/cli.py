@@ -61,7 +61,11 @@ def _edit(arguments: argparse.Namespace) -> int:
             raise _UsageError(f'Give {what}: python -m sama edit in.mp4 "Make it snowy" -o out.mp4')
     values.setdefault("output", free_output(values["video"]))
     progress = _Progress(quiet=arguments.quiet)
-    with _unlogged("sama.pipeline"), closing(edit_video(EditRequest(**values))) as events:
+    with (
+        _unlogged("sama.pipeline"),
+        _unlogged("sama.lora"),
+        closing(edit_video(EditRequest(**values))) as events,
+    ):
         for event in events:
             progress.show(event)
     progress.finish()
@@ -73,7 +77,7 @@ def _edit(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _unlogged(name: str) -> Iterator[None]:
-    """Without a logger's warnings, which come as events too."""
+    """Without a logger's warnings, which the result says too."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

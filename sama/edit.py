@@ -144,7 +144,7 @@ def edit_video(
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
-        notices = tuple(dict.fromkeys([*job.info.notices, *painter.notices, *writer.notices]))
+        notices = tuple(dict.fromkeys([*job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices]))
         facts = {
             "frames": frames,
             "seconds": round(seconds, 2),

@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sama.lora_keys import Stored, complaint
 from sama.presets import PRESETS, missing_weights
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
 from sama.video import VideoError, VideoInfo, VideoLimits, probe
@@ -272,8 +273,8 @@ def parse_lora(spec: str) -> tuple[Path, float]:
 
 
 def check_lora(path: Path) -> None:
-    """Raise `EditError` unless `path` is a safetensors file with LoRA weights, or a folder with one. Reads its header
-    only."""
+    """Raise `EditError` unless `path` is a safetensors file with a LoRA, or a folder with one. Reads its header only:
+    names, types and shapes of what it holds."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if len(files) > 1:
         raise EditError(f"The folder {str(path)!r} holds several files of weights; give the LoRA's own file.")
@@ -281,11 +282,16 @@ def check_lora(path: Path) -> None:
         raise EditError(f"There is no LoRA file {str(path)!r}; check the path.")
     try:
         with safe_open(files[0], framework="numpy") as opened:
-            names = list(opened.keys())
+            tensors = {name: _stored(opened.get_slice(name)) for name in opened.keys()}  # noqa: SIM118 - no dictionary
     except (SafetensorError, OSError) as error:
         raise EditError(f"{path.name} is not a safetensors file; choose a LoRA saved as .safetensors.") from error
-    if not any("lora" in name.lower() for name in names):
-        raise EditError(f"{path.name} holds no LoRA weights; choose a file made by LoRA training.")
+    said = complaint(tensors)
+    if said is not None:
+        raise EditError(f"{path.name} {said}")
+
+
+def _stored(tensor: Any) -> Stored:
+    return Stored.of_header(tensor.get_dtype(), tensor.get_shape())
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """LoRA: a low-rank adapter on the transformer, and the one file that every tool reads.
 
 The file has the official key names under `diffusion_model.`: ComfyUI takes them as they are, diffusers knows how to
-translate them, and so does `--lora`. Its scale, alpha / rank, is multiplied into the weights, so that no reader has to
-know it.
+translate them, and so does `--lora`. Its scale, alpha / rank, is multiplied into the weights, and the alpha beside each
+pair equals its rank, so that readers with and without a sense of alpha take it at the same strength.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def add_adapter(transformer: SamaTransformer3DModel, config: LoraConfig, seed: i
 
 
 def lora_weights(transformer: SamaTransformer3DModel) -> dict[str, Tensor]:
-    """The adapter under official key names, ready to be saved; the scale is multiplied into `lora_B`.
+    """The adapter under official key names, ready to be saved; the scale is multiplied into `lora_B`, and
+    each `alpha` equals the rank.
 
     Raises ValueError for a model without an adapter.
     """
@@ -85,13 +86,19 @@ def export_lora(
     """
     name = config.name or folder.resolve().parent.name
     dtype = getattr(torch, config.stored)
-    tensors = {key: tensor.detach().cpu().to(dtype).contiguous() for key, tensor in lora_weights(transformer).items()}
+    tensors = {key: _converted(tensor.detach().cpu(), dtype) for key, tensor in lora_weights(transformer).items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     with whole(path) as part:
         save_file(tensors, part, metadata=_metadata(name, config) | dict(about or {}))
         part.chmod(0o644)  # the writer's temporary files are private
     return path
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another type; an alpha that the type would round stays as it is."""
+    converted = tensor.to(dtype).contiguous()
+    return tensor if tensor.ndim == 0 and not torch.equal(converted.to(tensor.dtype), tensor) else converted
 
 
 def _metadata(name: str, config: LoraConfig) -> dict[str, str]:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from safetensors import safe_open
 
-from sama.request import check_lora, parse_lora
+from sama.lora_keys import plain
+from sama.request import MAX_INSTRUCTION, check_lora, parse_lora
+from ui.text import NO_LORA
 
 LORA_STRENGTH = (0.0, 2.0)
 
@@ -19,6 +21,7 @@ class Lora(NamedTuple):
 
     path: its file or folder. scale: its strength unless another is chosen, within LORA_STRENGTH.
     trigger: an instruction that asks for what it was trained on, where its file says so.
+    Both texts come from strangers: one line each, to be shown as text.
     """
 
     name: str
@@ -45,10 +48,12 @@ def offered(specs: Sequence[str]) -> dict[str, Lora]:
         file = next(iter(path.glob("*.safetensors"))) if path.is_dir() else path
         with safe_open(file, framework="numpy") as opened:
             header = opened.metadata() or {}
-        name, number = file.stem, 2
-        while name in found:
-            name, number = f"{file.stem} {number}", number + 1
-        found[name] = Lora(name, path.resolve(), _within_limits(scale), header.get("modelspec.trigger_phrase", ""))
+        stem = plain(file.stem)
+        name, number = stem, 2
+        while name in found or name == NO_LORA:
+            name, number = f"{stem} {number}", number + 1
+        trigger = plain(header.get("modelspec.trigger_phrase", ""), MAX_INSTRUCTION)
+        found[name] = Lora(name, path.resolve(), _within_limits(scale), trigger)
     return found
 
 

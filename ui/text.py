@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 TITLE = "SAMA"
@@ -16,6 +17,7 @@ VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove
 PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make it snowy”"
 
 NO_LORA = "None"
+_LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
 
 PHASES = {
     "loading": "Loading the model",
@@ -93,8 +95,14 @@ def no_film(reference: str) -> str:
 
 
 def ask_for(trigger: str) -> str:
-    """How to ask for what the chosen LoRA was trained on."""
-    return f"Say “{trigger}”." if trigger else ""
+    """How to ask for what the chosen LoRA was trained on, as Markdown."""
+    return f"Say “{as_markdown(trigger)}”." if trigger else ""
+
+
+def as_markdown(words: str) -> str:
+    """Words of somebody else, for a place that takes Markdown: what could be markup there is shown by letters that look
+    the same, because gradio's small reader of Markdown knows no escapes."""
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", "＿", words).translate(_LOOKALIKES)
 
 
 def stopped(step: int, steps: int) -> str:

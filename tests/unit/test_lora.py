@@ -5,94 +5,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sama.checkpoints import CheckpointError, to_official_name
+from sama.checkpoints import CheckpointError
 from sama.lora import LoraPair, read_lora, write_official_lora
-from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_clip, tiny_pipeline
-
-MODULES = {
-    "blocks.0.attn1.to_q": 4,
-    "blocks.0.attn1.to_out.0": 4,
-    "blocks.1.attn2.to_v": 4,
-    "blocks.1.ffn.net.0.proj": 2,
-    "blocks.1.ffn.net.2": 4,
-}
+from tests.loras import STYLES, in_style, pairs, updated, velocity
+from tests.tiny import tiny_clip, tiny_pipeline
 
 
 @pytest.fixture
 def pipe():
     return tiny_pipeline(tower=False)
-
-
-def pairs(pipe, seed=0):
-    """Random updates, of two different ranks, large enough to see."""
-    generator = torch.Generator().manual_seed(seed)
-    made = {}
-    for module, rank in MODULES.items():
-        out, inner = pipe.transformer.get_submodule(module).weight.shape
-        down = torch.randn(rank, inner, generator=generator) * 0.3
-        made[module] = LoraPair(down, torch.randn(out, rank, generator=generator) * 0.3)
-    return made
-
-
-@torch.no_grad()
-def velocity(pipe, scale=None):
-    generator = torch.Generator().manual_seed(0)
-    return pipe.transformer(
-        hidden_states=torch.randn(1, 16, 2, 4, 6, generator=generator),
-        timestep=torch.tensor([600.0]),
-        encoder_hidden_states=torch.randn(1, 8, TEXT_DIM, generator=generator),
-        source_hidden_states=torch.randn(1, 16, 2, 4, 6, generator=generator),
-        semantic_hidden_states=torch.randn(1, 65, SEMANTIC_DIM, generator=generator),
-        attention_kwargs=None if scale is None else {"scale": scale},
-    ).sample
-
-
-def updated(made, scale=1.0):
-    """The velocity of a pipeline whose weights hold the updates themselves."""
-    pipe = tiny_pipeline(tower=False)
-    for module, pair in made.items():
-        pipe.transformer.get_submodule(module).weight.data += scale * pair.up @ pair.down
-    return velocity(pipe)
-
-
-def official(module):
-    return to_official_name(f"{module}.weight").removesuffix(".weight")
-
-
-def in_style(style, made):
-    """The updates as other tools write them: keys and tensors."""
-    out = {}
-    for module, pair in made.items():
-        if style == "diffusers":
-            out[f"transformer.{module}.lora_A.weight"] = pair.down
-            out[f"transformer.{module}.lora_B.weight"] = pair.up
-        elif style == "peft":
-            out[f"base_model.model.{module}.lora_A.weight"] = pair.down
-            out[f"base_model.model.{module}.lora_B.weight"] = pair.up
-        elif style == "comfyui":
-            out[f"diffusion_model.{official(module)}.lora_A.weight"] = pair.down
-            out[f"diffusion_model.{official(module)}.lora_B.weight"] = pair.up
-        elif style == "comfyui with alpha":
-            out[f"diffusion_model.{official(module)}.lora_down.weight"] = pair.down
-            out[f"diffusion_model.{official(module)}.lora_up.weight"] = pair.up * 2
-            out[f"diffusion_model.{official(module)}.alpha"] = torch.tensor(pair.rank / 2)
-        elif style == "diffsynth":
-            out[f"{official(module)}.lora_A.default.weight"] = pair.down
-            out[f"{official(module)}.lora_B.default.weight"] = pair.up
-        elif style == "diffsynth pipeline":
-            out[f"pipe.dit.{official(module)}.lora_A.default.weight"] = pair.down
-            out[f"pipe.dit.{official(module)}.lora_B.default.weight"] = pair.up
-        elif style == "kohya":
-            name = "lora_unet_" + official(module).replace(".", "_")
-            out[f"{name}.lora_down.weight"] = pair.down
-            out[f"{name}.lora_up.weight"] = pair.up * 4
-            out[f"{name}.alpha"] = torch.tensor(pair.rank / 4)
-    return {name: tensor.contiguous() for name, tensor in out.items()}
-
-
-STYLES = [
-    "diffusers", "peft", "comfyui", "comfyui with alpha", "diffsynth", "diffsynth pipeline", "kohya",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -225,7 +146,7 @@ def test_files_that_are_no_lora_leave_the_model_as_it_was(pipe, tmp_path):
 
 def test_full_weight_differences_are_left_out_with_a_word(pipe, caplog):
     made = pairs(pipe)
-    weights = in_style("comfyui", made) | {"diffusion_model.blocks.0.norm3.diff": torch.zeros(48)}
+    weights = in_style("comfyui", made) | {"diffusion_model.blocks.0.norm3.diff": torch.ones(48)}
     assert read_lora(weights).keys() == made.keys()
     assert "left out" in caplog.text
 

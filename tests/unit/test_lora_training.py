@@ -113,8 +113,8 @@ def test_diffusers_own_loader_reads_it(trained):
 
 
 def test_comfyui_s_way_of_patching_weights_gives_the_same_model(trained):
-    """Official key names: `diffusion_model.<layer>.lora_A.weight` and `lora_B`, the update times alpha / rank with an
-    `alpha` beside them, times one without."""
+    """Official key names: `diffusion_model.<layer>.lora_A.weight` and `lora_B`, the update times alpha / rank with the
+    `alpha` beside them."""
     _, live, _, path, _ = trained
     pipe, patches = tiny_pipeline(tower=False), load_file(path)
     weights = to_official(pipe.transformer.state_dict())
@@ -122,8 +122,9 @@ def test_comfyui_s_way_of_patching_weights_gives_the_same_model(trained):
     for name in weights:
         key = f"diffusion_model.{name.removesuffix('.weight')}"
         if f"{key}.lora_A.weight" in patches:
-            used |= {f"{key}.lora_A.weight", f"{key}.lora_B.weight"}
-            weights[name] = weights[name] + patches[f"{key}.lora_B.weight"] @ patches[f"{key}.lora_A.weight"]
+            used |= {f"{key}.lora_A.weight", f"{key}.lora_B.weight", f"{key}.alpha"}
+            down, up = patches[f"{key}.lora_A.weight"], patches[f"{key}.lora_B.weight"]
+            weights[name] = weights[name] + float(patches[f"{key}.alpha"]) / len(down) * up @ down
     assert used == set(patches)
     pipe.transformer.load_state_dict(from_official(weights))
     same(pipe, live)
@@ -141,7 +142,7 @@ def test_other_styles_of_the_same_weights_give_the_same_model(trained, tmp_path,
         plain = {key.removeprefix("diffusion_model."): tensor for key, tensor in weights.items()}
         weights = {key.replace(".weight", ".default.weight"): tensor for key, tensor in plain.items()}
     else:
-        layers = {key.split(".lora_")[0] for key in weights}
+        layers = {key.split(".lora_")[0] for key in weights if ".lora_" in key}
         for layer in layers:
             weights[f"{layer}.lora_down.weight"] = weights.pop(f"{layer}.lora_A.weight")
             weights[f"{layer}.lora_up.weight"] = weights.pop(f"{layer}.lora_B.weight") / 2
@@ -199,6 +200,15 @@ def test_a_base_in_bfloat16_keeps_a_float32_adapter_and_the_file_may_be_bfloat16
     path = export_lora(transformer, tmp_path / "run" / "lora", LoraConfig(rank=4, stored="bfloat16"))
     assert path.name == "run.safetensors"
     assert {tensor.dtype for tensor in load_file(path).values()} == {torch.bfloat16}
+
+
+def test_no_type_rounds_an_alpha(tmp_path):
+    transformer = tiny_transformer(num_layers=1)
+    config = LoraConfig(rank=301, name="wide", stored="bfloat16")
+    add_adapter(transformer, config)
+    weights = load_file(export_lora(transformer, tmp_path, config))
+    assert {float(tensor) for key, tensor in weights.items() if key.endswith(".alpha")} == {301.0}
+    assert {tensor.dtype for key, tensor in weights.items() if ".lora_" in key} == {torch.bfloat16}
 
 
 def test_a_model_without_an_adapter_is_refused(tmp_path):
