@@ -47,6 +47,8 @@ def of_two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_one():
+    # Training in this process may have asked for TF32, which two processes of their own do not have.
+    torch.backends.cuda.matmul.allow_tf32 = False
     model = build_model().to("cuda")
     out = model(**on("cuda", build_inputs()))
     loss_of(out).backward()

@@ -182,4 +182,4 @@ def test_compiled_blocks_train_as_eager_ones(tmp_path, base):
     for folder in (eager, compiled):
         Run(folder, 1).finish()
     for left, right in zip(require_learning(eager, 4), require_learning(compiled, 4), strict=True):
-        assert right["loss"] == pytest.approx(left["loss"], rel=2e-3), f"step {left['step']}"
+        assert right["loss"] == pytest.approx(left["loss"], rel=1e-2), f"step {left['step']}"

@@ -151,7 +151,7 @@ def test_a_run_that_has_ended_goes_on_for_more_steps_and_may_end_early(tmp_path)
     assert run.run()
     more = Trainer(configuration(tmp_path / "run", max_steps=6), ToyStage(), Accelerator(cpu=True))
     assert more.resume() and more.step == 2
-    stop_after(more, 1)
+    stop_after(more, 3)
     assert (
         more.step == 3 and more.optimisers[0].param_groups[0]["lr"] == more.optimisers[0].param_groups[0]["initial_lr"]
     )

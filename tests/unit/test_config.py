@@ -16,6 +16,7 @@ from training.procedural.edits import TASKS
 
 CONFIGS = sorted(Path("training/configs").glob("*.yaml"))
 MILLIONS = {
+    "wan_14b_pretrain": (14e3, 15e3),
     "wan_14b_sft": (14e3, 15e3),
     "lora_14b": (14e3, 15e3),
     "wan_1_3b_pretrain": (1.3e3, 1.5e3),

@@ -384,7 +384,7 @@ def test_a_lora_that_is_none_is_refused(clip, request_for, tmp_path):
     text.write_text("not weights")
     other = tmp_path / "other.safetensors"
     save_file({"blocks.0.weight": torch.zeros(2)}, other)
-    for path, says in ((text, "not a safetensors file"), (other, "no LoRA weights")):
+    for path, says in ((text, "not a safetensors file"), (other, "is not a LoRA for SAMA or Wan")):
         with pytest.raises(EditError, match=says):
             check_request(request_for(clip, lora=(str(path),)), with_weights=False)
 
