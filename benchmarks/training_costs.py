@@ -17,7 +17,7 @@ def costs() -> str:
     from sama.presets import transformer_config
     from sama.shapes import latent_shape, token_counts
     from training.flops import ModelShape, forward_flops, training_flops
-    from training.model import empty_transformer
+    from training.stages.model import empty_transformer
 
     shapes = {}
     for name in ("14b", "1.3b"):

@@ -15,7 +15,8 @@ class Setting:
     """One measurement.
 
     model: a preset of `sama.presets`. stage: `sft` (all weights) or `lora`. checkpointing: none, full, offload,
-    attention or attention_offload (see `training.distributed` and `training.selective`), of each `every`-th block.
+    attention or attention_offload (see `training.parallel.processes` and `training.parallel.activations`), of each
+    `every`-th block.
     attention: a backend of diffusers, or `auto` for the fastest. weights, sequence: see
     `training.config.ParallelConfig`. limit_gib: device memory that the process may take (0: all). steps: timed ones.
     minutes: for all of it.

@@ -8,7 +8,8 @@
     python -m benchmarks.training_speed --table docs/training/speed.json       # a folder or a file as a Markdown table
     python -m benchmarks.training_speed --out /tmp/toy --toy                   # every setting's code, on a CPU
 
-What is timed is `training.loop.Trainer` on a `training.stages.EditStage`, from the encoded batch on: forward, backward,
+What is timed is `training.core.loop.Trainer` on a `training.stages.editor.EditStage`, from the encoded batch on:
+forward, backward,
 clipping, optimiser and averaging, as `python -m training.train` runs them. `NAME:key=value:...` varies a setting; the
 keys are the fields of `benchmarks.training_settings.Setting`. Each has a process of its own and a time limit, and a
 JSON file that is rewritten after every timed step, so that a machine that is lost takes little along. A setting that
@@ -50,7 +51,7 @@ from benchmarks.training_settings import SETTINGS, Setting, keep_results, parse_
 if TYPE_CHECKING:
     import torch
 
-    from sama.transformer import SamaTransformer3DModel
+    from sama.model.transformer import SamaTransformer3DModel
     from training.config import TrainConfig
 
 GIB = 2**30
@@ -90,8 +91,8 @@ def random_transformer(arguments: dict[str, Any], frozen: bool, device: torch.de
     diffusers keeps in float32."""
     import torch
 
-    from sama.transformer import SamaTransformer3DModel
-    from training.model import empty_transformer
+    from sama.model.transformer import SamaTransformer3DModel
+    from training.stages.model import empty_transformer
 
     model = empty_transformer(arguments)
     random = torch.Generator(device).manual_seed(0)
@@ -119,7 +120,7 @@ class RandomFeed:
         import torch
 
         from sama.shapes import NUM_SEMANTIC_TOKENS, latent_shape
-        from training.batch import Batch
+        from training.core.batch import Batch
 
         random = torch.Generator(device).manual_seed(1)
 
@@ -220,12 +221,12 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
     from accelerate import Accelerator
 
     from sama.shapes import latent_shape, token_counts
-    from training.distributed import lay_out
+    from training.core.loop import Trainer
     from training.flops import batch_cost, peak_flops
-    from training.loop import Trainer
-    from training.lora import add_adapter
-    from training.selective import keep_attention
-    from training.stages import EditStage
+    from training.parallel.activations import keep_attention
+    from training.parallel.processes import lay_out
+    from training.stages.editor import EditStage
+    from training.stages.lora import add_adapter
 
     class Timed(Trainer):
         def timed_step(self) -> float:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin
 
     from sama.edit import EditRequest, EditResult, edit_video
+    from sama.model.transformer import SamaTransformer3DModel
     from sama.pipeline import SamaPipeline
-    from sama.transformer import SamaTransformer3DModel
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _HOMES = {
     "EditResult": "sama.edit",
     "ModelMixin": "diffusers",
     "SamaPipeline": "sama.pipeline",
-    "SamaTransformer3DModel": "sama.transformer",
+    "SamaTransformer3DModel": "sama.model.transformer",
     "edit_video": "sama.edit",
 }
 

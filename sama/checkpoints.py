@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sama.presets import transformer_config
 
 if TYPE_CHECKING:
-    from sama.transformer import SamaTransformer3DModel
+    from sama.model.transformer import SamaTransformer3DModel
 
 PREFIXES = ("module.", "pipe.dit.", "model.diffusion_model.", "diffusion_model.")
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -317,7 +317,7 @@ def _resolve_config(config: str | Mapping[str, Any] | None, path: Path | None) -
 def _empty_model(config: Mapping[str, Any]) -> SamaTransformer3DModel:
     from accelerate import init_empty_weights
 
-    from sama.transformer import SamaTransformer3DModel
+    from sama.model.transformer import SamaTransformer3DModel
 
     # Parameters only: the rotary tables are buffers and are not stored. Constructors draw a few random numbers anyway.
     with torch.random.fork_rng(devices=[]), init_empty_weights():

@@ -23,7 +23,7 @@ from sama.presets import PRESETS
 
 if TYPE_CHECKING:
     from sama.edit import EditEvent
-    from sama.estimate import Estimate
+    from sama.edit.estimate import Estimate
     from sama.video import VideoInfo
 
 OK, FAILED, BAD_INPUT, CANCELLED, TERMINATED = 0, 1, 2, 130, 143
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _edit(arguments: argparse.Namespace) -> int:
     from sama.edit import edit_video
-    from sama.request import EditRequest, free_output
-    from sama.settings import load_settings
+    from sama.edit.request import EditRequest, free_output
+    from sama.edit.settings_file import load_settings
 
     values = load_settings(arguments.settings) if arguments.settings else {}
     values.pop("output", None)  # an earlier result is not replaced by accident
@@ -63,7 +63,7 @@ def _edit(arguments: argparse.Namespace) -> int:
     progress = _Progress(quiet=arguments.quiet)
     with (
         _unlogged("sama.pipeline"),
-        _unlogged("sama.lora"),
+        _unlogged("sama.model.lora"),
         closing(edit_video(EditRequest(**values))) as events,
     ):
         for event in events:
@@ -88,7 +88,7 @@ def _unlogged(name: str) -> Iterator[None]:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from sama.request import EditRequest, check_values, check_video, check_weights
+    from sama.edit.request import EditRequest, check_values, check_video, check_weights
 
     request = EditRequest(instruction="", output="", **_given(arguments))
     check_values(request)
@@ -97,7 +97,7 @@ def _info(arguments: argparse.Namespace) -> int:
     if info.notices:
         print(f"Note: {' '.join(info.notices)}")
     check_weights(request.preset, request.model)
-    from sama.estimate import estimate
+    from sama.edit.estimate import estimate
 
     print(_told(estimate(request, info)))
     return OK
@@ -105,7 +105,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of a request that were named on the command line."""
-    from sama.request import EditRequest
+    from sama.edit.request import EditRequest
 
     return {name: value for name, value in vars(arguments).items() if name in EditRequest.__dataclass_fields__}
 
@@ -228,7 +228,7 @@ def _told(told: Estimate) -> str:
 
 
 def _failure(error: Exception, debug: bool) -> int:
-    from sama.request import EditError
+    from sama.edit.request import EditError
 
     if debug:
         traceback.print_exception(error)

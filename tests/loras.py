@@ -3,7 +3,7 @@
 import torch
 
 from sama.checkpoints import to_official_name
-from sama.lora import LoraPair
+from sama.model.lora import LoraPair
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline
 
 MODULES = {

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
 
+from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
-from sama.transformer import SamaTransformer3DModel
 
 GOLDEN = Path(__file__).parent / "golden"
 SEMANTIC_DIM = 32

@@ -30,7 +30,7 @@ CLOSED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, config=CLOSED)
 class RenderedConfig:
-    """Pairs drawn by `training.procedural`, encoded once and drawn often in other pairs, wordings and noise."""
+    """Pairs drawn by `training.synth`, encoded once and drawn often in other pairs, wordings and noise."""
 
     pack: Text = "data/pack"
     frames: Frames = 17
@@ -66,7 +66,7 @@ class SetConfig:
     """A .jsonl or .csv file, or WebDataset shards (`shards/{000..127}.tar`)."""
     adapter: Text = "pairs"
     """How its rows are read: `pairs` (source_video, target_video, prompt and the usual aliases), `clips` (video and
-    caption, for the pretext tasks), or a published set's name: see `training.data.adapters`."""
+    caption, for the pretext tasks), or a published set's name: see `training.data.files.adapters`."""
     root: str = ""
     """Folder that the manifest's paths are relative to (default: the manifest's own)."""
     weight: NonNegative = 1.0

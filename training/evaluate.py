@@ -8,8 +8,8 @@
     python -m training.evaluate score --results folder --out runs/other             # ... and its scores
     python -m training.evaluate real --clips folder --model assets/sama-tiny --out runs/real.jpg
 
-The cases are data (`docs/benchmark/cases.jsonl`); what is measured stands in `training.evaluation.scoring`. A run that
-was stopped goes on where it was.
+The cases are data (`docs/benchmark/cases.jsonl`); what is measured stands in `training.evaluation.held_out.scoring`.
+A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from training.evaluation.cases import PUBLISHED, CaseError, CaseLine, make_cases, read_cases, write_cases
-from training.evaluation.report import write_report
-from training.evaluation.runner import Examination, about_model, examine, finished, read_later, write_sheets
-from training.evaluation.scoring import Judge, Score, unread
-from training.procedural.edits import TASKS
-from training.procedural.pack import Pack, PackError, require_pack
+from training.evaluation.held_out.cases import PUBLISHED, CaseError, CaseLine, make_cases, read_cases, write_cases
+from training.evaluation.held_out.report import write_report
+from training.evaluation.held_out.runner import Examination, about_model, examine, finished, read_later, write_sheets
+from training.evaluation.held_out.scoring import Judge, Score, unread
+from training.synth.edits.tasks import TASKS
+from training.synth.material.pack import Pack, PackError, require_pack
 from training.values import Count, Frames, NonNegative, Number, argument
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def cases(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write sources, truths and instructions for another editor."""
-    from training.evaluation.clips import export_cases
+    from training.evaluation.held_out.clips import export_cases
 
     lines = _lines(options)
     export_cases(lines, Pack.load(options.pack), options.out, options.exact)
@@ -106,8 +106,8 @@ def export(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Score results that were made elsewhere."""
-    from training.evaluation.editor import load_tower
-    from training.evaluation.foreign import score_folder
+    from training.evaluation.held_out.editor import load_tower
+    from training.evaluation.held_out.foreign import score_folder
 
     require_pack(options.pack)
     lines = _lines(options)
@@ -122,7 +122,7 @@ def score(options: argparse.Namespace) -> None:
 
 def real(options: argparse.Namespace) -> None:
     """Show edits of the whole picture on real clips."""
-    from training.evaluation.real import GLOBAL_EDITS, edit_real_clips
+    from training.evaluation.held_out.real import GLOBAL_EDITS, edit_real_clips
 
     clips = sorted(file for file in options.clips.iterdir() if file.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm"))
     if not clips:

@@ -31,13 +31,13 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from sama.checkpoints import save_official
+from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
-from sama.transformer import SamaTransformer3DModel
-from training.checkpoint import find_checkpoint
 from training.config import ConfigError, TrainConfig
-from training.encoders import TOWER_FOLDER, FrozenSizes
-from training.lora import export_lora
-from training.model import checkpoint_config, checkpoint_transformer
+from training.core.checkpoint import find_checkpoint
+from training.stages.encoders import TOWER_FOLDER, FrozenSizes
+from training.stages.lora import export_lora
+from training.stages.model import checkpoint_config, checkpoint_transformer
 from training.storage import disk_full, rewrite_compact, whole_folder
 
 logger = logging.getLogger(__name__)

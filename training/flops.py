@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sama.shapes import PATCH_SIZE, LatentShape, TokenCounts, token_counts
-from training.batch import Batch
+from training.core.batch import Batch
 
 
 class ModelShape(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.distributed import local
+from training.parallel.processes import local
 
 FLOAT8 = torch.float8_e4m3fn
 

@@ -28,12 +28,12 @@ import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from training.config import ConfigError, TrainConfig, load_config
-from training.data.paired import DataError
-from training.finite import NotFiniteError
-from training.guard import RunStoppedError
-from training.loop import Trainer
-from training.precision import choose_kernels
-from training.stages import build_stage
+from training.core.finite import NotFiniteError
+from training.core.guard import RunStoppedError
+from training.core.loop import Trainer
+from training.core.precision import choose_kernels
+from training.data.files.paired import DataError
+from training.stages.editor import build_stage
 from training.storage import disk_full
 from training.values import Count, argument
 
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         if options.dry_run is not None:
-            from training.plan import plan
+            from training.dry_run import plan
 
             sys.stdout.write(plan(config, options.dry_run or config.parallel.sequence))
             return 0
@@ -87,11 +87,12 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     rendered = config.data.rendered
     if config.data.source == "rendered" and not Path(rendered.pack).is_dir():
         raise ConfigError(
-            f"{rendered.pack} is not here: python -m training.procedural.ingredients --out {rendered.pack} makes it"
+            f"{rendered.pack} is not here: python -m training.synth.ingredients --out {rendered.pack} makes it"
         )
     cv2.setNumThreads(1)  # its pool of threads does not survive the fork of workers, who would wait for it
     choose_kernels(config.deterministic)
-    # Precision is the loop's: see training.precision. Several processes without a GPU have to be told that it is so.
+    # Precision is the loop's: see training.core.precision. Several processes without a GPU have to be told that it
+    # is so.
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision="no",

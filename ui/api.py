@@ -7,16 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from sama.request import EditRequest
+from sama.edit.request import EditRequest
 from sama.video import write_clip
 from ui import text
-from ui.clips import Clip, take_upload
 from ui.errors import PromptError, sentence
-from ui.folders import keep, new_folder
-from ui.jobs import GPU, Edited, Jobs, Restoration, Restored
-from ui.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
-from ui.pretext import damage, scores
-from ui.runs import add_notices
+from ui.media.clips import Clip, take_upload
+from ui.media.folders import keep, new_folder
+from ui.media.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.media.runs import add_notices
+from ui.tabs.pretext import damage, scores
+from ui.work.jobs import GPU, Edited, Jobs, Restoration, Restored
 
 TASKS = list(text.TASKS.values())
 

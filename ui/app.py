@@ -11,18 +11,18 @@ from typing import Any
 import gradio as gr
 
 from ui import text
-from ui.anchors import AnchorsTab
 from ui.api import add_api
-from ui.clips import Clip, source_of
-from ui.controls import Session
-from ui.edit import EditTab
-from ui.examples import load_examples
-from ui.folders import keep, sweep
-from ui.jobs import Jobs
-from ui.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, table
-from ui.pretext import PretextTab
-from ui.runs import FinishedEdit
+from ui.media.clips import Clip, source_of
+from ui.media.folders import keep, sweep
+from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, table
+from ui.media.runs import FinishedEdit
 from ui.settings import Settings
+from ui.tabs.anchors import AnchorsTab
+from ui.tabs.controls import Session
+from ui.tabs.edit import EditTab
+from ui.tabs.examples import load_examples
+from ui.tabs.pretext import PretextTab
+from ui.work.jobs import Jobs
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")

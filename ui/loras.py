@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from safetensors import safe_open
 
-from sama.lora_keys import plain
-from sama.request import MAX_INSTRUCTION, check_lora, parse_lora
+from sama.edit.request import MAX_INSTRUCTION, check_lora, parse_lora
+from sama.model.lora_keys import plain
 from ui.text import NO_LORA
 
 LORA_STRENGTH = (0.0, 2.0)

@@ -72,7 +72,7 @@ class Settings:
     @cached_property
     def info(self) -> PresetInfo:
         """The preset, with the steps and the guidance that its weights were saved with, where they are here."""
-        from sama.estimate import architecture_of
+        from sama.edit.estimate import architecture_of
 
         info = PRESETS[self.preset]
         if self.pipeline_loader is not None:  # other weights than the preset's

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sama.request import EditRequest
+from sama.edit.request import EditRequest
 from tests.browser.watching import FRAMES, watch
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
@@ -107,8 +107,8 @@ def clip(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def app(serve, clip, tmp_path_factory) -> Served:
     """The app, opened on one finished example."""
-    from ui.examples import build_example
-    from ui.jobs import Jobs
+    from ui.tabs.examples import build_example
+    from ui.work.jobs import Jobs
 
     done: list[int] = []
     settings = Settings(

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from sama.video import probe
 from tests.browser.watching import FRAMES, until, waiting
 from tests.tiny import tiny_pipeline
-from ui.folders import PREFIX
+from ui.media.folders import PREFIX
 
 
 @contextmanager
@@ -107,8 +107,8 @@ def test_a_finished_edit_survives_what_fails_after_it(browser, app, tmp_path, mo
     def fail(_edit):
         raise OSError("no")
 
-    monkeypatch.setattr("ui.edit.pack", fail)
-    monkeypatch.setattr("ui.edit.compose_film", fail)
+    monkeypatch.setattr("ui.tabs.edit.pack", fail)
+    monkeypatch.setattr("ui.tabs.edit.compose_film", fail)
     with visitor(browser, app.url) as page:
         words = page.get_by_label("What should change?")
         words.fill("snowy " * 58 + "cat dog")

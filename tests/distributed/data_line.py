@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
-from training.data.manifest_feed import ManifestData
+from training.data.files.feed import ManifestData
 
 
 def main(folder: Path) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from tests.distributed import train_line
 from tests.distributed.processes import Session
-from training.checkpoint import read_weights
+from training.core.checkpoint import read_weights
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from peft import LoraConfig
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sama.parallel import sequence_parallel, token_counts
+from sama.model.parallel import sequence_parallel, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
 
 pytestmark = pytest.mark.distributed

@@ -12,7 +12,7 @@ from tests.comparing import assert_trained
 from tests.distributed import train_line
 from tests.distributed.processes import Session
 from training.config import load_config
-from training.plan import state_bytes
+from training.dry_run import state_bytes
 
 pytestmark = pytest.mark.distributed
 STEPS = 8

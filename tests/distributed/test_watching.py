@@ -19,19 +19,19 @@ from PIL import Image
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sama.parallel import sequence_parallel
+from sama.model.parallel import sequence_parallel
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
-from training.bands import BandMeans
-from training.batch import Place
 from training.config import DataConfig, ManifestConfig, OptimiserConfig, TrainConfig, WatchConfig
-from training.data import checks
-from training.data.clips import look
-from training.ema import Ema
-from training.encoders import Encoders
-from training.stages import EditStage
-from training.tracking import Tracker
-from training.validation import Validator
+from training.core.batch import Place
+from training.core.ema import Ema
+from training.data.files import checks
+from training.data.files.clips import look
+from training.stages.editor import EditStage
+from training.stages.encoders import Encoders
+from training.watch.noise_levels import BandMeans
+from training.watch.tracking import Tracker
+from training.watch.validation import Validator
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]

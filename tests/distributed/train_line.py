@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from training import train
-from training.checkpoint import run_tensors
 from training.config import load_config
-from training.distributed import full_state_dict, lay_out, local
+from training.core.checkpoint import run_tensors
+from training.core.guard import RunStoppedError
+from training.core.loop import Trainer
 from training.flops import Cost
-from training.guard import RunStoppedError
-from training.loop import Trainer
+from training.parallel.processes import full_state_dict, lay_out, local
 
 BATCH = 8
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.unit.test_procedural import pack
 from training import train
-from training.procedural.pack import Pack
+from training.synth.material.pack import Pack
 
 
 def main(arguments: list[str]) -> int:

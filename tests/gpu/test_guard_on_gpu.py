@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from training.config import GuardConfig, OptimiserConfig
-from training.distributed import clip_gradients
-from training.ema import Ema
-from training.guard import StepGuard
-from training.optim import build_optimisers, step_unless
+from training.core.ema import Ema
+from training.core.guard import StepGuard
+from training.core.optim import build_optimisers, step_unless
+from training.parallel.processes import clip_gradients
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sama.parallel import sequence_parallel
+from sama.model.parallel import sequence_parallel
 from tests.distributed.test_sequence_parallel import build_inputs, build_model, loss_of
 
 pytestmark = [

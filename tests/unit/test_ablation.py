@@ -10,15 +10,15 @@ import torch
 
 from tests.tiny import tiny_pipeline, tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.ablation.__main__ import main
-from training.ablation.models import AnchorlessTransformer, ShiftedTransformer, build_variant
-from training.ablation.plan import VARIANTS, Plan, Run, common_config, run_config, share_of, stage0_config
-from training.ablation.record import read_record
-from training.ablation.results import CLAIMS, Outcome, agreement, effect, over_seeds
 from training.config import ConfigError, DataConfig, ObjectiveConfig, RenderedConfig, TrainConfig
-from training.evaluation.cases import make_cases, write_cases
-from training.evaluation.scoring import Measures, Score
-from training.procedural.pack import Pack
+from training.evaluation.ablation.__main__ import main
+from training.evaluation.ablation.models import AnchorlessTransformer, ShiftedTransformer, build_variant
+from training.evaluation.ablation.plan import VARIANTS, Plan, Run, common_config, run_config, share_of, stage0_config
+from training.evaluation.ablation.record import read_record
+from training.evaluation.ablation.results import CLAIMS, Outcome, agreement, effect, over_seeds
+from training.evaluation.held_out.cases import make_cases, write_cases
+from training.evaluation.held_out.scoring import Measures, Score
+from training.synth.material.pack import Pack
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 MODEL = {
@@ -302,14 +302,14 @@ def test_without_the_material_one_sentence_says_how_to_get_it(command, tmp_path,
         main([*command.split(), "--config", "training/configs/tiny_sft.yaml", *place])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert f"training.procedural.ingredients --out {tmp_path}" in said and said.count("\n") == 1
+    assert f"training.synth.ingredients --out {tmp_path}" in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["report", "--record", str(tmp_path / "results.json"), "--page", str(tmp_path / "a.md")])
-    assert stopped.value.code == 2 and "training.ablation collect" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "training.evaluation.ablation collect" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["collect", "--out", str(tmp_path), "--record", str(tmp_path / "results.json")])
     assert stopped.value.code == 2 and "run one with" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.unit.test_manifest import jsonl, read, write_tar
-from training.data.manifest import Dropped
+from training.data.files.manifest import Dropped
 
 PUBLISHED = {
     "nhr_edit": (

@@ -11,20 +11,20 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel
 
+from sama.model.semantics import anchor_tokens
 from sama.pipeline import SamaPipeline
-from sama.run import SamaStep
-from sama.schedule import shifted_sigmas
-from sama.semantics import anchor_tokens
+from sama.pipeline.schedule import shifted_sigmas
+from sama.pipeline.types import SamaStep
 from sama.shapes import Bucket
 from sama.video import read_clip, write_clip
 from tests.media import make_clip
 from tests.tiny import TEXT_DIM, tiny_pipeline, tiny_tokenizer
-from training.batch import Batch, Place
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
-from training.data.buckets import SIZES
-from training.data.manifest_feed import ManifestFeed
-from training.encoders import Encoders
-from training.stages import EditStage
+from training.core.batch import Batch, Place
+from training.data.files.buckets import SIZES
+from training.data.files.feed import ManifestFeed
+from training.stages.editor import EditStage
+from training.stages.encoders import Encoders
 
 WORDS = 'add the red subtitle "good day" ; make it snowy'
 STEPS = 3

@@ -5,10 +5,10 @@ import torch
 
 from sama.shapes import LatentShape, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
-from training.bands import BandMeans
-from training.batch import Batch
+from training.core.batch import Batch
 from training.flops import Cost, ModelShape, batch_cost, forward_flops
-from training.meter import Meter
+from training.watch.meter import Meter
+from training.watch.noise_levels import BandMeans
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_the_cost_of_a_batch_is_of_what_the_model_sees():
 
 def test_speed_counts_what_all_places_do_and_no_pauses(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("training.meter.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.watch.meter.time.monotonic", lambda: now[0])
     meter = Meter(CPU, devices=4, places=2)
     meter.peak = 1e6
     with meter.loading():

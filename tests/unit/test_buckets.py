@@ -9,9 +9,9 @@ import pytest
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS
 from tests.media import make_clip, make_truncated
 from training.config import ManifestConfig, SetConfig
-from training.data.buckets import ModelWidth, Signature, assign, batch_sizes, cost, signatures, table
-from training.data.checks import PairError, compare, find_catalogue
-from training.data.clips import Facts
+from training.data.files.buckets import ModelWidth, Signature, assign, batch_sizes, cost, signatures, table
+from training.data.files.checks import PairError, compare, find_catalogue
+from training.data.files.clips import Facts
 
 WAN = ModelWidth(5120, 13824)
 FACTS = Facts(49, Fraction(24), 832, 480, "a", 1, 1)

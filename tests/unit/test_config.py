@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from training import train
 from training.config import ConfigError, DataConfig, ManifestConfig, RenderedConfig, SetConfig, TrainConfig, load_config
 from training.data import check
-from training.procedural.edits import TASKS
+from training.synth.edits.tasks import TASKS
 
 CONFIGS = sorted(Path("training/configs").glob("*.yaml"))
 MILLIONS = {
@@ -388,7 +388,7 @@ def test_a_model_that_cannot_be_is_told_before_anything_runs(name, override, sen
     ("override", "message"),
     [
         ("base=/nowhere/at/all", "/nowhere/at/all/text_encoder cannot be loaded"),
-        ("data.rendered.pack=/nowhere", "/nowhere is not here: python -m training.procedural.ingredients"),
+        ("data.rendered.pack=/nowhere", "/nowhere is not here: python -m training.synth.ingredients"),
         ("data.manifest.sets=[]", "data.manifest.sets is empty"),
         ("max_stepz=1", "unknown key max_stepz: did you mean max_steps?"),
     ],

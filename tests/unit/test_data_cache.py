@@ -4,7 +4,7 @@ import multiprocessing
 
 import torch
 
-from training.data.cache import ContentCache
+from training.data.files.cache import ContentCache
 
 
 def test_what_is_stored_comes_back_bit_for_bit(tmp_path):

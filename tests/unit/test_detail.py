@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sama import detail
-from sama.compose import edit_mask, enlarge
-from sama.detail import fit_detail, shared_structure, with_detail
-from training.metrics import psnr, ssim
+from sama.edit import detail
+from sama.edit.compose import edit_mask, enlarge
+from sama.edit.detail import fit_detail, shared_structure, with_detail
+from training.evaluation.held_out.metrics import psnr, ssim
 
 LARGE, SMALL = (832, 480), (256, 144)  # width, height
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.training_costs import costs
 from benchmarks.training_settings import table as speed_table
-from training.evaluation.report import read_report
-from training.evaluation.summary import summarise
+from training.evaluation.held_out.report import read_report
+from training.evaluation.held_out.summary import summarise
 
 PAGES = [Path("README.md"), Path("assets/sama-tiny/README.md"), *sorted(Path("docs").rglob("*.md"))]
 SPEED, ABLATION = Path("docs/training/speed.json"), Path("docs/ablation/results.json")
@@ -69,8 +69,8 @@ def test_the_table_of_speed_follows_from_its_results():
 
 @pytest.mark.skipif(not ABLATION.is_file(), reason=f"{ABLATION} is not there: no ablation is kept")
 def test_the_ablations_page_follows_from_its_results():
-    from training.ablation.page import page_text
-    from training.ablation.record import read_record
+    from training.evaluation.ablation.page import page_text
+    from training.evaluation.ablation.record import read_record
 
     page = page_text(read_record(ABLATION), "ablation", Path("docs/ablation/notes.md"))
     assert page == Path("docs/ablation.md").read_text()

@@ -11,11 +11,11 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from sama import placement
 from sama.edit import edit_video
-from sama.failures import EditFailedError, user_errors
+from sama.edit.failures import EditFailedError, user_errors
+from sama.edit.preview import LinearPreview
+from sama.edit.request import Canvas, EditError, EditRequest
 from sama.placement import decoding_evicts, default_device, resolve_device
 from sama.presets import TINY_FOLDER
-from sama.preview import LinearPreview
-from sama.request import Canvas, EditError, EditRequest
 from sama.shapes import Bucket
 from sama.video import probe
 from tests.media import make_clip
@@ -267,7 +267,7 @@ def test_settings_of_an_earlier_result_do_not_stay_beside_another_video(clip, re
     def broken(_):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("sama.settings.model_fingerprint", broken)
+    monkeypatch.setattr("sama.edit.settings_file.model_fingerprint", broken)
     with pytest.raises(EditFailedError, match="boom"):
         run(request_for(clip, frames=1, seed=1), pipeline)
     assert (tmp_path / "out.mp4").read_bytes() != earlier.read_bytes()

@@ -5,9 +5,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from sama.estimate import Speed, architecture_of, estimate, measure_speed, transformer_flops
-from sama.request import EditError, EditRequest
-from sama.transformer import SamaTransformer3DModel
+from sama.edit.estimate import Speed, architecture_of, estimate, measure_speed, transformer_flops
+from sama.edit.request import EditError, EditRequest
+from sama.model.transformer import SamaTransformer3DModel
 from sama.video import VideoInfo
 from tests.tiny import tiny_pipeline
 

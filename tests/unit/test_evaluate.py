@@ -11,16 +11,16 @@ import pytest
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.evaluate import main
-from training.evaluation import runner
-from training.evaluation.cases import PUBLISHED, CaseError, draw, make_cases, read_cases, write_cases
-from training.evaluation.clips import LOSSLESS, export_cases, find_result, read_result, read_strip, write_strip
-from training.evaluation.editor import TowerDistance
-from training.evaluation.foreign import score_folder
-from training.evaluation.report import as_markdown, read_report, write_report
-from training.evaluation.scoring import Judge, Measures, Score, Wording, as_score, score_case, unread
-from training.evaluation.summary import compare, mean_of, summarise, wordings_table
-from training.procedural.edits import TASKS
-from training.procedural.pack import Pack
+from training.evaluation.held_out import runner
+from training.evaluation.held_out.cases import PUBLISHED, CaseError, draw, make_cases, read_cases, write_cases
+from training.evaluation.held_out.clips import LOSSLESS, export_cases, find_result, read_result, read_strip, write_strip
+from training.evaluation.held_out.editor import TowerDistance
+from training.evaluation.held_out.foreign import score_folder
+from training.evaluation.held_out.report import as_markdown, read_report, write_report
+from training.evaluation.held_out.scoring import Judge, Measures, Score, Wording, as_score, score_case, unread
+from training.evaluation.held_out.summary import compare, mean_of, summarise, wordings_table
+from training.synth.edits.tasks import TASKS
+from training.synth.material.pack import Pack
 
 HAS_OCR = importlib.util.find_spec("rapidocr") is not None
 CHANGED = [task for task in TASKS if task != "identity"]
@@ -102,7 +102,7 @@ def test_another_editors_results_are_scored_by_the_same_rules(tmp_path, pack, ex
 
 
 def test_a_result_too_short_is_refused_and_another_size_is_scaled(tmp_path, pack):  # noqa: F811
-    from training.evaluation.clips import write_frames
+    from training.evaluation.held_out.clips import write_frames
 
     line = make_cases(pack, ["style"], 1, frames=(5,), paraphrases=0)[0]
     source = draw(pack, line).source
@@ -310,14 +310,16 @@ def test_another_wording_is_another_case(tmp_path, pack):  # noqa: F811
 @pytest.mark.parametrize("command", ["run", "export", "cases", "score --results .", "read --work ."])
 def test_without_the_material_one_sentence_says_how_to_get_it(command, tmp_path, capsys, monkeypatch):
     for name in ("load_editor", "load_tower"):
-        monkeypatch.setattr(f"training.evaluation.editor.{name}", lambda *_: pytest.fail("a model was loaded before"))
+        monkeypatch.setattr(
+            f"training.evaluation.held_out.editor.{name}", lambda *_: pytest.fail("a model was loaded before")
+        )
     (tmp_path / "about.json").write_text("{}")
     words = [str(tmp_path) if word == "." else word for word in command.split()]
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--out", str(tmp_path / "out"), "--pack", str(tmp_path / "pack")])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert f"training.procedural.ingredients --out {tmp_path / 'pack'}" in said and said.count("\n") == 1
+    assert f"training.synth.ingredients --out {tmp_path / 'pack'}" in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -12,10 +12,10 @@ from tests.tiny import tiny_clip
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from tests.unit.test_training_loop import MODEL, base, editor, stage_config  # noqa: F401 - fixtures
 from training import export
-from training.checkpoint import read_weights
 from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig
-from training.loop import Trainer
-from training.stages import build_stage
+from training.core.checkpoint import read_weights
+from training.core.loop import Trainer
+from training.stages.editor import build_stage
 
 CPU = Accelerator(cpu=True)
 ADAMW = OptimiserConfig(name="adamw", learning_rate=1e-2, warmup_steps=1, decay_share=0.0, ema_decay=0.5)

@@ -17,11 +17,11 @@ from PIL import Image
 
 from tests.judging import Reply, good_scores, judge_server
 from tests.media import barcode_frame, make_clip, make_text
+from training.evaluation.judge.answers import Shard
+from training.evaluation.judge.client import JudgeError
 from training.filter.__main__ import main, subjects
 from training.filter.criteria import PICTURE_THRESHOLDS, VIDEO_THRESHOLDS
 from training.filter.pairs import Manifest
-from training.judge.answers import Shard
-from training.judge.client import JudgeError
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--frames", "2", "--side", "48", "--retries", "2", "--timeout", "20"]

@@ -18,17 +18,17 @@ from tests.media import barcode_frame
 from tests.tiny import tiny_pipeline
 from tests.unit.test_training_loop import ToyStage, assert_same, configuration
 from training import train
-from training.batch import Batch, without_broken_rows
-from training.checkpoint import run_tensors
 from training.config import GuardConfig, OptimiserConfig, SaveConfig
-from training.data.buckets import SIZES
-from training.data.cache import ContentCache
+from training.core.batch import Batch, without_broken_rows
+from training.core.checkpoint import run_tensors
+from training.core.finite import NotFiniteError
+from training.core.guard import RunStoppedError
+from training.core.loop import Trainer
 from training.data.check import main as check
-from training.finite import NotFiniteError
-from training.guard import RunStoppedError
-from training.loop import Trainer
-from training.one_pass import OnePassVAE
-from training.tracking import read_metrics
+from training.data.files.buckets import SIZES
+from training.data.files.cache import ContentCache
+from training.stages.whole_clip_vae import OnePassVAE
+from training.watch.tracking import read_metrics
 
 PAIRS = 8
 STEPS = 10

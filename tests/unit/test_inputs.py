@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from sama.request import free_output
+from sama.edit.request import free_output
 from sama.video import FrameReader, VideoError, VideoWriter, normalise_upload, probe, read_clip
 from sama.video.color import Coding, hlg_nits, pq_nits, pq_signal, to_bt709
 from sama.video.writing import holds_alpha

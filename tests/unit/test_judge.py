@@ -10,9 +10,9 @@ import pytest
 from sama.video import VideoError
 from tests.judging import Reply, judge_server
 from tests.media import barcode_frame, make_clip, make_text, read_barcode
-from training.data.manifest import Media
-from training.judge.answers import WHOLE, AnswerLog, Shard, read_answers
-from training.judge.client import (
+from training.data.files.manifest import Media
+from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
+from training.evaluation.judge.client import (
     JudgeClient,
     JudgeError,
     NoAnswerError,
@@ -21,9 +21,9 @@ from training.judge.client import (
     StoppedError,
     text_part,
 )
-from training.judge.media import Pair
-from training.judge.questions import Criterion, Question
-from training.judge.scores import MalformedError, parse_scores
+from training.evaluation.judge.media import Pair
+from training.evaluation.judge.questions import Criterion, Question
+from training.evaluation.judge.scores import MalformedError, parse_scores
 
 HELLO = [text_part('Greet me. {"a": <number>, "b": <number>}')]
 ONE = Question("one", (Criterion("a", "Is it?"), Criterion("b", "Is it not?")))
@@ -101,7 +101,9 @@ def test_retries_end():
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_honoured_by_all_threads(form, monkeypatch):
     turned_away, waiting = threading.Event(), threading.Event()
-    monkeypatch.setattr("training.judge.client.logger.debug", lambda *told: "quiet" in told[0] and waiting.set())
+    monkeypatch.setattr(
+        "training.evaluation.judge.client.logger.debug", lambda *told: "quiet" in told[0] and waiting.set()
+    )
 
     def reply(asked):
         if turned_away.is_set():

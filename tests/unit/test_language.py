@@ -4,12 +4,12 @@ import re
 import numpy as np
 import pytest
 
-from training.procedural.backgrounds import BACKGROUNDS
-from training.procedural.edits import COLOURS, POSITIONS, SIZES, TASKS, WHICH_WORDS, Edit
-from training.procedural.grammar import PREFIXES, SUFFIXES
-from training.procedural.language import PARAPHRASE_HOLDOUT, SPLITS, caption, instruction, templates
-from training.procedural.nouns import article, indefinite, is_mass, is_plural, plural
-from training.procedural.styles import STYLES, WEATHERS
+from training.synth.edits.styles import STYLES, WEATHERS
+from training.synth.edits.tasks import COLOURS, POSITIONS, SIZES, TASKS, WHICH_WORDS, Edit
+from training.synth.scenes.backgrounds import BACKGROUNDS
+from training.synth.words.grammar import PREFIXES, SUFFIXES
+from training.synth.words.language import PARAPHRASE_HOLDOUT, SPLITS, caption, instruction, templates
+from training.synth.words.nouns import article, indefinite, is_mass, is_plural, plural
 
 WHICH = ("", *WHICH_WORDS)
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sama.checkpoints import CheckpointError
-from sama.lora import LoraPair, read_lora, write_official_lora
+from sama.model.lora import LoraPair, read_lora, write_official_lora
 from tests.loras import STYLES, in_style, pairs, updated, velocity
 from tests.tiny import tiny_clip, tiny_pipeline
 

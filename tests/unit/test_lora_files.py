@@ -8,8 +8,8 @@ from diffusers.loaders import WanLoraLoaderMixin
 from safetensors.torch import save_file
 
 from sama.checkpoints import CheckpointError
-from sama.lora import read_lora, write_official_lora
-from sama.request import EditError, check_lora
+from sama.edit.request import EditError, check_lora
+from sama.model.lora import read_lora, write_official_lora
 from tests.loras import MODULES, in_style, official, pairs, updated, velocity
 from tests.tiny import tiny_pipeline
 

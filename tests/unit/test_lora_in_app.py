@@ -10,19 +10,19 @@ import pytest
 import torch
 
 import app
-from sama.request import EditError, EditRequest
+from sama.edit.request import EditError, EditRequest
 from sama.video import FrameReader
 from tests.media import make_clip, make_text
 from tests.tiny import tiny_pipeline, tiny_transformer
 from training.config import LoraConfig
-from training.lora import add_adapter, export_lora
+from training.stages.lora import add_adapter, export_lora
 from ui import text
-from ui.clips import Clip
 from ui.errors import sentence
-from ui.jobs import Edited, Jobs, Restoration
 from ui.loras import LORA_STRENGTH, offered
-from ui.runs import finish
+from ui.media.clips import Clip
+from ui.media.runs import finish
 from ui.settings import Settings
+from ui.work.jobs import Edited, Jobs, Restoration
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_what_is_chosen_on_the_page_is_what_is_asked_for(jobs, clip, files, tmp_
     import gradio as gr
 
     from sama.video import probe
-    from ui.edit import EditTab, Session
+    from ui.tabs.edit import EditTab, Session
 
     with gr.Blocks():
         tab = EditTab(jobs, [], Session(gr.State(), gr.State(), gr.State()))

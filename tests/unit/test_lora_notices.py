@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 
 from sama import cli
 from sama.edit import edit_video
-from sama.request import MAX_INSTRUCTION, Canvas, EditError, EditRequest
+from sama.edit.request import MAX_INSTRUCTION, Canvas, EditError, EditRequest
 from sama.shapes import Bucket
 from tests.loras import in_style, pairs
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from ui import text
-from ui.edit import EditTab, Session, Where
-from ui.jobs import Jobs
 from ui.loras import offered
 from ui.settings import Settings
+from ui.tabs.edit import EditTab, Session, Where
+from ui.work.jobs import Jobs
 
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
 KEY = "diffusion_model.blocks.0.norm3.diff"

@@ -13,11 +13,11 @@ from sama.edit import load_pipeline
 from sama.video import read_clip, write_clip
 from tests.tiny import tiny_clip, tiny_pipeline
 from training.config import load_config
-from training.data.manifest_feed import ManifestData
-from training.procedural.styles import STYLES
-from training.recipes import score_style
-from training.recipes.make_style_pairs import CUTS, FRAMES, PROMPTS, SIZE, make_pairs, sources
-from training.recipes.thermal import thermal
+from training.data.files.feed import ManifestData
+from training.synth.edits.styles import STYLES
+from training.tiny.recipes import score_style
+from training.tiny.recipes.make_style_pairs import CUTS, FRAMES, PROMPTS, SIZE, make_pairs, sources
+from training.tiny.recipes.thermal import thermal
 from training.train import train
 
 CONFIG = Path("training/configs/lora_tiny_style.yaml")

@@ -8,11 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sama.checkpoints import from_official, to_official
-from sama.request import check_lora
+from sama.edit.request import check_lora
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline, tiny_transformer
 from training.config import LoraConfig
-from training.lora import ADAPTER, adapted_modules, add_adapter, export_lora
-from training.objective import add_noise
+from training.stages.lora import ADAPTER, adapted_modules, add_adapter, export_lora
+from training.stages.objective import add_noise
 
 CONFIG = LoraConfig(rank=4, alpha=12.0, name="pattern", trigger="Make it red")
 STEPS = 3

@@ -14,23 +14,23 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertModel, SiglipVisionModel
 
-from sama.pretext import PRETEXT_TASKS, sample_generator
+from sama.model.pretext import PRETEXT_TASKS, sample_generator
 from sama.shapes import Bucket
 from sama.video import read_clip, write_clip
 from tests.media import barcode_frame, make_clip, read_barcode
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline
 from tests.unit.test_manifest import write_tar
-from training.batch import Place
 from training.closed_yaml import ConfigError
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
-from training.data.buckets import SIZES, Signature
+from training.core.batch import Place
 from training.data.check import main as check
-from training.data.clips import look
-from training.data.manifest import Media
-from training.data.manifest_feed import ManifestData, ManifestFeed, describe
-from training.data.paired import DataError, draw_task
-from training.data.sampler import Draw
-from training.encoders import Encoders
+from training.data.files.buckets import SIZES, Signature
+from training.data.files.clips import look
+from training.data.files.feed import ManifestData, ManifestFeed, describe
+from training.data.files.manifest import Media
+from training.data.files.paired import DataError, draw_task
+from training.data.files.sampler import Draw
+from training.stages.encoders import Encoders
 
 CPU = torch.device("cpu")
 WIDE, SQUARE = Signature(5, 96, 48), Signature(1, 64, 64)

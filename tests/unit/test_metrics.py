@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.contact_sheet import contact_sheet
-from training.metrics import (
+from training.evaluation.held_out.metrics import (
     MAXIMUM_PSNR,
     Motion,
     NearestSprite,
@@ -21,6 +20,7 @@ from training.metrics import (
     temporal_consistency,
     text_accuracy,
 )
+from training.watch.contact_sheet import contact_sheet
 
 
 def textured(frames=3, height=48, width=64, seed=0):

@@ -9,15 +9,15 @@ import pytest
 
 from sama import cli
 from sama.edit import edit_video
-from sama.request import Canvas, EditRequest, free_output
+from sama.edit.request import Canvas, EditRequest, free_output
 from sama.shapes import Bucket
 from sama.video import FrameReader, probe
 from tests import inputs
 from tests.media import make_clip, numbers
 from tests.tiny import tiny_pipeline
-from ui.clips import take_upload
-from ui.jobs import Jobs
+from ui.media.clips import take_upload
 from ui.settings import Settings
+from ui.work.jobs import Jobs
 
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
 HDR = "HDR (HLG): tone-mapped to SDR."
@@ -91,7 +91,7 @@ def page(pipe, tmp_path, monkeypatch):
     """The Edit tab of an app, and its jobs."""
     import gradio as gr
 
-    from ui.edit import EditTab, Session
+    from ui.tabs.edit import EditTab, Session
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     jobs = Jobs(Settings(pipeline_loader=lambda: pipe, warm=False))
@@ -100,7 +100,7 @@ def page(pipe, tmp_path, monkeypatch):
 
 
 def test_the_page_says_it_beside_the_clip_and_the_result(page, hdr):
-    from ui.edit import Where
+    from ui.tabs.edit import Where
 
     shown = page._upload(str(hdr))
     assert HDR in shown[page.clip_note]
@@ -122,7 +122,7 @@ def test_the_api_says_it_too(page, hdr):
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
 def test_the_page_takes_animations(page, suffix, tmp_path):
-    from ui.limits import OTHER_FILES
+    from ui.media.limits import OTHER_FILES
 
     shown = page._upload(str(inputs.make_animation(tmp_path / f"a{suffix}")))
     assert numbers(shown[page.session.clip].path) == [0, 1, 2, 3]

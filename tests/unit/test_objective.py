@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.config import ObjectiveConfig
-from training.objective import add_noise, edit_weights, losses, sample_sigmas
+from training.stages.objective import add_noise, edit_weights, losses, sample_sigmas
 
 
 def generator(seed=0):

@@ -5,7 +5,7 @@ import torch
 
 from tests.unit.test_training_loop import ToyStage, configuration, trainer
 from training.config import OptimiserConfig, load_config
-from training.loop import Trainer
+from training.core.loop import Trainer
 
 RATE, DECAY = 0.1, 0.01
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sama.estimate import Speed, estimate
-from sama.request import EditRequest
+from sama.edit.estimate import Speed, estimate
+from sama.edit.request import EditRequest
 from sama.video import probe
 from tests.media import make_clip
-from ui.jobs import Edited, Jobs
-from ui.pace import Pace, StopWatch
 from ui.settings import ASSETS, Settings
+from ui.work.jobs import Edited, Jobs
+from ui.work.pace import Pace, StopWatch
 
 FACTOR = 1.5
 

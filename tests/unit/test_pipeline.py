@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 from sama.checkpoints import CheckpointError, load_transformer, save_official
-from sama.frames import as_frames
 from sama.loading import load_pipeline
+from sama.model.pretext import PRETEXT_TASKS
+from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline, SamaPipelineOutput, SamaStep
+from sama.pipeline.frames import as_frames
 from sama.presets import PRESETS, transformer_config
-from sama.pretext import PRETEXT_TASKS
-from sama.transformer import SamaTransformer3DModel
 from tests.tiny import GOLDEN, golden_arguments, golden_tensors, tiny_clip, tiny_pipeline, tiny_transformer
 
 PROMPT = "Make it snowy"

@@ -4,7 +4,7 @@ the data does."""
 import pytest
 import torch
 
-from sama.pretext import PRETEXT_TASKS, sample_generator
+from sama.model.pretext import PRETEXT_TASKS, sample_generator
 
 DRAWS = 120
 """Generators that a property is looked at over: what each of eight places takes in is then seen to vary."""

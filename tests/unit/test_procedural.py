@@ -9,9 +9,10 @@ import pytest
 from PIL import ImageFont
 
 from sama.shapes import TINY_BUCKETS, Bucket
-from training.data.rendered import MAX_CLIPS, MAX_PAIRS
-from training.procedural.backgrounds import BACKGROUNDS, background
-from training.procedural.edits import (
+from training.data.drawn.scenes import MAX_CLIPS, MAX_PAIRS
+from training.synth.edits.styles import STYLES, WEATHERS, apply_style, apply_weather
+from training.synth.edits.subtitles import FIRST_CELL, subtitle_patch
+from training.synth.edits.tasks import (
     DEFAULT_PLACE,
     POSITIONS,
     RESIZE_FACTOR,
@@ -22,13 +23,15 @@ from training.procedural.edits import (
     subtitle,
     subtitle_limit,
 )
-from training.procedural.kinds import COMMON, familiarity, flies, kind_words
-from training.procedural.layers import object_layer
-from training.procedural.light import Light, light_of
-from training.procedural.motion import Camera, Motion
-from training.procedural.pack import Pack, Shot, Sprite, Still
-from training.procedural.render import render_case, render_group, render_pair
-from training.procedural.scene import (
+from training.synth.edits.texts import CELL, PHRASES
+from training.synth.edits.variants import MOST_PAIRS, MOST_VARIANTS
+from training.synth.material.pack import Pack, Shot, Sprite, Still
+from training.synth.scenes.backgrounds import BACKGROUNDS, background
+from training.synth.scenes.layers import object_layer
+from training.synth.scenes.light import Light, light_of
+from training.synth.scenes.motion import Camera, Motion
+from training.synth.scenes.render import render_case, render_group, render_pair
+from training.synth.scenes.scene import (
     SceneObject,
     depth_order,
     moved,
@@ -37,12 +40,9 @@ from training.procedural.scene import (
     sample_scene,
     successor,
 )
-from training.procedural.styles import STYLES, WEATHERS, apply_style, apply_weather
-from training.procedural.subtitles import FIRST_CELL, subtitle_patch
-from training.procedural.telling import reference, telling_words
-from training.procedural.texts import CELL, PHRASES
-from training.procedural.tint import tinted
-from training.procedural.variants import MOST_PAIRS, MOST_VARIANTS
+from training.synth.scenes.tint import tinted
+from training.synth.words.kinds import COMMON, familiarity, flies, kind_words
+from training.synth.words.telling import reference, telling_words
 
 BUCKET = Bucket(256, 144)
 COLOURS = {"red": (220, 40, 40), "blue": (40, 90, 220), "green": (60, 170, 70), "yellow": (240, 210, 60)}

@@ -2,8 +2,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from sama.prompts import clean_prompt, model_prompt, spelled_first
-from sama.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
+from sama.pipeline.prompts import clean_prompt, model_prompt, spelled_first
+from sama.pipeline.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
 from tests.tiny import golden_tensors
 
 

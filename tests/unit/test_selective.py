@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sama.transformer import SamaTransformer3DModel
+from sama.model.transformer import SamaTransformer3DModel
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
-from training.selective import keep_attention
+from training.parallel.activations import keep_attention
 
 
 class Attentions(TorchDispatchMode):

@@ -13,15 +13,15 @@ from tests.comparing import assert_trained
 from tests.tiny import tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from tests.unit.test_training_loop import MODEL, base, editor, stage_config, stop_after  # noqa: F401 - fixtures
-from training.batch import Batch
 from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig, WatchConfig
-from training.distributed import checkpoint_activations
-from training.loop import Trainer
-from training.optim import build_optimisers, state_tensors
-from training.precision import autocast
-from training.randomness import generator
-from training.stages import build_stage
-from training.tracking import read_metrics
+from training.core.batch import Batch
+from training.core.loop import Trainer
+from training.core.optim import build_optimisers, state_tensors
+from training.core.precision import autocast
+from training.core.randomness import generator
+from training.parallel.processes import checkpoint_activations
+from training.stages.editor import build_stage
+from training.watch.tracking import read_metrics
 
 CPU = Accelerator(cpu=True)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from sama.pretext import EDIT_PREFIX, PRETEXT_TASKS
+from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS
 from sama.shapes import TINY_BUCKETS, Bucket
 from tests.tiny import tiny_tokenizer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.data.latents import LatentStore
-from training.data.rendered import (
+from training.data.drawn.latents import LatentStore
+from training.data.drawn.scenes import (
     ALL_TASKS,
     MAX_CLIPS,
     MAX_PAIRS,
@@ -21,9 +21,9 @@ from training.data.rendered import (
     RenderedGroups,
     stream,
 )
-from training.procedural.edits import TASKS
-from training.procedural.pack import Pack
-from training.procedural.render import render_group
+from training.synth.edits.tasks import TASKS
+from training.synth.material.pack import Pack
+from training.synth.scenes.render import render_group
 
 CPU = torch.device("cpu")
 WIDE, TALL = Bucket(256, 144), Bucket(144, 256)

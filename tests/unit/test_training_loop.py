@@ -12,8 +12,6 @@ from torch import nn
 from tests.comparing import assert_trained
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.batch import Place
-from training.clock import Clock
 from training.config import (
     ConfigError,
     DataConfig,
@@ -24,18 +22,20 @@ from training.config import (
     TrainConfig,
     WatchConfig,
 )
-from training.data.rendered_feed import RenderedFeed
-from training.distributed import Layout, clip_gradients
-from training.ema import Ema
-from training.encoders import Encoders
+from training.core.batch import Place
+from training.core.clock import Clock
+from training.core.ema import Ema
+from training.core.loop import UNTIMED_STEPS, Trainer
+from training.core.optim import build_optimisers, rate_factor
+from training.data.drawn.feed import RenderedFeed
 from training.flops import Cost
-from training.loop import UNTIMED_STEPS, Trainer
-from training.optim import build_optimisers, rate_factor
-from training.procedural.pack import Pack
-from training.stages import EditStage
+from training.parallel.processes import Layout, clip_gradients
+from training.stages.editor import EditStage
+from training.stages.encoders import Encoders
 from training.storage import RoundedWeights, float8_rounded
-from training.tracking import read_metrics
-from training.vae import WEIGHTS_FILE
+from training.synth.material.pack import Pack
+from training.tiny.vae import WEIGHTS_FILE
+from training.watch.tracking import read_metrics
 
 
 class Net(nn.Module):
@@ -206,7 +206,7 @@ def test_gradients_are_clipped_to_the_norm_that_the_library_finds():
 
 def test_time_does_not_count_before_the_clock_starts(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("training.clock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.core.clock.time.monotonic", lambda: now[0])
     clock = Clock(max_steps=100, max_minutes=1)
     now[0] = 500.0
     assert clock.progress(step=3) == 0.03

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from sama.pretext import EDIT_PREFIX, PRETEXT_TASKS
+from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS
 from sama.shapes import Bucket
 from sama.video import read_clip, write_clip
 from tests.media import barcode_frame
@@ -23,19 +23,19 @@ from tests.tiny import tiny_pipeline
 from tests.unit.test_adapters import PUBLISHED
 from tests.unit.test_manifest import write_tar
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.batch import Place
 from training.config import load_config
+from training.core.batch import Place
+from training.core.loop import Trainer
 from training.data import check
-from training.data.buckets import SIZES
-from training.data.manifest_feed import ManifestFeed
-from training.encoders import Encoders
-from training.loop import Trainer
-from training.model import build_transformer
-from training.procedural.pack import Pack
-from training.stages import build_stage
-from training.tracking import read_metrics
+from training.data.files.buckets import SIZES
+from training.data.files.feed import ManifestFeed
+from training.stages.editor import build_stage
+from training.stages.encoders import Encoders
+from training.stages.model import build_transformer
+from training.synth.material.pack import Pack
+from training.tiny.vae import WEIGHTS_FILE
 from training.train import main as train
-from training.vae import WEIGHTS_FILE
+from training.watch.tracking import read_metrics
 
 MODEL = {
     "num_attention_heads": 2, "attention_head_dim": 24, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2,

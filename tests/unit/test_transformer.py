@@ -3,7 +3,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from sama.checkpoints import load_transformer
-from sama.transformer import SamaTransformer3DModel
+from sama.model.transformer import SamaTransformer3DModel
 from tests.tiny import GOLDEN, SEMANTIC_DIM, TEXT_DIM, golden_arguments, golden_tensors, tiny_transformer
 
 

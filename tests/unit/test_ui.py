@@ -20,23 +20,23 @@ import numpy as np
 import pytest
 
 from sama.edit import EditFailedError
-from sama.request import EditError, EditRequest
+from sama.edit.request import EditError, EditRequest
 from sama.video import FrameReader, VideoError, probe
 from tests.media import audio_packets, frame_times, make_clip, make_text, read_barcode
 from tests.tiny import tiny_pipeline
 from ui import text
-from ui.clips import Clip, take_upload
-from ui.controls import Session, Where
-from ui.edit import EditTab
 from ui.errors import PromptError, sentence
-from ui.examples import build_example, load_examples
-from ui.folders import keep, new_folder, sweep
-from ui.jobs import Edited, Jobs, Restoration, Restored, Step
-from ui.limits import PROMPT_LENGTH, UPLOAD_LIMITS, clean_prompt, table
-from ui.pretext import damage, psnr, scores
-from ui.runs import FinishedEdit, Tokens, compose_film
+from ui.media.clips import Clip, take_upload
+from ui.media.folders import keep, new_folder, sweep
+from ui.media.limits import PROMPT_LENGTH, UPLOAD_LIMITS, clean_prompt, table
+from ui.media.runs import FinishedEdit, Tokens, compose_film
 from ui.settings import Settings
+from ui.tabs.controls import Session, Where
+from ui.tabs.edit import EditTab
+from ui.tabs.examples import build_example, load_examples
+from ui.tabs.pretext import damage, psnr, scores
 from ui.viewer import plan_value
+from ui.work.jobs import Edited, Jobs, Restoration, Restored, Step
 
 INSTRUCTION = "Make it snowy"
 STEPS = 3
@@ -325,8 +325,8 @@ def test_a_result_is_safe_before_it_is_packed_and_stays_when_packing_fails(jobs,
         raise OSError("the disk is full")
 
     tab, session = edit_tab(jobs)
-    monkeypatch.setattr("ui.edit.pack", fail)
-    monkeypatch.setattr("ui.edit.compose_film", fail)
+    monkeypatch.setattr("ui.tabs.edit.pack", fail)
+    monkeypatch.setattr("ui.tabs.edit.compose_film", fail)
     where = Where()
     *_, last = run_tab(tab, where, take_upload(clip))
     edit = last[tab.fresh]

@@ -8,9 +8,9 @@ import torch
 
 from sama import cli
 from sama.edit import edit_video
-from sama.pretext import EDIT_PREFIX
-from sama.prompts import unread
-from sama.request import Canvas, EditRequest
+from sama.edit.request import Canvas, EditRequest
+from sama.model.pretext import EDIT_PREFIX
+from sama.pipeline.prompts import unread
 from sama.shapes import Bucket
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline, tiny_tokenizer

@@ -14,7 +14,6 @@ from torch._dynamo.testing import CompileCounter
 from tests.media import make_clip, read_barcode
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.batch import Place
 from training.config import (
     ConfigError,
     DataConfig,
@@ -24,16 +23,17 @@ from training.config import (
     TrainConfig,
     WatchConfig,
 )
-from training.data.rendered_feed import RenderedFeed
-from training.ema import Ema
-from training.encoders import Encoders
-from training.grids import GridRow, draw_grid, shown_frames
-from training.held_out import held_out_samples
-from training.procedural.pack import Pack
-from training.randomness import generator
-from training.stages import EditStage
-from training.tracking import Tracker, read_metrics
-from training.validation import SIGMAS, Validator
+from training.core.batch import Place
+from training.core.ema import Ema
+from training.core.randomness import generator
+from training.data.drawn.feed import RenderedFeed
+from training.stages.editor import EditStage
+from training.stages.encoders import Encoders
+from training.synth.material.pack import Pack
+from training.watch.grids import GridRow, draw_grid, shown_frames
+from training.watch.held_out import held_out_samples
+from training.watch.tracking import Tracker, read_metrics
+from training.watch.validation import SIGMAS, Validator
 
 MODEL = {
     "num_attention_heads": 2,
@@ -176,7 +176,7 @@ def test_held_out_pairs_are_of_several_tasks_and_sizes(config):
 
 def test_a_grid_shows_source_target_and_both_samples(config, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("training.validation.draw_grid", lambda rows, path, **_: drawn.update(rows=rows) or path)
+    monkeypatch.setattr("training.watch.validation.draw_grid", lambda rows, path, **_: drawn.update(rows=rows) or path)
     config = replace(config, watch=replace(config.watch, trackers=()))
     stage, validator = build(config)
     assert validator.grid(7, moved(stage.model)).name == "step-00000007.jpg"
@@ -192,7 +192,7 @@ def test_a_grid_shows_source_target_and_both_samples(config, monkeypatch):
 
 def test_samples_are_those_of_the_pipeline(config, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("training.validation.draw_grid", lambda rows, path, **_: drawn.update(rows=rows) or path)
+    monkeypatch.setattr("training.watch.validation.draw_grid", lambda rows, path, **_: drawn.update(rows=rows) or path)
     stage, validator = build(config)
     validator.grid(0)
     first = {**drawn}
@@ -212,8 +212,8 @@ def test_samples_are_those_of_the_pipeline(config, monkeypatch):
 
 def test_a_grid_keeps_to_its_time_and_shows_what_it_has(config, monkeypatch):
     drawn, now = {}, [0.0]
-    monkeypatch.setattr("training.validation.draw_grid", lambda rows, path, **_: drawn.update(rows=rows) or path)
-    monkeypatch.setattr("training.validation.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.watch.validation.draw_grid", lambda rows, path, **_: drawn.update(rows=rows) or path)
+    monkeypatch.setattr("training.watch.validation.time.monotonic", lambda: now[0])
     stage, validator = build(config)
     forward = stage.transformer.forward
     monkeypatch.setattr(

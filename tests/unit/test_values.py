@@ -5,9 +5,9 @@ import argparse
 import pytest
 
 from training import evaluate, train
-from training.ablation.__main__ import main as ablation
-from training.benches.__main__ import main as benches
 from training.data import check
+from training.evaluation.ablation.__main__ import main as ablation
+from training.evaluation.benches.__main__ import main as benches
 from training.filter.__main__ import main as filter_pairs
 from training.values import Count, FileName, Frames, Positive, Share, argument
 

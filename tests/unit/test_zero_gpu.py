@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from sama.request import EditError, EditRequest
+from sama.edit.request import EditError, EditRequest
 from sama.video import probe
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from ui.errors import ReportedError, sentence
-from ui.jobs import Edited, Jobs, Restoration, Restored, Step
 from ui.settings import Settings
+from ui.work.jobs import Edited, Jobs, Restoration, Restored, Step
 
 STEPS = 3
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from training.batch import Place
 from training.config import ConfigError, load_config
-from training.data.manifest_feed import CHECK_THREADS, ManifestData, ManifestFeed
-from training.encoders import Encoders
+from training.core.batch import Place
+from training.data.files.feed import CHECK_THREADS, ManifestData, ManifestFeed
+from training.stages.encoders import Encoders
 from training.values import Count, Number, argument
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
+from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
+from training.evaluation.judge.client import JudgeClient, JudgeError, Server
+from training.evaluation.judge.session import Effort, Session, Subject
 from training.filter.criteria import ABOUT_PICTURES, ABOUT_VIDEOS
 from training.filter.merge import merge
 from training.filter.pairs import Manifest
-from training.judge.answers import WHOLE, AnswerLog, Shard, read_answers
-from training.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
-from training.judge.client import JudgeClient, JudgeError, Server
-from training.judge.session import Effort, Session, Subject
 
 logger = logging.getLogger("training.filter")
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--manifest", required=True, help="source_video, target_video, prompt: .jsonl, .json, .csv or .tar shards"
     )
-    parser.add_argument("--adapter", default="pairs", help="how its rows are read: see training.data.adapters")
+    parser.add_argument("--adapter", default="pairs", help="how its rows are read: see training.data.files.adapters")
     parser.add_argument("--root", default="", help="folder that its paths are relative to (default: its own)")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--merge", action="store_true", help="only merge what the shards have answered")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from training.judge.questions import Criterion, Question
+from training.evaluation.judge.questions import Criterion, Question
 
 INSTRUCTION_FOLLOWING = Criterion(
     "instruction_following",

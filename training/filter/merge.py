@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.evaluation.judge.answers import Standing, request_name
+from training.evaluation.judge.client import JudgeError
 from training.filter.criteria import (
     ABOUT_PICTURES,
     ABOUT_VIDEOS,
@@ -18,8 +20,6 @@ from training.filter.criteria import (
     shortcomings,
 )
 from training.filter.pairs import ListedPair
-from training.judge.answers import Standing, request_name
-from training.judge.client import JudgeError
 
 NO_ANSWER = "no answer"
 

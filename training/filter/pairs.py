@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from training.closed_yaml import ConfigError
-from training.data.adapters import ADAPTERS
-from training.data.manifest import Media, Record, Row, RowError, manifest_files, rows, to_record
-from training.judge.client import JudgeError
+from training.data.files.adapters import ADAPTERS
+from training.data.files.manifest import Media, Record, Row, RowError, manifest_files, rows, to_record
+from training.evaluation.judge.client import JudgeError
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Manifest:
     """A manifest's pairs, read anew each time it is walked through.
 
     manifest: .jsonl, .json, .csv or uncompressed .tar, or several by `*` and `{000..127}`. adapter: a name in
-    `training.data.adapters`. root: folder that paths are relative to (default: the manifest's own). Raises JudgeError
-    for what cannot be used.
+    `training.data.files.adapters`. root: folder that paths are relative to (default: the manifest's own). Raises
+    JudgeError for what cannot be used.
     """
 
     def __init__(self, manifest: str, adapter: str = "pairs", root: str = "") -> None:

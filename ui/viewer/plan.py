@@ -14,7 +14,7 @@ from ui import text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ui.runs import Tokens
+    from ui.media.runs import Tokens
 
 _HERE = Path(__file__).parent
 
@@ -40,7 +40,7 @@ def plan_value(tokens: Tokens) -> dict[str, Any]:
     """
     import torch
 
-    from sama.semantics import fit_pca, match_to_grid, pca_colours, split_tokens
+    from sama.model.semantics import fit_pca, match_to_grid, pca_colours, split_tokens
 
     plan, source, result = (torch.from_numpy(a.astype(np.float32)) for a in (tokens.plan, tokens.source, tokens.result))
     basis = fit_pca(torch.cat([source, result, plan.flatten(0, 1)]))

@@ -1,0 +1,15 @@
+"""From file to file: the request and its check, the edit, what is composed, and the settings beside the result."""
+
+from sama.edit.editor import PHASES, EditEvent, EditFailedError, EditResult, edit_video, load_pipeline
+from sama.edit.request import EditError, EditRequest
+
+__all__ = [
+    "PHASES",
+    "EditError",
+    "EditEvent",
+    "EditFailedError",
+    "EditRequest",
+    "EditResult",
+    "edit_video",
+    "load_pipeline",
+]

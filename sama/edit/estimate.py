@@ -1,0 +1,329 @@
+"""What an edit will take, told before it runs: tokens, arithmetic, memory and time.
+
+Time is arithmetic divided by speed. The arithmetic is exact (a formula for the transformer, a count on tensors without
+storage for the autoencoder); the speed is measured on this device for a moment, or comes from a table for known GPUs,
+and the estimate says which.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sama.edit.request import Canvas, EditRequest, plan_of
+from sama.placement import default_device
+from sama.presets import PRESETS
+from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
+from sama.video import VideoInfo
+
+if TYPE_CHECKING:
+    import torch
+
+TEXT_TOKENS = 512
+_WAN_DEFAULTS = {"default_steps": 50, "default_guidance": 5.0, "max_sequence_length": TEXT_TOKENS}
+_BACKGROUND_BYTES = 0.7e9  # Python, torch, diffusers and a decoder
+_STARTUP_SECONDS = 8.0  # importing torch and diffusers, reading a small model
+_ACTIVATION_COPIES = 16  # tensors of (tokens, width) alive in a block; 39.8 GB measured for 65,585 tokens of the 14B
+_VAE_BYTES_PER_PIXEL = 20e3  # of one frame, with 96 base channels; encoding and decoding go frame by frame
+_WRITE_SECONDS = 40e-9  # reading twice, composing and encoding, per pixel of the result
+_COUNTED = (9, 96, 96)  # frames, height, width on which the autoencoder is counted and timed
+_PROBED_TOKENS = 4096  # a few thousand reach a device's full speed; more would only make the probe slow
+_PROBE_RUNS = 8
+_PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers that the arithmetic depends on."""
+
+    width: int
+    ffn: int
+    blocks: int
+    heads: int
+    text_tokens: int
+    text_parameters: float
+    vae: Mapping[str, Any]
+    steps: int
+    guidance: float
+
+    @property
+    def parameters(self) -> float:
+        """Weights of the transformer's blocks."""
+        return self.blocks * (8 * self.width**2 + 2 * self.width * self.ffn)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """FLOP per second of a device for linear layers, attention and convolutions, and where the figures come from."""
+
+    linear: float
+    attention: float
+    convolution: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an edit will take.
+
+    tokens: of one window's sequence. forward_flops: of one evaluation of the transformer. forwards: of the whole edit.
+    vae_flops: of the whole edit. memory_bytes: on the device, at the peak. seconds: start to file.
+    startup_seconds: the part of `seconds` that a process with a loaded model does not need.
+    step_seconds: one denoising step of one window, all its forwards.
+    """
+
+    tokens: TokenCounts
+    windows: int
+    steps: int
+    forwards: int
+    forward_flops: float
+    vae_flops: float
+    memory_bytes: float
+    seconds: float
+    startup_seconds: float
+    step_seconds: float
+    device: str
+    basis: str
+
+    @property
+    def total_flops(self) -> float:
+        return self.forwards * self.forward_flops + self.vae_flops
+
+
+# Dense bf16, measured or published for long sequences: linear, attention, convolution.
+KNOWN_GPUS: Mapping[str, tuple[float, float, float]] = {
+    "H200": (730e12, 566e12, 250e12),
+    "H100": (730e12, 566e12, 250e12),
+    "A100": (250e12, 195e12, 100e12),
+    "L40S": (200e12, 150e12, 80e12),
+    "RTX 4090": (160e12, 150e12, 70e12),
+    "RTX 3090": (65e12, 55e12, 30e12),
+}
+
+_WAN_VAE = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+_PUBLISHED = {
+    "14b": Architecture(5120, 13824, 40, 40, TEXT_TOKENS, 5.7e9, _WAN_VAE, 50, 5.0),
+    "1.3b": Architecture(1536, 8960, 30, 12, TEXT_TOKENS, 5.7e9, _WAN_VAE, 50, 5.0),
+}
+
+
+def transformer_flops(tokens: int, width: int, ffn: int, blocks: int, text_tokens: int) -> tuple[float, float]:
+    """FLOPs of one forward, a multiply-add as two: (linear layers, attention).
+
+    Together n L (12 d^2 + 4 d f) + 4 n L^2 d + 4 n L T d + 4 n T d^2 for n blocks, L tokens, width d, FFN width f and
+    T text tokens.
+    """
+    linear = blocks * (tokens * (12 * width**2 + 4 * width * ffn) + 4 * text_tokens * width**2)
+    attention = blocks * 4 * tokens * width * (tokens + text_tokens)
+    return float(linear), float(attention)
+
+
+def architecture_of(preset: str, model: str | os.PathLike[str] | None = None) -> Architecture:
+    """A model's numbers: from its folder, or published ones. Raises ValueError when the folder is incomplete."""
+    folder = PRESETS[preset].folder if model is None else Path(model)
+    if folder is None:
+        return _PUBLISHED[preset]
+    try:
+        transformer = _config(folder / "transformer" / "config.json")
+        vae = _config(folder / "vae" / "config.json")
+        index = _WAN_DEFAULTS | _config(folder / "model_index.json")
+        return Architecture(
+            width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
+            ffn=transformer["ffn_dim"],
+            blocks=transformer["num_layers"],
+            heads=transformer["num_attention_heads"],
+            text_tokens=index["max_sequence_length"],
+            text_parameters=_stored_bytes(folder / "text_encoder") / 2,
+            vae=vae,
+            steps=index["default_steps"],
+            guidance=index["default_guidance"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"The model in {folder} is incomplete ({error}); get it again.") from error
+
+
+def estimate(
+    request: EditRequest,
+    info: VideoInfo,
+    speed: Speed | None = None,
+    canvas: Canvas | None = None,
+) -> Estimate:
+    """What editing the clip `info` will take on the request's device (None: CUDA where there is any, else the CPU).
+
+    Without `speed`, a known GPU's figures are looked up and anything else is measured, which takes about a second.
+    Raises EditError for a start beyond the clip's end, ValueError for a preset whose weights are not there.
+    """
+    plan = plan_of(request, info, canvas)
+    model = architecture_of(request.preset, request.model)
+    steps = request.steps or model.steps
+    guidance = model.guidance if request.guidance is None else request.guidance
+    passes = 1 + (guidance != 1) + (request.source_guidance not in (None, 1))
+    length = padded_frame_count(plan.windows[0][1] - plan.windows[0][0])
+    pixels = plan.bucket.width * plan.bucket.height
+    tokens = token_counts(latent_shape(length, plan.bucket.height, plan.bucket.width))
+    linear, attention = transformer_flops(tokens.total, model.width, model.ffn, model.blocks, model.text_tokens)
+    encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
+    decodes = 1 if request.keep_source == "off" and request.detail == "off" else 2
+    vae = len(plan.windows) * length * pixels * (encode + decodes * decode)
+    device = request.device or default_device()
+    speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
+    forwards = len(plan.windows) * steps * passes
+    step = passes * (linear / speed.linear + attention / speed.attention)
+    painting = len(plan.windows) * steps * step + vae / speed.convolution
+    writing = _WRITE_SECONDS * plan.frames * info.width * info.height
+    return Estimate(
+        tokens=tokens,
+        windows=len(plan.windows),
+        steps=steps,
+        forwards=forwards,
+        forward_flops=linear + attention,
+        vae_flops=vae,
+        memory_bytes=memory_bytes(model, tokens.total, pixels, device),
+        seconds=_STARTUP_SECONDS + painting + writing,
+        startup_seconds=_STARTUP_SECONDS,
+        step_seconds=step,
+        device=device,
+        basis=speed.basis,
+    )
+
+
+def memory_bytes(model: Architecture, tokens: int, pixels: int, device: str) -> float:
+    """Peak memory on a device: weights, and the larger of the transformer's and the autoencoder's working memory.
+
+    On a CPU or an Apple GPU that is the process, libraries and text encoder included; with CUDA the text encoder has
+    left by then.
+    """
+    on_cpu = not device.startswith("cuda")
+    size = 4 if on_cpu else 2
+    patch = int(model.vae.get("patch_size") or 1)
+    activations = _ACTIVATION_COPIES * tokens * model.width * size
+    autoencoder = _VAE_BYTES_PER_PIXEL * pixels * model.vae["base_dim"] / _WAN_VAE["base_dim"] / patch**2
+    weights = size * (model.parameters + (model.text_parameters if on_cpu else 0))
+    return weights + max(activations, autoencoder) + (_BACKGROUND_BYTES if on_cpu else 0)
+
+
+def known_speed(device: str) -> Speed | None:
+    """The speed of a GPU that the table knows by name, else None."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    name = torch.cuda.get_device_name(device)
+    rates = next(((key, figures) for key, figures in KNOWN_GPUS.items() if key in name), None)
+    return None if rates is None else Speed(*rates[1], basis=f"known figures for {rates[0]}")
+
+
+def measure_speed(device: str, tokens: int, model: Architecture) -> Speed:
+    """Run one block of the transformer and the autoencoder, of the model's own sizes and type, for a moment."""
+    import torch
+
+    tokens = min(tokens, _PROBED_TOKENS)
+    linear, attention = transformer_flops(tokens, model.width, model.ffn, 1, model.text_tokens)
+    encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
+    with torch.inference_mode():
+        block_rate = (linear + attention) / _best_seconds(_block_run(device, tokens, model), device)
+        vae_rate = math.prod(_COUNTED) * (encode + decode) / _best_seconds(_vae_run(device, model.vae), device)
+    return Speed(block_rate, block_rate, vae_rate, basis="measured on this machine just now")
+
+
+def _block_run(device: str, tokens: int, model: Architecture) -> Callable[[], Any]:
+    """One block on a sequence of `tokens`, norms, rotary embedding and cross-attention included."""
+    import torch
+    from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+    from sama.placement import fast_dtype
+
+    dtype = fast_dtype(device)
+    with torch.device("meta"):
+        block = WanTransformerBlock(model.width, model.ffn, model.heads, cross_attn_norm=True)
+    block = _filled(block, device, dtype)
+    x = torch.randn(1, tokens, model.width, device=device).to(dtype)
+    text = torch.randn(1, model.text_tokens, model.width, device=device).to(dtype)
+    modulation = torch.randn(1, 6, model.width, device=device).to(dtype)
+    angles = torch.randn(1, tokens, 1, model.width // model.heads, device=device)
+    rotary = (angles.cos(), angles.sin())
+    return lambda: block(x, text, modulation, rotary)
+
+
+def _vae_run(device: str, config: Mapping[str, Any]) -> Callable[[], Any]:
+    """The autoencoder there and back on a clip of `_COUNTED` size."""
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    from sama.placement import vae_dtype
+
+    with torch.device("meta"):
+        vae = AutoencoderKLWan.from_config(dict(config)).eval()
+    dtype = vae_dtype(device)
+    vae = _filled(vae, device, dtype)
+    clip = torch.rand(1, 3, *_COUNTED, device=device).to(dtype)
+    return lambda: vae.decode(vae.encode(clip).latent_dist.mode())
+
+
+def _filled(module: Any, device: str, dtype: torch.dtype) -> Any:
+    """A module without storage, on a device with weights of no meaning: initialising a large one takes too long."""
+    from torch import nn
+
+    # Not the model's own `to`, which warns about types that matter for real weights only.
+    module = nn.Module.to(module.requires_grad_(False), dtype).to_empty(device=device)
+    for parameter in module.parameters():
+        parameter.fill_(0.01)
+    return module
+
+
+def _best_seconds(run: Callable[[], Any], device: str) -> float:
+    """Seconds of the quickest of several runs after a warm one: what else the machine does only ever adds."""
+    import torch
+
+    def timed() -> float:
+        began = time.perf_counter()
+        run()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        elif device == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter() - began
+
+    passed = timed()  # the first call chooses kernels
+    runs: list[float] = []
+    while not runs or (len(runs) < _PROBE_RUNS and passed < _PROBE_SECONDS):
+        runs.append(timed())
+        passed += runs[-1]
+    return min(runs)
+
+
+@lru_cache(maxsize=8)
+def _vae_flops_per_pixel(config: str) -> tuple[float, float]:
+    """FLOPs of encoding and of decoding, per pixel of the clip, counted on tensors without storage."""
+    import torch
+    from diffusers import AutoencoderKLWan
+    from torch.utils.flop_counter import FlopCounterMode
+
+    frames, height, width = _COUNTED
+    with torch.device("meta"), torch.inference_mode():
+        vae = AutoencoderKLWan.from_config(json.loads(config)).eval()
+        with FlopCounterMode(display=False) as encoding:
+            latents = vae.encode(torch.zeros(1, 3, frames, height, width)).latent_dist.mode()
+        with FlopCounterMode(display=False) as decoding:
+            vae.decode(latents)
+    pixels = frames * height * width
+    return encoding.get_total_flops() / pixels, decoding.get_total_flops() / pixels
+
+
+def _as_key(vae: Mapping[str, Any]) -> str:
+    return json.dumps(dict(vae), sort_keys=True)
+
+
+def _config(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _stored_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

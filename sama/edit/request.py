@@ -1,0 +1,344 @@
+"""What is asked for: the request, and its check at the door.
+
+Nothing here imports torch, so that bad input is refused at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sama.model.lora_keys import Stored, complaint
+from sama.presets import PRESETS, missing_weights
+from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
+from sama.video import VideoError, VideoInfo, VideoLimits, probe
+from sama.video.timeline import Timeline, read_timeline
+
+OUTPUT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+MAX_INSTRUCTION = 600
+MAX_STEPS = 200
+MAX_GUIDANCE = 100.0
+MAX_SEED = 2**32 - 1
+KEEP_SOURCE = ("auto", "on", "off")
+DETAIL = ("auto", "on", "off")
+SCHEDULERS = ("euler", "unipc")
+SETTINGS_MARK = "sama_version"
+"""The field by which a file of settings is known."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a preset's model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing
+    `overlap`."""
+
+    buckets: tuple[Bucket, ...]
+    window: int
+    overlap: int = 5
+
+
+CANVASES: Mapping[str, Canvas] = {
+    "tiny": Canvas(TINY_BUCKETS, 17),
+    "14b": Canvas(OFFICIAL_BUCKETS, 81),
+    "1.3b": Canvas(OFFICIAL_BUCKETS, 81),
+}
+
+
+class EditError(ValueError):
+    """An edit that cannot be done as asked. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One edit, from file to file.
+
+    video, output: paths; the output's suffix is one of `OUTPUT_SUFFIXES`, its settings go beside it as `.json`.
+    instruction: 1 to 600 characters, of which the model may read fewer: `EditResult.unread` is the rest.
+    preset: a name in `sama.presets.PRESETS`.
+    seed: 0 to 2**32 - 1; the same seed gives the same file.
+    steps: denoising steps, 1 to 200; None is the model's default.
+    guidance, source_guidance: 0 to 100; how strongly the text and the source clip steer. None is the model's default.
+    start, frames: the range of the source, in frames; None is everything from `start`. Fewer are edited when the clip
+        ends earlier.
+    keep_source: whether places that the edit leaves alone show the source's own pixels: "on", "off", or "auto", which
+        is "on" unless most of the picture changes.
+    detail: whether the edit gets the source's detail, which the model's size and its autoencoder lose: "on", "off", or
+        "auto", which is "on" where the clip is larger than the model's size.
+    lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
+    device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
+    model: folder of a saved pipeline, such as training writes, in place of the preset's weights. The preset still says
+        which sizes and windows it sees.
+    """
+
+    video: str | os.PathLike[str]
+    instruction: str
+    output: str | os.PathLike[str]
+    preset: str = "tiny"
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    source_guidance: float | None = None
+    negative_prompt: str = ""
+    start: int = 0
+    frames: int | None = None
+    keep_source: str = "auto"
+    detail: str = "auto"
+    lora: tuple[str, ...] = ()
+    device: str | None = None
+    scheduler: str = "euler"
+    model: str | os.PathLike[str] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a clip is cut for the model: `frames` frames from `start`, in windows `[start, stop)` within that range, each
+    frame scaled to `bucket`."""
+
+    bucket: Bucket
+    start: int
+    frames: int
+    windows: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that passed the check, with what follows from it and the clip.
+
+    timeline: of the clip, whose packets are walked once for the whole edit.
+    """
+
+    request: EditRequest
+    info: VideoInfo
+    timeline: Timeline
+    plan: Plan
+    output: Path
+    settings: Path
+
+
+def check_request(
+    request: EditRequest, with_weights: bool = True, canvas: Canvas | None = None, limits: VideoLimits | None = None
+) -> Job:
+    """Everything that can be refused before a model is loaded, cheapest first. Raises `EditError`.
+
+    with_weights: whether the preset's own weights will be used, and must be there.
+    canvas: what the model sees at once, in place of the preset's.
+    """
+    check_values(request)
+    _check_text(request.instruction, "instruction", required=True)
+    _check_text(request.negative_prompt, "negative prompt", required=False)
+    with _usable_paths():
+        for spec in request.lora:
+            check_lora(parse_lora(spec)[0])
+        info, timeline = _looked_at(request.video, limits)
+        plan = plan_of(request, info, canvas)
+        output = check_output(request.output, request.video)
+        if with_weights:
+            check_weights(request.preset, request.model)
+    return Job(request, info, timeline, plan, output, output.with_suffix(".json"))
+
+
+def wants_detail(job: Job) -> bool:
+    """Whether an edit gets the source's detail."""
+    larger = job.info.width * job.info.height > job.plan.bucket.width * job.plan.bucket.height
+    return larger if job.request.detail == "auto" else job.request.detail == "on"
+
+
+def check_values(request: EditRequest) -> None:
+    """Everything about a request that needs no file. Raises `EditError`."""
+    check_preset(request.preset)
+    _check_choice(request.keep_source, KEEP_SOURCE, "way to keep the source")
+    _check_choice(request.detail, DETAIL, "way to keep detail")
+    _check_choice(request.scheduler, SCHEDULERS, "scheduler")
+    _check_numbers(request)
+    if not isinstance(request.lora, (tuple, list)):
+        raise EditError("The LoRAs must be a list of files; put the one you have into a list.")
+
+
+def check_video(video: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
+    """Facts about a clip. Raises `EditError` when it cannot be read."""
+    return _looked_at(video, limits)[0]
+
+
+def _looked_at(video: str | os.PathLike[str], limits: VideoLimits | None) -> tuple[VideoInfo, Timeline]:
+    with _usable_paths():
+        try:
+            timeline = read_timeline(video, limits or VideoLimits())
+            return probe(video, limits, timeline), timeline
+        except VideoError as error:
+            raise EditError(str(error)) from error
+
+
+def plan_of(request: EditRequest, info: VideoInfo, canvas: Canvas | None = None) -> Plan:
+    """How the clip will be cut. Raises `EditError` for a start beyond its end."""
+    canvas = canvas or CANVASES[request.preset]
+    if request.start >= info.frames:
+        raise EditError(
+            f"The start, frame {request.start}, lies beyond the clip's {info.frames} frames; "
+            f"choose a start from 0 to {info.frames - 1}."
+        )
+    frames = min(info.frames - request.start, request.frames or info.frames)
+    bucket = nearest_bucket(info.width, info.height, canvas.buckets)
+    return Plan(bucket, request.start, frames, windows(frames, canvas.window, canvas.overlap))
+
+
+def check_preset(name: str) -> None:
+    """Raise `EditError` unless there is a preset of this name."""
+    _check_choice(name, PRESETS, "preset")
+
+
+def check_weights(preset: str, model: str | os.PathLike[str] | None = None) -> None:
+    """Raise `EditError` when the weights can be neither found nor fetched."""
+    chosen = PRESETS[preset]
+    if model is not None:
+        if not (Path(model) / "model_index.json").is_file():
+            raise EditError(f"There is no saved pipeline in {str(model)!r}; give the folder with model_index.json.")
+    elif chosen.folder is not None:
+        if not (chosen.folder / "model_index.json").is_file():
+            raise EditError(missing_weights(chosen))
+    elif chosen.weights_repo is None:
+        raise EditError(f"No weights are released for the preset {preset!r}; give the folder of trained ones.")
+
+
+def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) -> Path:
+    """`output` as a path that a result and its settings can be written to. Raises `EditError`."""
+    path = Path(output)
+    if path.is_dir():
+        raise EditError(f"The output {path.name or path} is a folder; give a file name such as result.mp4.")
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise EditError(f"The output {path.name!r} must end in one of {', '.join(OUTPUT_SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise EditError(f"The folder {str(path.parent)!r} for the output does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise EditError(f"The folder {str(path.parent)!r} cannot be written to; choose another place with -o.")
+    if path.exists() and path.samefile(video):
+        raise EditError("The output is the source video itself; choose another name for the result.")
+    settings = path.with_suffix(".json")
+    if settings.exists() and not _is_settings(settings):
+        raise EditError(
+            f"{settings.name} beside the output is a file of yours that the settings would replace; "
+            "choose another name for the result."
+        )
+    return path
+
+
+def free_output(video: str | os.PathLike[str]) -> Path:
+    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost. A stem that would
+    make the name too long for the disk is shortened. Raises `EditError` for a path that cannot be used."""
+    path = Path(video)
+    number = 1
+    with _usable_paths():
+        longest = _longest_name(path.parent)
+        while True:
+            end = "-edited" if number == 1 else f"-edited-{number}"
+            candidate = path.with_name(f"{_shortened(path.stem, longest - len(end) - len('.json'))}{end}.mp4")
+            if not candidate.exists():
+                return candidate
+            number += 1
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes that the name of a file in a folder may have."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return 255
+
+
+def _shortened(name: str, limit: int) -> str:
+    """`name` cut to `limit` bytes, between characters."""
+    return os.fsencode(name)[:limit].decode(errors="ignore") if len(os.fsencode(name)) > limit else name
+
+
+def parse_lora(spec: str) -> tuple[Path, float]:
+    """`path` or `path@scale` as path and scale. Raises `EditError` for a scale that is not finite."""
+    if not str(spec):
+        raise EditError("The LoRA has no name; give a file such as snow.safetensors.")
+    path, separator, scale = str(spec).rpartition("@")
+    if not separator or Path(spec).exists():
+        return Path(spec), 1.0
+    try:
+        value = float(scale)
+    except ValueError:
+        return Path(spec), 1.0
+    if not math.isfinite(value):
+        raise EditError(f"The LoRA scale {scale!r} is no number; write for example {path}@0.8.")
+    return Path(path), value
+
+
+def check_lora(path: Path) -> None:
+    """Raise `EditError` unless `path` is a safetensors file with a LoRA, or a folder with one. Reads its header only:
+    names, types and shapes of what it holds."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if len(files) > 1:
+        raise EditError(f"The folder {str(path)!r} holds several files of weights; give the LoRA's own file.")
+    if not files or not files[0].is_file():
+        raise EditError(f"There is no LoRA file {str(path)!r}; check the path.")
+    try:
+        with safe_open(files[0], framework="numpy") as opened:
+            tensors = {name: _stored(opened.get_slice(name)) for name in opened.keys()}  # noqa: SIM118 - no dictionary
+    except (SafetensorError, OSError) as error:
+        raise EditError(f"{path.name} is not a safetensors file; choose a LoRA saved as .safetensors.") from error
+    said = complaint(tensors)
+    if said is not None:
+        raise EditError(f"{path.name} {said}")
+
+
+def _stored(tensor: Any) -> Stored:
+    return Stored.of_header(tensor.get_dtype(), tensor.get_shape())
+
+
+@contextmanager
+def _usable_paths() -> Iterator[None]:
+    """A path that the system refuses to look at (too long, a loop of links, a folder that may not be entered)."""
+    try:
+        yield
+    except OSError as error:
+        place = Path(os.fsdecode(error.filename)).name if error.filename else "A path"
+        raise EditError(f"{place} cannot be used: {error.strerror or error}; choose another place or name.") from error
+
+
+def _check_choice(value: str, choices: Sequence[str] | Mapping[str, Any], name: str) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise EditError(f"There is no {name} {value!r}; choose one of {', '.join(choices)}.")
+
+
+def _check_text(text: str, name: str, required: bool) -> None:
+    if not isinstance(text, str):
+        raise EditError(f"The {name} must be text, for example 'Make it snowy'.")
+    if required and not text.strip():
+        raise EditError(f"The {name} is empty; say what should change, for example 'Make it snowy'.")
+    if len(text) > MAX_INSTRUCTION:
+        raise EditError(f"The {name} has {len(text):,} characters; say it in at most {MAX_INSTRUCTION}.")
+
+
+def _check_numbers(request: EditRequest) -> None:
+    for name, value, low, high in (
+        ("seed", request.seed, 0, MAX_SEED),
+        ("steps", request.steps, 1, MAX_STEPS),
+        ("start", request.start, 0, None),
+        ("frames", request.frames, 1, None),
+    ):
+        if value is None and name in ("steps", "frames"):
+            continue
+        bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= (high or math.inf)
+        if not fits:
+            raise EditError(f"The {name} cannot be {value!r}; give a whole number {bounds}.")
+    for name, scale in (("guidance", request.guidance), ("source guidance", request.source_guidance)):
+        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+        if scale is not None and not (number and 0 <= scale <= MAX_GUIDANCE):  # NaN fails every comparison
+            raise EditError(f"The {name} cannot be {scale!r}; give a number from 0 to {MAX_GUIDANCE:g}.")
+
+
+def _is_settings(path: Path) -> bool:
+    try:
+        return SETTINGS_MARK in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False

@@ -1,0 +1,110 @@
+"""The file of settings beside a result: everything that repeats the edit, written and read.
+
+Reading it imports no torch, so that bad input is refused at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sama.edit.request import SETTINGS_MARK, EditError, EditRequest, Job, parse_lora
+
+if TYPE_CHECKING:
+    from sama.pipeline import SamaPipeline
+
+
+def write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:
+    """The JSON beside a result that repeats the edit; written whole or not at all.
+
+    facts: about how it went, on top of what the request and the pipeline's defaults say.
+    """
+    config, request = pipeline.config, job.request
+    resolved = {
+        "steps": request.steps or config["default_steps"],
+        "guidance": config["default_guidance"] if request.guidance is None else request.guidance,
+        "source_guidance": 1.0 if request.source_guidance is None else request.source_guidance,
+        "device": request.device,
+        "fingerprint": model_fingerprint(pipeline),
+    }
+    text = json.dumps(settings_of(job, resolved | facts), indent=2, ensure_ascii=False) + "\n"
+    handle, name = tempfile.mkstemp(dir=job.settings.parent, prefix=".")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        part.chmod(0o644)
+        part.replace(job.settings)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that repeats an edit: every field of the request, and `resolved` facts about how it was done.
+
+    Paths are stored relative to the settings file, so that a folder can be moved as a whole.
+    """
+    from sama import __version__
+
+    values = {field.name: getattr(job.request, field.name) for field in fields(EditRequest)}
+    folder = job.settings.parent
+    values |= {
+        "video": _relative(job.request.video, folder),
+        "output": _relative(job.output, folder),
+        "model": None if job.request.model is None else _relative(job.request.model, folder),
+        "lora": [_relative(path, folder) + f"@{scale:g}" for path, scale in map(parse_lora, job.request.lora)],
+        "frames": job.plan.frames,
+        "fps": str(job.info.fps),
+        "width": job.info.width,
+        "height": job.info.height,
+        "bucket": list(job.plan.bucket),
+        "windows": len(job.plan.windows),
+    }
+    return {SETTINGS_MARK: __version__} | values | dict(resolved)
+
+
+def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of `EditRequest` in a settings file; relative paths become paths from here. Raises `EditError`."""
+    file = Path(path)
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EditError(f"The settings {file.name or str(file)!r} cannot be read; check the path.") from error
+    except ValueError as error:
+        raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.") from error
+    if not isinstance(stored, dict) or SETTINGS_MARK not in stored:
+        raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.")
+    values = {field.name: stored[field.name] for field in fields(EditRequest) if field.name in stored}
+    for name in ("video", "output", "model"):
+        if values.get(name) is not None:
+            values[name] = str(file.parent / str(values[name]))
+    if isinstance(values.get("lora"), list):
+        values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"])
+    return values
+
+
+def model_fingerprint(pipeline: SamaPipeline) -> str:
+    """Which weights these are: a hash over names, shapes and a sample of the values of every tensor, LoRAs left out."""
+    digest = hashlib.sha256()
+    for component in ("transformer", "vae", "text_encoder"):
+        for name, tensor in sorted(getattr(pipeline, component).state_dict().items()):
+            if "lora_" in name:
+                continue
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
+            digest.update(f"{component}.{name.replace('.base_layer', '')}{tuple(tensor.shape)}".encode())
+            digest.update(sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _relative(path: str | os.PathLike[str], folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return Path(path).resolve().as_posix()

@@ -1,0 +1,74 @@
+"""What a feed gives and a stage takes: one encoded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from training.core.finite import finite_rows
+
+
+@dataclass
+class Batch:
+    """Encoded samples of one bucket, on the device.
+
+    source: (B, C, F, H, W) normalised latents, float32 or bfloat16; None to train text-to-video.
+    target: (B, C, F, H, W).
+    text: (B, L, text_dim) states, padded rows zero; drop-out has been applied.
+    anchors: (B, 65, semantic_dim) clean tokens of the targets' first frames; None where the objective uses none.
+    """
+
+    source: Tensor | None
+    target: Tensor
+    text: Tensor
+    anchors: Tensor | None
+
+
+def without_broken_rows(batch: Batch) -> tuple[Batch, Tensor]:
+    """A batch in which the first row of finite values stands in place of every row with a value that is not finite, and
+    which rows were finite, (B,) bool. Without a finite row nothing changes.
+
+    All is decided on the device. One broken sample would otherwise cost the whole step, since its loss is in the mean.
+    """
+    finite = finite_rows(batch.source, batch.target, batch.text, batch.anchors)
+    numbers = torch.arange(len(finite), device=finite.device)
+    rows = torch.where(finite, numbers, finite.to(torch.uint8).argmax())
+    tensors = (batch.source, batch.target, batch.text, batch.anchors)
+    source, target, text, anchors = (None if tensor is None else tensor[rows] for tensor in tensors)
+    assert target is not None and text is not None
+    return Batch(source, target, text, anchors), finite
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those that see different samples; the processes of one sequence-parallel group have
+    the same place and draw the same batches and noise."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+
+class Feed(Protocol):
+    """An endless stream of batches of one place whose position can be stored."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches from the present position on. Every place has the same bucket in the same micro-step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was taken: integers, no more."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a stored position; call before `batches`. Of another number of places, no sample that was seen in the
+        present epoch comes again in it."""
+        ...
+
+    def summary(self) -> str:
+        """What will be seen and what was left out, as lines for a person: sizes, buckets, drops and why."""
+        ...

@@ -1,0 +1,291 @@
+"""Checkpoints: the whole state of a run, written whole or not at all, and read back bit for bit.
+
+    <output>/checkpoints/step-00001234/
+        tensors/         weights, averages and optimiser states (torch.distributed.checkpoint: sharded or not, one form)
+        process-0.pt     of every process: its generators, and the position of its feed
+        config.yaml      the configuration, overrides included
+        run.json         step, clock, number of processes
+
+A checkpoint is written into a hidden folder and takes its name when every process is done: a folder with a name is
+complete, at whatever moment the run was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+import yaml
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from training.config import ConfigError, TrainConfig, deciding, load_config
+from training.core.ema import Ema
+from training.core.optim import state_tensors
+from training.parallel.processes import Layout
+
+RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
+NAMES = "step-*"
+MODEL, AVERAGE = "model.", "ema."
+"""What the names of weights and of their averages begin with, before the parameter's own name."""
+
+
+class Checkpoints:
+    """The checkpoints of one run in `folder`; every process has one and makes the same calls.
+
+    rank, count: of this process among all. keep: the newest that stay.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, rank: int, count: int, keep: int) -> None:
+        self.folder, self.layout = Path(folder), layout
+        self.rank, self.count, self.keep = rank, count, keep
+
+    def claim(self) -> None:
+        """Keep other runs out of the folder as long as this process lives. ConfigError: one is there already, such as
+        the processes of a launcher that was killed."""
+        if self.rank != 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim = (self.folder / ".claim").open("w")
+        try:
+            fcntl.lockf(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by workers, who may live longer
+        except OSError as error:
+            raise ConfigError(f"another process is training in {self.folder.parent}: end it first") from error
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return _newest(self.folder)
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        process: Mapping[str, Any],
+        run: Mapping[str, Any],
+        config: TrainConfig,
+    ) -> Path:
+        """Write a checkpoint and remove those that are too old.
+
+        tensors: on the device, replicated or sharded; every process gives its own. process: what this process alone
+        has, in types that `torch.load` reads without running code. run: what all share, in types of JSON.
+        ConfigError, in every process: one of them could not write, such as to a full disk. The checkpoints that were
+        there stay, and nothing is left of the new one.
+        """
+        path = self.folder / f"step-{step:08d}"
+        part = self.folder / f".{path.name}"
+
+        def begin() -> None:
+            if self.rank == 0:
+                self._clear()
+                part.mkdir(parents=True)
+
+        def write() -> None:
+            with self._tensors_of(part) as how:
+                dcp.save(dict(tensors), **how)
+            torch.save(dict(process), part / f"process-{self.rank}.pt")
+
+        def finish() -> None:
+            if self.rank != 0:
+                return
+            described = {**run, "step": step, "processes": self.count}
+            (part / CONFIG_FILE).write_text(yaml.safe_dump(config.plain(), sort_keys=False), encoding="utf-8")
+            (part / RUN_FILE).write_text(json.dumps(described, indent=1), encoding="utf-8")
+            if path.exists():
+                self._remove(path)
+            part.rename(path)
+            for old in sorted(self.folder.glob(NAMES))[: -self.keep]:
+                self._remove(old)
+
+        for action in (begin, write, finish):
+            self._together(action, step)
+        return path
+
+    def load(self, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Overwrite `tensors` by what is stored, and return what this process stored for itself.
+
+        Tensors may be sharded in another way than they were. Of another number of processes, this one gets what the
+        one stored whose number is this one's, counted round.
+        """
+        with self._tensors_of(path) as how:
+            dcp.load(dict(tensors), **how)
+        stored = self.rank % describe(path)["processes"]
+        own: dict[str, Any] = torch.load(path / f"process-{stored}.pt", map_location="cpu", weights_only=True)
+        return own
+
+    def _together(self, action: Callable[[], None], step: int) -> None:
+        """Do a part of the work of saving in every process, and wait for all of them. ConfigError: see `save`."""
+        problem: BaseException | None = None
+        try:
+            action()
+        except (OSError, RuntimeError, CheckpointException) as error:
+            problem = error
+        if not self.layout.agree([float(problem is not None)])[0]:
+            return
+        if self.rank == 0:
+            with contextlib.suppress(OSError):
+                self._clear()
+        newest = self.newest()
+        reason = "in another process" if problem is None else _reason(problem)
+        free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free / 2**30
+        raise ConfigError(
+            f"the checkpoint of step {step} could not be written to {self.folder} ({reason}; {free:.1f} GiB are free "
+            f"there): make room, then go on with --resume from {newest.name if newest else 'the beginning'}"
+        ) from problem
+
+    @contextlib.contextmanager
+    def _tensors_of(self, path: Path) -> Iterator[dict[str, Any]]:
+        with _alone():
+            group, alone = self.layout.control, self.layout.control is None
+            yield {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": alone}
+
+    def _clear(self) -> None:
+        """Remove what a killed run has left."""
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left)
+
+    def _remove(self, path: Path) -> None:
+        hidden = path.with_name(f".{path.name}.old")
+        path.rename(hidden)  # from here on nobody takes it for complete
+        shutil.rmtree(hidden)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What all processes share of a checkpoint: `step`, `processes` and what was given as `run`."""
+    described: dict[str, Any] = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+    return described
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that `path` is, or the newest one of a run's folder; None: it is neither."""
+    if (path / RUN_FILE).is_file():
+        return path
+    return _newest(path / "checkpoints")
+
+
+def stored_config(path: Path) -> TrainConfig:
+    """The configuration that a checkpoint was written with. ConfigError: it cannot be read by this version."""
+    return load_config(path / CONFIG_FILE)
+
+
+def read_weights(path: Path, averaged: bool | None = None) -> tuple[dict[str, Tensor], bool]:
+    """The trained weights of a checkpoint by the model's own names, whole and on the host, whatever processes wrote
+    them; and whether they are the averages. Each is read into its place: one model is all the memory that it takes.
+
+    averaged: the averages, the weights themselves, or, of None, the averages where there are any. ConfigError: they
+    are not there, or the checkpoint cannot be read.
+    """
+    folder = path / "tensors"
+    try:
+        found = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        if averaged is None:
+            averaged = any(name.startswith(AVERAGE) for name in found)
+        prefix = AVERAGE if averaged else MODEL
+        weights = {
+            name: torch.empty(stored.size, dtype=stored.properties.dtype)
+            for name, stored in found.items()
+            if name.startswith(prefix) and isinstance(stored, TensorStorageMetadata)
+        }
+        if not weights:
+            raise ConfigError(f"{path} holds no {'averages' if averaged else 'weights'}")
+        with _alone():
+            dcp.load(weights, checkpoint_id=folder, no_dist=True)
+    except (OSError, RuntimeError, CheckpointException) as error:
+        raise ConfigError(f"{path} cannot be read as a checkpoint: {_reason(error)}") from error
+    return {name.removeprefix(prefix): weight for name, weight in weights.items()}, averaged
+
+
+def run_tensors(model: nn.Module, ema: Ema, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """All tensors of a run by name, as they are at this moment. Frozen weights are left out: they come from where the
+    run started."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items() if name not in frozen}
+    tensors |= {f"{AVERAGE}{name}": value for name, value in ema.shadow.items()}
+    for number, optimiser in enumerate(optimisers):
+        tensors |= {f"optimiser.{number}.{name}": value for name, value in state_tensors(optimiser).items()}
+    return tensors
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Every generator that this process has: Python's, numpy's, torch's and the device's."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, torch.tensor(np.asarray(keys, np.int64)), int(place), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Go on from a stored `random_state`."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["device"], device)
+
+
+def require_same(path: Path, config: TrainConfig, except_for: Sequence[str] = ()) -> None:
+    """Raise ConfigError that shows every key in which a checkpoint's configuration differs from the present one, of
+    those that decide what a step computes. except_for: keys that may differ."""
+    file = path / CONFIG_FILE
+    if not file.is_file():
+        raise ConfigError(f"{path} has no {CONFIG_FILE}: it is of an earlier version, which can go on with it")
+    old = _flat(deciding(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    new = _flat(config.deciding())
+    lines = [
+        f"  {key}: {old.get(key, 'not there')} -> {new.get(key, 'not there')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, ...) != new.get(key, ...) and key not in except_for
+    ]
+    if lines:
+        changes = "\n".join(lines)
+        raise ConfigError(
+            f"{path} belongs to another configuration: set these back, or choose another output and start from these "
+            f"weights (start_from).\n{changes}"
+        )
+
+
+def _newest(folder: Path) -> Path | None:
+    found = sorted(folder.glob(NAMES))
+    return found[-1] if found else None
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Without torch's warning that one process is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong; of a failure in several processes, of the first one's."""
+    if isinstance(error, CheckpointException):
+        error = next((failure[0] for failure in error.failures.values()), error)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

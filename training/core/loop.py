@@ -1,0 +1,351 @@
+"""The loop that every stage runs through: forward, backward, clip, step, average, log, save.
+
+A stage says what a batch is and what its loss is (`Stage`); the loop knows nothing else about it. Runs on a CPU, a GPU
+or several (`accelerate launch`, `torchrun`), each place with its own stream of samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from training.config import TrainConfig
+from training.core.checkpoint import Checkpoints, describe, random_state, require_same, run_tensors, set_random_state
+from training.core.clock import Clock, Every
+from training.core.ema import Ema
+from training.core.guard import RunStoppedError, StepGuard
+from training.core.optim import build_optimisers, rate_factor, set_rates, step_unless
+from training.core.precision import autocast
+from training.core.randomness import derived_seed, generator
+from training.flops import Cost
+from training.parallel.processes import Layout, clip_gradients, lay_out, local, without_sync
+from training.storage import RoundedWeights
+from training.watch.meter import Meter
+from training.watch.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+UNTIMED_STEPS = 6
+"""The first steps of a session compile, tune kernels and wait for data: they do not count against `max_minutes`. There
+are as many as the embedded model has buckets, and one more."""
+
+
+class Stage(Protocol):
+    """What a stage brings to the loop."""
+
+    model: nn.Module
+    """The module under training, ready to be wrapped."""
+
+    def batches(self) -> Iterator[Any]:
+        """An endless stream of batches of this place, from the present position on."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts, for the log. `model` is the wrapped module to call, `random` all the
+        randomness there may be, on the model's device."""
+        ...
+
+    def cost(self, batch: Any) -> Cost:
+        """What a micro-step on the batch works through."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What was gathered since the last call, for the log. Every process calls it, at the same step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the stream of batches, and what `figures` has gathered."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a stored position; called before `batches`."""
+        ...
+
+    def summary(self) -> str:
+        """What will be seen, as lines for a person."""
+        ...
+
+    def watcher(self, tracker: Tracker) -> Watcher | None:
+        """What looks at held-out samples on the way, if the configuration wants it."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write the module's present weights where the pipeline finds them. Every process calls it."""
+        ...
+
+
+class Watcher(Protocol):
+    """Looks at held-out samples and logs what it sees (`training.watch.validation`)."""
+
+    def losses(self, model: nn.Module, step: int, ema: Ema) -> object: ...
+
+    def grid(self, step: int, ema: Ema) -> object: ...
+
+
+class Moment(NamedTuple):
+    """What all processes agree on before a step: how much of the run is over, and what is to be done. broken: too many
+    steps were skipped for the run to go on."""
+
+    progress: float
+    stop: bool
+    save: bool
+    sample: bool
+    broken: bool
+
+
+class Trainer:
+    """One run of one stage."""
+
+    def __init__(
+        self, config: TrainConfig, stage: Stage, accelerator: Accelerator, layout: Layout | None = None
+    ) -> None:
+        self.config, self.stage, self.accelerator = config, stage, accelerator
+        self.layout = layout or lay_out(config, accelerator)
+        self.folder = Path(config.output)
+        self.step = self.samples = 0
+        self.skipped = torch.zeros((), dtype=torch.long, device=self.layout.device)
+        self.wrapped = self.layout.wrap(stage.model, accelerator)
+        self.optimisers = build_optimisers(stage.model, config.optimiser)
+        self.ema = Ema(stage.model, config.optimiser.ema_decay)
+        self.guard = StepGuard(config.guard)
+        self.rounded = RoundedWeights(stage.model) if config.float8_share else None
+        self.clock = Clock(config.max_steps, config.max_minutes)
+        self.meter = Meter(self.layout.device, accelerator.num_processes, self.layout.place.count)
+        rank, count = accelerator.process_index, accelerator.num_processes
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.layout, rank, count, config.save.keep)
+        self._stopping = False
+        self._saved = 0
+        self._save_owed = False
+        self._save_every, self._sample_every = Every(config.save.minutes), Every(config.watch.sample_every_minutes)
+
+    def run(self) -> bool:
+        """Train to the end of the schedule and write the averaged weights. False: it was told to stop before the end,
+        and has saved what it takes to go on. RunStoppedError: too many steps were skipped, or weights are not finite;
+        the last checkpoint stays as it is, and nothing is exported."""
+        settings = dataclasses.asdict(self.config)
+        self.tracker = Tracker(self.folder, self.config.watch.trackers, settings, self.step)
+        try:
+            finished = self._train()
+            if finished:
+                with self.ema.swapped_in():
+                    self.stage.export(self.folder)
+            self.layout.wait()
+        finally:
+            self.tracker.close()
+        return finished
+
+    def _train(self) -> bool:
+        """Take the steps that are left and save. Returns whether the schedule is over."""
+        self.watcher = self.stage.watcher(self.tracker)
+        batches, first = self.stage.batches(), self.step
+        while (moment := self._look()).progress < 1.0:
+            if moment.stop or moment.broken:
+                break
+            self._save_if_due(moment.save)
+            logs = self._optimise(batches, moment.progress)
+            if self.step - first == UNTIMED_STEPS:
+                self._start_clock()
+            if self.step % self.config.watch.log_every == 0:
+                self._log(logs, moment.progress)
+            self._watch(moment)
+        finished = moment.progress >= 1.0
+        self._require_sound(finished, moment.broken)
+        self.save()
+        return finished
+
+    def stop(self) -> None:
+        """Finish the present step, save and leave `run`. May be called from a signal handler."""
+        self._stopping = True
+
+    def _look(self) -> Moment:
+        """By the clock processes differ, and all must use the same rates and act together: the first one's counts."""
+        first = self.accelerator.is_main_process
+        own = self.clock.progress(self.step)
+        wishes = (own, self._save_every.due(), self._sample_every.due()) if first else (0.0, False, False)
+        self.guard.settle()
+        own_verdicts = (float(self._stopping), float(self.guard.too_many()))
+        progress, save, sample, stop, broken = self.layout.agree([*map(float, wishes), *own_verdicts])
+        by_steps = bool(self.config.save.steps) and self.step % self.config.save.steps == 0 and self.step > 0
+        return Moment(progress, bool(stop), bool(save) or by_steps, bool(sample), bool(broken))
+
+    def _save_if_due(self, due: bool) -> None:
+        """Save, but only after a step that was taken: a run in which every step is skipped keeps its last good
+        checkpoints, however often it would have saved before it is stopped."""
+        if not (due or self._save_owed):
+            return
+        self.guard.settle(wait=True)  # saving waits for the device anyway
+        self._save_owed = self.guard.last_was_skipped
+        if not self._save_owed:
+            self.save()
+
+    def _require_sound(self, ended: bool, broken: bool) -> None:
+        """RunStoppedError if too many steps were skipped, or the weights or averages are not finite. ended: the
+        schedule is over, and the steps that there were are judged, however few. broken: it is known already."""
+        self.guard.settle(wait=True)
+        last = self.checkpoints.newest()
+        kept = f"the last good checkpoint, {last}, is kept" if last else "there is no checkpoint yet"
+        advice = (
+            "look at the clips that were named before, or start anew with a lower optimiser.learning_rate or "
+            f"precision=float32; {kept}"
+        )
+        verdicts = (broken or self.guard.too_many(ended), not self._is_finite())
+        skipped, poisoned = map(bool, self.layout.agree([*map(float, verdicts)]))
+        if skipped:
+            raise RunStoppedError(
+                f"stopped at step {self.step}: {self.guard} had gradients that are not finite and were skipped, more "
+                f"than guard.max_skipped_share={self.config.guard.max_skipped_share:g}; {advice}"
+            )
+        if poisoned:
+            raise RunStoppedError(f"stopped at step {self.step}: the weights are not finite; {advice}")
+
+    def _is_finite(self) -> bool:
+        """Whether what this process trains of the weights is, and its averages."""
+        trained = [parameter for parameter in self.stage.model.parameters() if parameter.requires_grad]
+        tensors = [*trained, *self.ema.shadow.values()]
+        flags = [local(tensor.detach()).isfinite().all().to(self.layout.device) for tensor in tensors]
+        return bool(torch.stack(flags).all())
+
+    def _optimise(self, batches: Iterator[Any], progress: float) -> list[dict[str, Tensor]]:
+        config, count = self.config, self.config.accumulate
+        rounding = self.rounded if self.step > 0 and progress >= 1.0 - config.float8_share else None
+        with self.meter.loading():
+            micro_batches = [next(batches) for _ in range(count)]
+        costs = [self.stage.cost(batch) for batch in micro_batches]
+        together = sum(cost.samples for cost in costs)
+        self.samples += together * self.layout.place.count
+        logs = []
+        with rounding or contextlib.nullcontext():
+            for micro, (batch, cost) in enumerate(zip(micro_batches, costs, strict=True)):
+                self.meter.add(cost)
+                here = (config.seed, self.step, micro)
+                random = generator(self.layout.device, "loss", *here, self.layout.place.rank)
+                torch.manual_seed(derived_seed("drop-out", *here, self.accelerator.process_index))
+                with without_sync(self.wrapped, self.accelerator, hold=micro < count - 1):
+                    with autocast(config.precision, self.layout.device):
+                        loss, parts = self.stage.loss(self.wrapped, batch, random)
+                    (loss * (cost.samples / together)).backward()  # every sample counts alike
+                logs.append({"loss": loss.detach(), **parts})
+        norm, broken = clip_gradients(self.stage.model.parameters(), config.optimiser.clip_norm)
+        self.skipped += broken
+        set_rates(self.optimisers, rate_factor(self.step, progress, config.optimiser))
+        step_unless(self.optimisers, broken)
+        self.ema.update(broken)
+        self.guard.note(broken)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        self.stage.model.zero_grad(set_to_none=True)
+        self.step += 1
+        return [parts | {"grad_norm": norm} for parts in logs]
+
+    def _start_clock(self) -> None:
+        if self.layout.device.type == "cuda":
+            torch.cuda.synchronize(self.layout.device)
+        self.clock.start()
+        self.meter.read()
+
+    def _log(self, logs: list[dict[str, Tensor]], progress: float) -> None:
+        """Means over micro-steps and processes; of a skipped step its losses and its norm are left out. The one place
+        in the loop that waits for the device."""
+        values = torch.stack([torch.stack([parts[name].float() for parts in logs]).mean() for name in logs[0]])
+        values = self.accelerator.reduce(values, "mean")
+        self.guard.settle(wait=True)
+        figures = dict(zip(logs[0], values.tolist(), strict=True))
+        record: dict[str, Any] = ({} if self.guard.last_was_skipped else figures) | self.stage.figures()
+        record |= {
+            "progress": progress,
+            "learning_rate": self.optimisers[0].param_groups[0]["lr"],
+            "samples": self.samples,
+            "skipped_steps": int(self.skipped),
+            "seconds": self.clock.elapsed(),
+        }
+        record |= self.meter.read()
+        self.tracker.log(record, self.step)
+        if self.accelerator.is_main_process:
+            shown = " ".join(f"{name}={value:.5g}" for name, value in record.items() if "_band_" not in name)
+            logger.info("step %d: %s", self.step, shown)
+
+    def _watch(self, moment: Moment) -> None:
+        every = self.config.watch.validate_every
+        validate = bool(every) and self.step % every == 0
+        if self.watcher is None or not (validate or moment.sample):
+            return
+        with self.meter.paused():
+            if validate:
+                self.watcher.losses(self.wrapped, self.step, self.ema)
+            if moment.sample:
+                self.watcher.grid(self.step, self.ema)
+                self._sample_every.restart()
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step, if there is none yet."""
+        if self._saved == self.step:
+            return
+        with self.meter.paused():
+            tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
+            process = {
+                "stage": self.stage.state_dict(),
+                "random": random_state(self.layout.device),
+                "skipped": int(self.skipped),
+                "guard": self.guard.state_dict(),
+            }
+            run = {
+                "seconds": self.clock.elapsed(),
+                "samples": self.samples,
+                "averaged": self.ema.updates,
+                "fingerprint": self.config.fingerprint(),
+                "accumulate": self.config.accumulate,
+                "max_steps": self.config.max_steps,
+                "max_minutes": self.config.max_minutes,
+            }
+            self.checkpoints.save(self.step, tensors, process, run, self.config)
+        self._saved = self.step
+        self._save_every.restart()
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint of the output folder, if there is one. ConfigError: it belongs to another
+        configuration.
+
+        With the number of processes that it was written by, exactly as if there had been no break. With another one
+        the tensors are divided anew, every feed goes on as its `load_state_dict` says, and `accumulate` may differ.
+        """
+        path = self.checkpoints.newest()
+        if path is None:
+            return False
+        run, count = describe(path), self.accelerator.num_processes
+        same = run["processes"] == count
+        require_same(path, self.config, () if same else ("accumulate",))
+        tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
+        process = self.checkpoints.load(path, tensors)
+        self.step = self._saved = run["step"]
+        self.samples, self.clock.before, self.ema.updates = run["samples"], run["seconds"], run["averaged"]
+        self.skipped.fill_(process["skipped"])
+        self.guard.load_state_dict(process.get("guard", ()))
+        self.stage.load_state_dict(process["stage"])
+        if same:
+            set_random_state(process["random"], self.layout.device)
+        self._tell_changes(run)
+        return True
+
+    def _tell_changes(self, run: Mapping[str, Any]) -> None:
+        """What is another in this session than in the one that wrote the checkpoint."""
+        config, count = self.config, self.accelerator.num_processes
+        if run["processes"] != count:
+            micro_steps = count * config.accumulate / (run["processes"] * run["accumulate"])
+            logger.info(
+                "written by %d processes, going on with %d: tensors are divided anew, and samples seen in this epoch "
+                "do not come again in it; a step has %g times as many micro-steps over all processes",
+                run["processes"], count, micro_steps,
+            )  # fmt: skip
+        if (run["max_steps"], run["max_minutes"]) != (config.max_steps, config.max_minutes):
+            logger.info(
+                "its end was at %d steps or %g minutes (0: never) and is at %d or %g: the learning rate follows it",
+                run["max_steps"], run["max_minutes"], config.max_steps, config.max_minutes,
+            )  # fmt: skip

@@ -1,0 +1,146 @@
+"""From answers to the paper's tables: our rows beside the published ones, each with its judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from training.evaluation.benches.benchmarks import Benchmark
+from training.evaluation.benches.cases import Case, Found
+from training.evaluation.judge.answers import Standing, request_name
+
+
+@dataclass
+class Graded:
+    """What came of a benchmark.
+
+    cases: figures of each graded case of a task, in the table's columns. failed: cases whose scores could not be had,
+    each with the reason. missing: cases without a result. waiting: cases that still lack answers.
+    """
+
+    cases: dict[str, list[tuple[Case, tuple[float, ...]]]] = field(default_factory=dict)
+    failed: list[tuple[Case, str]] = field(default_factory=list)
+    missing: list[Case] = field(default_factory=list)
+    waiting: list[Case] = field(default_factory=list)
+
+
+def grade(
+    benchmark: Benchmark, found: Sequence[Found], standings: Mapping[str, Standing], runs: int, attempts: int
+) -> Graded:
+    """Grade every case from all that was answered about it."""
+    graded = Graded()
+    for case, result, key in found:
+        if result is None:
+            graded.missing.append(case)
+            continue
+        standing = standings.get(key, Standing())
+        questions = benchmark.questions[case.task]
+        wanted = [request_name(question.name, run) for question in questions for run in range(runs)]
+        missing = [request for request in wanted if request not in standing.scored]
+        if not missing:
+            scores = {name: mean for question in questions for name, mean in standing.means(question).items()}
+            graded.cases.setdefault(case.task, []).append((case, benchmark.grade(scores)))
+        elif (reason := standing.failure(missing, attempts)) is not None:
+            graded.failed.append((case, reason))
+        else:
+            graded.waiting.append(case)
+    return graded
+
+
+def as_dict(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> dict[str, Any]:
+    """Everything, for scores.json."""
+    return {
+        "benchmark": benchmark.title,
+        "method": name,
+        "judge": judge,
+        "columns": list(benchmark.columns),
+        "tasks": {
+            task: dict(zip(benchmark.columns, _means(graded, task), strict=True))
+            | {"graded": len(graded.cases[task]), "cases": _count(graded, task)}
+            for task in benchmark.tasks
+            if task in graded.cases
+        },
+        "cases": [
+            {"id": case.id, "task": task, "figures": list(figures)}
+            for task in benchmark.tasks
+            for case, figures in graded.cases.get(task, ())
+        ],
+        "failed": [{"id": case.id, "task": case.task, "reason": reason} for case, reason in graded.failed],
+        "missing": [{"id": case.id, "task": case.task} for case in graded.missing],
+        "published": {
+            "judge": benchmark.judge,
+            "rows": {
+                task: {method: dict(zip(benchmark.columns, row, strict=True)) for method, row in rows.items()}
+                for task, rows in benchmark.published.items()
+            },
+        },
+    }
+
+
+def as_markdown(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> str:
+    """The paper's tables, with a column for the judge. One figure a task makes one table, several make one each."""
+    tables = _one_table if len(benchmark.columns) == 1 else _table_per_task
+    lines = [
+        f"# {benchmark.title}: {name}",
+        "",
+        f"Published rows were graded by {benchmark.judge}, this one by {judge} with questions in our own words. "
+        "Grades of different judges, or of different wordings, cannot be compared with each other.",
+        "",
+        *tables(benchmark, graded, name, judge),
+    ]
+    for cases, words in (
+        (graded.missing, "have no result"),
+        ([case for case, _ in graded.failed], "could not be graded (see scores.json)"),
+    ):
+        if cases:
+            lines.append(f"{len(cases)} cases {words} and are in no average.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _one_table(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> list[str]:
+    tasks = [task for task in benchmark.tasks if task in benchmark.published or task in graded.cases]
+    lines = [
+        "| Method | Judge | " + " | ".join(benchmark.tasks[task] for task in tasks) + " |",
+        "| --- | --- |" + " --- |" * len(tasks),
+    ]
+    methods = dict.fromkeys(method for rows in benchmark.published.values() for method in rows)
+    for method in methods:
+        figures = [benchmark.published.get(task, {}).get(method, (None,))[0] for task in tasks]
+        lines.append(_row(f"{method} (published)", benchmark.judge, figures))
+    ours = [_means(graded, task)[0] if task in graded.cases else None for task in tasks]
+    lines.append(_row(f"**{name}**", judge, ours))
+    counts = [f"{len(graded.cases.get(task, ()))}/{_count(graded, task)}" for task in tasks]
+    return [*lines, "| graded cases | | " + " | ".join(counts) + " |", ""]
+
+
+def _table_per_task(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> list[str]:
+    lines: list[str] = []
+    for task, heading in benchmark.tasks.items():
+        if task not in graded.cases:
+            continue
+        lines += [
+            f"## {heading} ({len(graded.cases[task])} of {_count(graded, task)} cases)",
+            "",
+            "| Method | Judge | " + " | ".join(benchmark.columns) + " |",
+            "| --- | --- |" + " --- |" * len(benchmark.columns),
+        ]
+        for method, row in benchmark.published.get(task, {}).items():
+            lines.append(_row(f"{method} (published)", benchmark.judge, row))
+        lines += [_row(f"**{name}**", judge, _means(graded, task)), ""]
+    return lines
+
+
+def _row(method: str, judge: str, figures: Sequence[float | None]) -> str:
+    cells = ["-" if figure is None else f"{figure:.3f}".removesuffix("0") for figure in figures]
+    return f"| {method} | {judge} | " + " | ".join(cells) + " |"
+
+
+def _means(graded: Graded, task: str) -> list[float]:
+    return [fmean(column) for column in zip(*(figures for _, figures in graded.cases[task]), strict=True)]
+
+
+def _count(graded: Graded, task: str) -> int:
+    others = [*graded.missing, *graded.waiting, *(case for case, _ in graded.failed)]
+    return len(graded.cases.get(task, ())) + sum(case.task == task for case in others)

@@ -1,0 +1,209 @@
+"""Answers on disk: one JSON line for each, appended and never rewritten, so that killing the process loses nothing.
+
+A folder holds one file for each process that ever wrote into it (`answers-3-of-8.jsonl`). Everything in it counts,
+whoever wrote it: a later run may be split in another way and still asks no question twice. The first line of a file is
+its settings; answers to other questions, or of another model, are not mixed with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from training.evaluation.judge.client import JudgeError
+from training.evaluation.judge.questions import Question
+
+logger = logging.getLogger(__name__)
+
+SCORED, MALFORMED, REFUSED, UNANSWERED, UNREADABLE = "scored", "malformed", "refused", "unanswered", "unreadable"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` (from 0) of `count` parts of the work."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`3/8` is the fourth of eight parts. Raises JudgeError."""
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise JudgeError(f"--shard is {text!r}; write i/n with i from 0 to n - 1, for example 0/8.")
+        return cls(int(index), int(count))
+
+    def has(self, key: str) -> bool:
+        """Whether the subject of this key (hexadecimal) belongs here: every key belongs to one part."""
+        return int(key, 16) % self.count == self.index
+
+
+WHOLE = Shard(0, 1)
+
+
+class AnswerLog:
+    """The file of one process, locked while it is open."""
+
+    def __init__(self, folder: Path, shard: Shard, settings: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"answers-{shard.index}-of-{shard.count}.jsonl"
+        self._lock = threading.Lock()
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._claim()
+            self._drop_torn_line()
+            if not os.fstat(self._file).st_size:
+                self.append({"settings": dict(settings)})
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            os.close(self._file)
+            self._file = -1
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line. It is in the system's hands when this returns: only a crash of the machine can lose it."""
+        line = memoryview((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+        with self._lock:
+            while line:
+                line = line[os.write(self._file, line) :]
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JudgeError(
+                f"{self.path.name} is being written by another process; wait for it, or give each its own --shard."
+            ) from None
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s); see that no two processes share a --shard", self.path, error)
+
+    def _drop_torn_line(self) -> None:
+        """A process that is killed inside a write leaves half a line: that answer was never complete."""
+        size = end = os.fstat(self._file).st_size
+        while end:
+            begin = max(0, end - 65536)
+            newline = os.pread(self._file, end - begin, begin).rfind(b"\n")
+            if newline >= 0:
+                end = begin + newline + 1
+                break
+            end = begin
+        if end < size:
+            os.ftruncate(self._file, end)
+
+
+@dataclass(slots=True)
+class Standing:
+    """What is known of one subject.
+
+    scored: requests with scores. sums: of each criterion over them. malformed: answers to a request that could not be
+    read. trouble: what is wrong with requests without scores. picture: whether it is a pair of pictures, once known.
+    """
+
+    scored: list[str] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    malformed: dict[str, int] = field(default_factory=dict)
+    trouble: dict[str, str] = field(default_factory=dict)
+    picture: bool | None = None
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Count one line of a file."""
+        request, outcome = sys.intern(record["request"]), record["outcome"]
+        self.picture = record.get("picture", self.picture)
+        if request in self.scored:
+            return
+        if outcome == SCORED:
+            self.scored.append(request)
+            for name, score in record["scores"].items():
+                name = sys.intern(name)
+                self.sums[name] = self.sums.get(name, 0.0) + score
+            self.trouble.pop(request, None)
+            self.trouble.pop("", None)
+            return
+        if outcome == MALFORMED:
+            self.malformed[request] = self.malformed.get(request, 0) + 1
+        self.trouble[request] = f"{outcome}: {record['reason']}"
+
+    def lacks(self, request: str, attempts: int) -> bool:
+        """Whether this request is to be made: neither scored nor answered unreadably `attempts` times."""
+        return request not in self.scored and self.malformed.get(request, 0) < attempts
+
+    def means(self, question: Question) -> dict[str, float]:
+        """Each criterion's average over the runs of its question that are scored, of which there must be one."""
+        runs = sum(request.startswith(f"{question.name}:") for request in self.scored)
+        return {criterion.name: self.sums[criterion.name] / runs for criterion in question.criteria}
+
+    def failure(self, missing: Iterable[str], attempts: int) -> str | None:
+        """Why the missing scores are not to be had, or None while asking again may help."""
+        for request in ("", *missing):
+            said = self.trouble.get(request, UNANSWERED)
+            hopeless = not said.startswith(MALFORMED) or self.malformed[request] >= attempts
+            if not said.startswith(UNANSWERED) and hopeless:
+                return said
+        return None
+
+
+def read_answers(folder: Path, settings: Mapping[str, Any] | None, shard: Shard = WHOLE) -> dict[str, Standing]:
+    """The standing of every subject of a shard, from all files of a folder; the last, unfinished line of a file that is
+    being written is left out. Raises JudgeError when a file answers other questions than `settings` (None: than the
+    first file)."""
+    standings: dict[str, Standing] = {}
+    for path in sorted(folder.glob("answers-*.jsonl")):
+        for number, record in _records(path):
+            if "settings" in record:
+                settings = record["settings"] if settings is None else settings
+                _check_settings(path, record["settings"], settings)
+                continue
+            try:
+                if shard.has(record["key"]):
+                    standing = standings.get(record["key"]) or Standing()
+                    standing.take(record)
+                    standings[record["key"]] = standing
+            except (LookupError, ValueError, TypeError, AttributeError):
+                logger.warning("%s, line %d, is no answer of ours and is left out", path, number)
+    return standings
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                logger.warning("%s, line %d, is damaged and is left out: its question is asked again", path, number)
+
+
+def _check_settings(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    if names:
+        differences = "; ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in names)
+        raise JudgeError(
+            f"{path.parent.parent} holds answers of another setting ({differences}); choose another --out."
+        )
+
+
+def request_name(question: str, run: int) -> str:
+    """One of the requests about a subject."""
+    return f"{question}:{run}"

@@ -1,0 +1,81 @@
+"""Versions of a scene and the directed edits among them, as records that the planners fill and the renderer draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from training.synth.edits.tasks import Edit
+from training.synth.scenes.scene import Scene, SceneObject, depth_order
+
+MOST_VARIANTS = 14
+MOST_PAIRS = 22
+"""What a plan holds at most: the places that a training stream keeps for a scene, less those for its pretext tasks."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A version of the scene. ``objects`` index the plan's objects, the last one in front."""
+
+    objects: tuple[int, ...]
+    background: str = ""  # "" = the scene's own
+    style: str = ""
+    weather: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An edit that leads from clip ``source`` to clip ``target``; the two are one where nothing is to change."""
+
+    source: int
+    target: int
+    edit: Edit
+
+
+@dataclass
+class Plan:
+    """Variants to draw and the pairs among them. Variant 0 is the scene itself."""
+
+    scene: Scene
+    objects: list[SceneObject]
+    variants: list[Variant] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            self.variants.append(Variant(tuple(range(len(self.objects))), text=self.scene.text))
+
+    @property
+    def base(self) -> Variant:
+        return self.variants[0]
+
+    def add_object(self, thing: SceneObject) -> int:
+        """The number of a new object, which no variant shows yet."""
+        self.objects.append(thing)
+        return len(self.objects) - 1
+
+    def with_objects(self, variant: Variant, numbers: tuple[int, ...]) -> Variant:
+        """The variant with these objects, each at its depth."""
+        return replace(variant, objects=depth_order(self.objects, numbers))
+
+    def without(self, variant: Variant, number: int) -> Variant:
+        return replace(variant, objects=tuple(other for other in variant.objects if other != number))
+
+    def exchanged(self, variant: Variant, old: int, new: int) -> Variant:
+        """The variant with object ``new`` in place of ``old``."""
+        return self.with_objects(variant, tuple(new if other == old else other for other in variant.objects))
+
+    def things(self, variant: Variant) -> list[SceneObject]:
+        return [self.objects[number] for number in variant.objects]
+
+    def link(self, source: Variant, target: Variant, edit: Edit) -> bool:
+        """Adds a pair with its variants, unless the plan is full or has that edit of that variant already."""
+        new = [variant for variant in dict.fromkeys((source, target)) if variant not in self.variants]
+        if len(self.variants) + len(new) > MOST_VARIANTS or len(self.pairs) >= MOST_PAIRS:
+            return False
+        self.variants += new
+        pair = Pair(self.variants.index(source), self.variants.index(target), edit)
+        if any((pair.source, pair.edit) == (other.source, other.edit) for other in self.pairs):
+            return False
+        self.pairs.append(pair)
+        return True

@@ -1,0 +1,112 @@
+"""Held-out samples for watching a run: the same few at every look, whatever the run has drawn so far."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sama.shapes import TINY_BUCKETS
+from training.config import ConfigError, SetConfig, TrainConfig
+from training.core.batch import Batch
+from training.core.finite import finite_rows
+from training.stages.encoders import Encoders
+from training.watch.grids import shown_frames
+
+logger = logging.getLogger(__name__)
+
+FIRST_SEED = 800_000
+"""Of drawn cases. The benchmark's begin elsewhere: who chooses weights by these has not seen those."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One pair: encoded as a batch of one, with the frames to show.
+
+    numbers: the frames that `source` and `target` hold, (H, W, 3) uint8 each.
+    """
+
+    words: str
+    batch: Batch
+    numbers: tuple[int, ...]
+    source: list[np.ndarray]
+    target: list[np.ndarray]
+
+
+def held_out_samples(config: TrainConfig, encoders: Encoders, count: int) -> list[HeldOut]:
+    """The first `count` held-out pairs, encoded. Drawn by `training.synth` from what is kept out of training, or
+    read from `watch.validation_manifest`. Raises ConfigError where there are none."""
+    if config.data.source == "rendered" and not config.watch.validation_manifest:
+        pairs = _drawn(config, count)
+    elif config.watch.validation_manifest:
+        pairs = _read(config, count)
+    else:
+        raise ConfigError(
+            "watch.validation_manifest: name a manifest of pairs that are not trained on, or set watch.validate_every "
+            "and watch.sample_every_minutes to 0"
+        )
+    anchored = config.objective.semantic_weight > 0
+    samples = []
+    for number, pair in enumerate(pairs):
+        sample = _encoded(encoders, *pair, anchored)
+        batch = sample.batch
+        if finite_rows(batch.source, batch.target, batch.text, batch.anchors).all():
+            samples.append(sample)
+        else:
+            logger.warning("not used for validation: pair %d, %r, does not encode to finite values", number, pair[2])
+    if not samples:
+        origin = config.watch.validation_manifest or "what is drawn"
+        raise ConfigError(f"{origin} has no pair that can be used for validation")
+    return samples
+
+
+def _drawn(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """Source, target and instruction: tasks and sizes in turn, so that a few samples show most of them."""
+    from training.synth.edits.tasks import TASKS
+    from training.synth.material.pack import Pack
+    from training.synth.scenes.render import render_case
+    from training.synth.words.language import instruction
+
+    tasks = TASKS[::3] + TASKS[1::3] + TASKS[2::3]  # neighbours in the list are alike
+    pack = Pack.load(config.data.rendered.pack)
+    for number in range(count):
+        seed, bucket = FIRST_SEED + number, TINY_BUCKETS[number % len(TINY_BUCKETS)]
+        task = tasks[number % len(tasks)]
+        case = render_case(pack, seed, bucket, config.data.rendered.frames, "test", task)
+        yield case.source, case.target, instruction(case.edit, np.random.default_rng((seed, 3)), split="test")
+
+
+def _read(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """The first pairs of the manifest that pass the checks, read as training reads its own: same sizes, same rate."""
+    from training.data.files.buckets import assign, signatures
+    from training.data.files.checks import shared_catalogue
+    from training.data.files.paired import PairedClips, Reading
+
+    sets = (SetConfig(manifest=config.watch.validation_manifest),)
+    manifest = replace(config.data.manifest, sets=sets)
+    catalogue = shared_catalogue(manifest, Path(config.output))
+    known = signatures(manifest)
+    chosen, short = assign(catalogue, manifest, known)
+    for drop in (*catalogue.dropped, *short):
+        logger.warning("not used for validation: %s: %s: %s", drop.origin, drop.reason, drop.detail)
+    clips = PairedClips(catalogue, chosen, known, Reading(config.seed, manifest.fps, manifest.extract, pretext=False))
+    for index in np.flatnonzero((chosen >= 0) & catalogue.edits)[:count]:
+        sample = catalogue[int(index)]
+        source, target = clips.clips(sample, known[chosen[index]])
+        assert source is not None  # of a pair
+        yield source.pixels().numpy(), target.pixels().numpy(), sample.record.prompt
+
+
+def _encoded(encoders: Encoders, source: np.ndarray, target: np.ndarray, words: str, anchored: bool) -> HeldOut:
+    clips = torch.from_numpy(np.stack([source, target]))
+    latents = encoders.latents(clips)
+    picture = clips[1, :1].permute(0, 3, 1, 2).to(encoders.device)
+    text = encoders.text_states([encoders.prompt(words)])
+    anchors = encoders.anchors(picture) if anchored else None
+    batch = Batch(latents[:1], latents[1:], text, anchors)
+    numbers = shown_frames(len(source))
+    return HeldOut(words, batch, numbers, [source[i] for i in numbers], [target[i] for i in numbers])

@@ -1,0 +1,57 @@
+"""A clip on the page: always one that we wrote ourselves, never the file that was uploaded."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sama.video import UPLOAD_LIMITS, VideoInfo, normalise_upload, probe
+from ui import text
+from ui.media.folders import new_folder
+from ui.media.runs import FinishedEdit
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clean clip, its caption where one is known, and sentences about what of the upload it does not keep."""
+
+    path: Path
+    width: int
+    height: int
+    frames: int
+    fps: float
+    sound: bool
+    caption: str = ""
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, info: VideoInfo, caption: str = "") -> Clip:
+        return cls(
+            Path(info.path), info.width, info.height, info.frames, float(info.fps), info.has_audio, caption,
+            info.notices,
+        )  # fmt: skip
+
+    @property
+    def facts(self) -> str:
+        return text.clip_facts(self.width, self.height, self.frames, self.fps, self.sound)
+
+
+def take_upload(path: str | Path) -> Clip:
+    """Check and transcode an upload. Raises `VideoError` with a sentence for the user; nothing is then kept."""
+    folder = new_folder()
+    try:
+        return Clip.of(normalise_upload(path, folder / "clip.mp4", UPLOAD_LIMITS))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def source_of(edit: FinishedEdit) -> Clip:
+    """The clip that a finished edit was made from."""
+    return Clip.of(probe(edit.source), edit.caption)
+
+
+def result_of(edit: FinishedEdit) -> Clip:
+    """The edited clip, to be edited again."""
+    return Clip.of(probe(edit.result))

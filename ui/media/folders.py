@@ -1,0 +1,53 @@
+"""Folders of jobs and clips under gradio's cache, and their removal when nobody has used them for a while.
+
+A folder's age counts from its last use: a running job, and every page that is open, says again and again that it uses
+its own (`keep`). gradio removes single files of its cache by their age too, so that use is noted on the files as well.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from ui.media.limits import CACHE_SECONDS
+
+PREFIX = "sama-"
+
+
+def new_folder() -> Path:
+    """A folder of one job, under gradio's cache, with a name that cannot be guessed. Unused ones are removed."""
+    root = _cache()
+    root.mkdir(parents=True, exist_ok=True)
+    sweep()
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+
+
+def keep(paths: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Note that the job folders at or around these paths are in use. Other paths and None are left alone."""
+    root = _cache()
+    for path in paths:
+        for folder in () if path is None else (Path(path), Path(path).parent):
+            if folder.parent == root and folder.name.startswith(PREFIX):
+                with suppress(OSError):  # removed by its owner in the meantime
+                    for used in (folder, *folder.iterdir()):
+                        os.utime(used)
+
+
+def sweep(age: float = CACHE_SECONDS) -> None:
+    """Remove the job folders that nobody has used for `age` seconds."""
+    limit = time.time() - age
+    for folder in _cache().glob(PREFIX + "*"):
+        with suppress(OSError):
+            if folder.stat().st_mtime < limit:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cache() -> Path:
+    from gradio.utils import get_upload_folder
+
+    return Path(get_upload_folder())

@@ -1,0 +1,345 @@
+"""The Edit tab: a clip, an instruction, and the result beside its source."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sama.edit.request import KEEP_SOURCE, EditRequest
+from ui import text
+from ui.errors import PromptError, reference, sentence
+from ui.loras import LORA_STRENGTH
+from ui.media.clips import Clip, result_of, source_of, take_upload
+from ui.media.folders import keep, new_folder
+from ui.media.limits import GUIDANCE, MAX_SEED, OTHER_FILES, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.media.runs import FinishedEdit, compose_film, finish, pack
+from ui.tabs.controls import Controls, Session, Updates, Where, wire_end, wire_start
+from ui.tabs.progress import ProgressView, alert, notice
+from ui.viewer import viewer
+from ui.work.jobs import GPU, Edited, Jobs, Step
+
+KEEP_LABELS = {"Automatic": "auto", "Always": "on", "Never": "off"}
+
+
+class EditTab:
+    """Components and wiring of the tab."""
+
+    def __init__(self, jobs: Jobs, examples: list[FinishedEdit], session: Session) -> None:
+        self.jobs, self.examples, self.session = jobs, examples, session
+        self.first = examples[0] if examples else None
+        self.shown = gr.State(self.first)
+        self.fresh = gr.State(None)
+        """The edit that the last run finished, which is not packed yet; None where it finished none."""
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=2, min_width=300, elem_classes="inputs"):
+                self._build_inputs()
+            with gr.Column(scale=3, min_width=320, elem_classes="stage-column"):
+                self._build_outputs()
+        self._wire()
+
+    def _build_inputs(self) -> None:
+        first = self.first
+        clip = source_of(first) if first else None
+        frames = clip.frames if clip else 1
+        info = self.jobs.settings.info
+        self.video = gr.Video(
+            value=str(clip.path) if clip else None, label="Your clip", sources=["upload"], height=220, elem_id="clip"
+        )
+        self.other = gr.UploadButton(text.OTHER_KINDS, size="sm", file_types=list(OTHER_FILES), elem_id="other-kinds")
+        self.clip_note = gr.HTML(notice(self._facts(clip)) if clip else "", elem_classes="field-note")
+        with gr.Accordion("Which part", open=False):
+            self.start = gr.Slider(0, max(1, frames - 1), 0, step=1, label="Start frame")
+            self.frames = gr.Slider(1, max(2, frames), min(frames, info.max_frames), step=1, label="Frames")
+        self.instruction = gr.Textbox(
+            first.instruction if first else "",
+            label="What should change?",
+            placeholder=text.PLACEHOLDER,
+            lines=1,
+            max_lines=4,
+            max_length=PROMPT_LENGTH[1],
+            elem_id="instruction",
+        )
+        with gr.Row(elem_classes="chips"):
+            self.chips = [gr.Button(verb, size="sm", min_width=64) for verb in text.VERBS]
+        self.unread = gr.HTML("", elem_classes="field-note", elem_id="unread")
+        self._build_lora()
+        self.problem = gr.HTML("", elem_classes="field-note")
+        with gr.Row():
+            self.go = gr.Button("Edit video", variant="primary", elem_id="go")
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+        self.estimate = gr.HTML("", elem_classes="field-note")
+        with gr.Accordion("Advanced", open=False):
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
+            self.dice = gr.Button("Another seed", size="sm")
+            self.steps = gr.Slider(*STEPS, info.steps, step=1, label="Steps", elem_id="steps")
+            self.guidance = gr.Slider(*GUIDANCE, info.guidance, step=0.1, label="Guidance")
+            self.keep = gr.Radio(
+                list(KEEP_LABELS), value="Automatic", label="Keep the source's own pixels where nothing changes"
+            )
+
+    def _build_lora(self) -> None:
+        """Shown where the app was started with a LoRA."""
+        loras = self.jobs.settings.loras
+        first = next(iter(loras.values()), None)
+        with gr.Row(visible=first is not None):
+            self.lora = gr.Dropdown(
+                [text.NO_LORA, *loras], value=first.name if first else text.NO_LORA, label="LoRA",
+                info=text.ask_for(first.trigger) if first else None, elem_id="lora",
+            )  # fmt: skip
+            self.strength = gr.Slider(*LORA_STRENGTH, first.scale if first else 1.0, step=0.05, label="Strength")
+
+    def _build_outputs(self) -> None:
+        first = self.first
+        self.progress = gr.HTML("", elem_id="progress")
+        self.viewer = viewer(first.comparison() if first else None, elem_id="viewer")
+        with gr.Row(visible=first is not None, elem_classes="downloads") as self.downloads:
+            self.get_result = gr.DownloadButton("↓ Edited clip", _path(first.result if first else None), size="sm")
+            film = first.film if first else None
+            self.get_film = gr.DownloadButton("↓ Side by side", _path(film), size="sm", visible=film is not None)
+            self.get_settings = gr.DownloadButton(
+                "↓ Settings", _path(first.settings_file if first else None), size="sm"
+            )
+            self.again = gr.Button("Edit the result again", size="sm")
+        if self.examples:
+            gr.HTML(f'<h2 class="section-title">{text.EXAMPLES_TITLE}</h2>')
+            self.gallery = gr.Gallery(
+                [(str(edit.poster), edit.title) for edit in self.examples],
+                label="Finished examples",
+                show_label=False,
+                columns=4,
+                height="auto",
+                allow_preview=False,
+                object_fit="cover",
+                buttons=[],
+                interactive=False,
+                elem_id="examples",
+            )
+
+    @property
+    def _opened(self) -> list[Any]:
+        return [
+            self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.video,
+            self.clip_note, self.session.clip, self.start, self.frames, self.instruction,
+            self.seed, self.progress, self.problem,
+        ]  # fmt: skip
+
+    def _wire(self) -> None:
+        clip = self.session.clip
+        private: dict[str, Any] = {"api_visibility": "private"}
+        range_ = [self.start, self.frames]
+        for upload in (self.video, self.other):
+            upload.upload(
+                self._upload, upload, [self.video, clip, self.clip_note, *range_, self.problem], **private,
+                show_progress="minimal", show_progress_on=self.clip_note,
+            )  # fmt: skip
+        self.video.clear(self._clear, None, [clip, self.clip_note], **private, queue=False)
+        for chip, words in zip(self.chips, text.VERBS.values(), strict=True):
+            chip.click(None, None, self.instruction, js=_write(words), **private)
+        self.lora.input(
+            self._choose_lora, self.lora, [self.lora, self.strength, self.instruction], **private, queue=False
+        )
+        self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **private, queue=False)
+        controls = Controls(self.session.where, self.progress, self.problem, self.go, self.stop)
+        queued = wire_start([self.go.click, self.instruction.submit], controls)
+        job = queued.success(
+            self._run,
+            [self.session.where, clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep,
+             self.lora, self.strength, self.session.runs],
+            [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
+             self.problem, self.go, self.stop, self.session.runs, self.session.where, self.unread, self.fresh],
+            concurrency_id=GPU, concurrency_limit=self.jobs.at_once, trigger_mode="once",
+            show_progress="minimal", show_progress_on=self.progress, **private,
+        )  # fmt: skip
+        wire_end(job, controls, self.jobs.settings.queue_size)
+        # Without a place in the line: it may be full, and a finished edit or an estimate must not wait for others.
+        at_once: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
+        compared = job.success(self._compare, [self.fresh, self.shown], [self.viewer, self.problem], **at_once)
+        compared.success(self._film, [self.fresh, self.shown], [self.get_film, self.problem], **at_once)
+        self.instruction.change(self._tell_unread, self.instruction, self.unread, trigger_mode="always_last", **at_once)
+        self.again.click(
+            self._again, self.shown,
+            [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
+        )  # fmt: skip
+        gr.on(
+            None,  # when the page opens, and whenever one of these changes; a finished run has taught how long it takes
+            self._tell_estimate,
+            [clip, *range_, self.steps, self.guidance, self.keep, self.session.runs],
+            self.estimate,
+            trigger_mode="always_last",
+            **at_once,
+        )
+        if self.examples:
+            self.gallery.select(self._open_example, None, self._opened, **private, queue=False).then(
+                None,
+                None,
+                None,
+                js="() => document.querySelector('#viewer').scrollIntoView({block: 'nearest'})",
+                **private,
+            )
+
+    def _upload(self, path: str | None) -> Updates:
+        if not path:
+            return {self.session.clip: None, self.clip_note: ""}
+        try:
+            clip = take_upload(path)
+        except Exception as error:
+            return {self.video: None, self.session.clip: None, self.clip_note: alert(sentence(error))}
+        return self._show_clip(clip) | {self.problem: ""}
+
+    def _clear(self) -> Updates:
+        return {self.session.clip: None, self.clip_note: ""}
+
+    def _show_clip(self, clip: Clip) -> Updates:
+        limit = min(clip.frames, self.jobs.settings.info.max_frames)
+        return {
+            self.video: str(clip.path),
+            self.session.clip: clip,
+            self.clip_note: notice(self._facts(clip)),
+            self.start: gr.Slider(maximum=max(1, clip.frames - 1), value=0),
+            self.frames: gr.Slider(maximum=max(2, limit), value=limit),
+        }
+
+    def _facts(self, clip: Clip) -> str:
+        limit = self.jobs.settings.info.max_frames
+        return clip.facts + (
+            f" · {limit} frames at a time are edited: choose which below" if clip.frames > limit else ""
+        ) + "".join(f" · {said}" for said in clip.notices)  # fmt: skip
+
+    def _show_result(self, edit: FinishedEdit) -> Updates:
+        return {
+            self.shown: edit,
+            self.viewer: edit.comparison().value(),
+            self.downloads: gr.Row(visible=True),
+            self.get_result: str(edit.result),
+            self.get_film: gr.DownloadButton(value=_path(edit.film), visible=edit.film is not None),
+            self.get_settings: str(edit.settings_file),
+        }
+
+    def _open_example(self, event: gr.SelectData) -> Updates:
+        edit = self.examples[event.index]
+        return (
+            self._show_clip(source_of(edit))
+            | self._show_result(edit)
+            | {
+                self.instruction: edit.instruction,
+                self.seed: edit.settings.get("seed", 0),
+                self.progress: notice(f"A finished example, made with {self.jobs.settings.info.label}."),
+                self.problem: "",
+            }
+        )
+
+    def _again(self, edit: FinishedEdit | None) -> Updates:
+        return self._show_clip(result_of(edit)) | {self.instruction: ""} if edit else {}
+
+    def _choose_lora(self, name: str) -> Updates:
+        """Its own strength, and the words that ask for what it was trained on."""
+        lora = self.jobs.settings.loras.get(name)
+        if lora is None:
+            return {self.lora: gr.Dropdown(info="")}
+        updates: Updates = {self.lora: gr.Dropdown(info=text.ask_for(lora.trigger)), self.strength: lora.scale}
+        return updates | ({self.instruction: lora.trigger} if lora.trigger else {})
+
+    def _request(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
+                 guidance: float, keep_source: str, folder: Path, lora: str = text.NO_LORA,
+                 strength: float = 1.0) -> EditRequest:  # fmt: skip
+        if clip is None:
+            raise PromptError(text.NO_CLIP)
+        chosen = self.jobs.settings.loras.get(lora)
+        return EditRequest(
+            video=clip.path,
+            instruction=clean_prompt(instruction),
+            output=folder / "result.mp4",
+            preset=self.jobs.settings.preset,
+            seed=min(MAX_SEED, max(0, int(seed or 0))),
+            steps=int(steps),
+            guidance=float(guidance),
+            start=min(int(start), clip.frames - 1),
+            frames=max(1, min(int(frames), self.jobs.settings.info.max_frames)),
+            keep_source=KEEP_LABELS.get(keep_source, KEEP_SOURCE[0]),
+            device=self.jobs.settings.device,
+            lora=() if chosen is None else (chosen.spec(strength),),
+        )
+
+    def _run(self, where: Where, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
+             guidance: float, keep_source: str, lora: str, strength: float,
+             runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
+        if where.ended.is_set():  # stopped while it waited
+            yield {self.fresh: None}
+            return
+        folder, finished = new_folder(), False
+        idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
+        try:
+            request = self._request(
+                clip, instruction, start, frames, seed, steps, guidance, keep_source, folder, lora, strength
+            )
+            view = ProgressView()
+            where.started.set()
+            yield {self.progress: view(Step("reading")), self.fresh: None}
+            for event in self.jobs.edit(request):
+                keep([folder, request.video])
+                if isinstance(event, Edited):
+                    edit = finish(folder, Path(request.video), event.tokens, clip.notices if clip else ())
+                    finished = True
+                    done = notice(text.done(event.seconds, request.seed, edit.settings.get("notices", ())))
+                    yield idle | self._show_result(edit) | {
+                        self.progress: done, self.session.runs: [edit, *runs], self.fresh: edit,
+                        self.unread: self._tell_unread(instruction)}  # fmt: skip
+                else:
+                    yield {
+                        self.progress: view(event),
+                        self.session.where: replace(where, step=event.step, steps=event.steps),
+                    }
+        except Exception as error:
+            yield idle | {self.problem: alert(sentence(error)), self.progress: "", self.fresh: None}
+        finally:
+            where.ended.set()
+            if not finished:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _compare(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
+        """Put a fresh result beside its source: outside the queue, and the result is safe if this fails."""
+        if edit is None:
+            return {}
+        try:
+            pack(edit)
+            return {self.viewer: edit.comparison().value()} if edit == shown else {}
+        except Exception as error:
+            return {self.problem: alert(text.no_comparison(reference(error)))}
+
+    def _film(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
+        if edit is None:
+            return {}
+        try:
+            film = compose_film(edit)
+            return {self.get_film: gr.DownloadButton(value=str(film), visible=True)} if edit == shown else {}
+        except Exception as error:
+            return {self.problem: alert(text.no_film(reference(error)))}
+
+    def _tell_unread(self, instruction: str) -> str:
+        rest = self.jobs.unread(instruction or "")
+        return notice(text.not_read(rest, self.jobs.read_tokens)) if rest else ""
+
+    def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float,
+                       keep_source: str, _runs: list[FinishedEdit]) -> str:  # fmt: skip
+        if clip is None:
+            return ""
+        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep_source, Path())
+        seconds = self.jobs.estimate(request)
+        return notice(f"About {text.duration(seconds)}.") if seconds else ""
+
+
+def _write(words: str) -> str:
+    """A script that writes into the instruction and goes on typing there."""
+    return (
+        f"() => {{ setTimeout(() => document.querySelector('#instruction textarea')?.focus(), 50); return {words!r}; }}"
+    )
+
+
+def _path(path: Path | None) -> str | None:
+    return str(path) if path else None
