@@ -7,7 +7,7 @@ app: .venv/app-installed          ## set up and open the app
 	$(BIN)/python app.py
 
 test: .venv/dev-installed chromium  ## set up and run every test that this machine can run
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/dev-installed         ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
