@@ -117,7 +117,7 @@ CLIPS = (
     SourceClip(
         "rabbit", "a shot of *Big Buck Bunny* that was held out of training, 1280x720; (c) copyright Blender "
         "Foundation, www.bigbuckbunny.org, CC-BY-3.0, in PyPI's `moviepy`",
-        (0.62, 0.4), 24, _rabbit,
+        (0.5, 0.45), 24, _rabbit,
     ),
     SourceClip(
         "mountain", f"a photograph under a camera that moves {_PAN} pixels a frame, 1280x720; by Aitzol Berasategi, "
