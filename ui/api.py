@@ -29,7 +29,7 @@ class Api:
 
     def edit_video(
         self, video: str, instruction: str, start: int = 0, frames: int = 0, seed: int = 0, steps: int = 0,
-        guidance: float = 0.0, keep_source: str = "auto",
+        guidance: float = 0.0, keep_source: str = "auto", detail: str = "auto",
     ) -> Iterator[tuple[str | None, str | None, str]]:  # fmt: skip
         """Edit a video by an instruction, keeping its motion, length, frame rate, size and sound.
 
@@ -42,6 +42,7 @@ class Api:
             steps: denoising steps; 0 for the model's default.
             guidance: how strongly the instruction steers, 1 to 10; 0 for the model's default.
             keep_source: "auto", "on" or "off": whether unchanged places keep the source's own pixels.
+            detail: "auto", "on" or "off": whether the edit gets the source's fine detail.
 
         Returns:
             The edited video, the settings that repeat it (JSON), and the state of the run in words.
@@ -53,6 +54,7 @@ class Api:
                 video=clip.path, instruction=clean_prompt(instruction), output=folder / "result.mp4",
                 preset=self.jobs.settings.preset, seed=int(seed), steps=int(steps) or None, guidance=guidance or None,
                 start=int(start), frames=min(int(frames) or limit, limit), keep_source=keep_source,
+                detail=detail,
             )  # fmt: skip
             for event in self.jobs.edit(request):
                 keep([folder, clip.path])
@@ -129,17 +131,19 @@ def add_api(jobs: Jobs) -> None:
         steps = gr.Slider(0, STEPS[1], 0, step=1, label="steps")
         guidance = gr.Slider(0, GUIDANCE[1], 0, label="guidance")
         keep = gr.Radio(["auto", "on", "off"], value="auto", label="keep_source")
+        detail = gr.Radio(["auto", "on", "off"], value="auto", label="detail")
         task = gr.Radio(TASKS, value=TASKS[0], label="task")
         edited, restored, given = gr.Video(label="edited"), gr.Video(label="restored"), gr.Video(label="given")
         settings, state = gr.File(label="settings"), gr.Textbox(label="state")
-        detail, values = gr.JSON(label="detail"), gr.JSON(label="psnr")
+        done, values = gr.JSON(label="detail"), gr.JSON(label="psnr")
         trigger = gr.Button("API")
         shared: dict[str, Any] = {"show_progress": "hidden"}
         trigger.click(
-            api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep], [edited, settings, state],
+            api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep, detail],
+            [edited, settings, state],
             api_name="edit_video", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,
         )  # fmt: skip
-        trigger.click(api.corrupt_clip, [video, task, start, seed], [given, detail], api_name="corrupt_clip", **shared)
+        trigger.click(api.corrupt_clip, [video, task, start, seed], [given, done], api_name="corrupt_clip", **shared)
         trigger.click(
             api.restore_clip, [video, task, caption, start, seed, steps], [restored, values, state],
             api_name="restore_clip", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,

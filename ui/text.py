@@ -111,9 +111,11 @@ def stopped(step: int, steps: int) -> str:
     return f"Stopped{where}. Nothing was saved; your clip and instruction are kept."
 
 
-def done(seconds: float, seed: int, notices: Sequence[str] = ()) -> str:
-    """What is said when an edit has ended, and what of the source it does not keep."""
-    return " ".join([f"Done in {duration(seconds)}, seed {seed}.", *notices])
+def done(seconds: float, seed: int, notices: Sequence[str] = (), kept_detail: bool = False) -> str:
+    """What is said when an edit has ended: what it has of the source's detail, and what of the source it does not
+    keep."""
+    detail = ", with the source's detail" if kept_detail else ""
+    return " ".join([f"Done in {duration(seconds)}, seed {seed}{detail}.", *notices])
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:

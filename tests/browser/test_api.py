@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
@@ -30,6 +31,16 @@ def test_a_program_edits_a_video(client, clip):
     assert (probe(file_of(video)).frames, probe(file_of(video)).has_audio) == (FRAMES, True)
     states = [output[-1] for output in job.outputs()]
     assert any("1/2" in words for words in states)
+
+
+def test_a_program_chooses_what_becomes_of_detail(client, clip):
+    _, settings, _ = client.predict(
+        handle_file(clip), "Make it snowy", frames=5, steps=1, detail="off", api_name="/edit_video"
+    )
+    facts = json.loads(Path(settings).read_text(encoding="utf-8"))
+    assert (facts["detail"], facts["kept_detail"]) == ("off", False)
+    with pytest.raises(AppError, match="maybe"):
+        client.predict(handle_file(clip), "Make it snowy", detail="maybe", api_name="/edit_video")
 
 
 def test_a_program_damages_and_restores_a_clip(client, clip):

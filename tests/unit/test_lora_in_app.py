@@ -109,7 +109,7 @@ def test_what_is_chosen_on_the_page_is_what_is_asked_for(jobs, clip, files, tmp_
     chosen = tab._choose_lora("neon")
     assert chosen[tab.instruction] == "Make it neon" and chosen[tab.strength] == 1.0
     assert tab.instruction not in tab._choose_lora("plain") and tab.strength not in tab._choose_lora(text.NO_LORA)
-    values = (Clip.of(probe(clip)), "Make it neon", 0, 5, 0, 2, 3.0, "Automatic", tmp_path)
+    values = (Clip.of(probe(clip)), "Make it neon", 0, 5, 0, 2, 3.0, "Automatic", "Automatic", tmp_path)
     assert tab._request(*values, "neon", 0.8).lora == (f"{files[0]}@0.8",)
     assert tab._request(*values, "neon", 99).lora == (f"{files[0]}@{LORA_STRENGTH[1]:g}",)
     assert tab._request(*values, text.NO_LORA, 1.0).lora == tab._request(*values, "../../etc", 1.0).lora == ()

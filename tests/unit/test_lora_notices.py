@@ -72,7 +72,7 @@ def test_the_page_says_it_with_the_result_of_that_lora_alone(pipe, clip, file, t
         page = EditTab(jobs, [], Session(gr.State(), gr.State(), gr.State()))
     uploaded = page._upload(str(clip))[page.session.clip]
     for name, expected in (("partly", True), (text.NO_LORA, False)):
-        *_, last = page._run(Where(), uploaded, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", name, 1.0, [])
+        *_, last = page._run(Where(), uploaded, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", "Automatic", name, 1.0, [])
         assert (SAID in html.unescape(last[page.progress])) is expected
         (edit,) = last[page.session.runs]
         assert (f"partly.safetensors: {SAID}" in json.loads(edit.settings_file.read_text())["notices"]) is expected

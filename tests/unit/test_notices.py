@@ -105,7 +105,7 @@ def test_the_page_says_it_beside_the_clip_and_the_result(page, hdr):
     shown = page._upload(str(hdr))
     assert HDR in shown[page.clip_note]
     clip = shown[page.session.clip]
-    *_, last = page._run(Where(), clip, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", "None", 1.0, [])
+    *_, last = page._run(Where(), clip, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", "Automatic", "None", 1.0, [])
     assert HDR in last[page.progress]
     (edit,) = last[page.session.runs]
     assert json.loads(edit.settings_file.read_text())["notices"] == [HDR]

@@ -14,7 +14,7 @@ from sama.video import probe
 from tests.media import make_clip
 from ui.settings import ASSETS, Settings
 from ui.work.jobs import Edited, Jobs
-from ui.work.pace import Pace, StopWatch
+from ui.work.pace import Kind, Pace, StopWatch
 
 FACTOR = 1.5
 
@@ -53,6 +53,14 @@ def test_a_job_teaches_its_own_kind_and_no_other(request_, monkeypatch):
     assert pace.seconds(other, second) == before
     longer = replace(request_, steps=8)  # the same kind: steps of the same size
     assert pace.seconds(longer, expected_of(longer)) == pytest.approx(247)
+
+
+def test_an_edit_without_the_source_decoded_is_of_another_kind(request_):
+    off = replace(request_, keep_source="off", detail="off")
+    kinds = {replace(off, keep_source=keep, detail=detail): (keep, detail) != ("off", "off")
+             for keep in ("auto", "off") for detail in ("auto", "on", "off")}  # fmt: skip
+    for request, decodes in kinds.items():
+        assert Kind.of(request, expected_of(request)).decodes_source == decodes
 
 
 def test_one_slow_job_does_not_spoil_what_was_learnt(request_, monkeypatch):

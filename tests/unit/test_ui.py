@@ -25,6 +25,7 @@ from sama.video import FrameReader, VideoError, probe
 from tests.media import audio_packets, frame_times, make_clip, make_text, read_barcode
 from tests.tiny import tiny_pipeline
 from ui import text
+from ui.api import Api
 from ui.errors import PromptError, sentence
 from ui.media.clips import Clip, take_upload
 from ui.media.folders import keep, new_folder, sweep
@@ -59,6 +60,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=9, audio="aac")
 
 
+@pytest.fixture
+def large(tmp_path: Path, cache: Path) -> Clip:
+    """A clip larger than the model's size, as the page has it after an upload."""
+    return take_upload(make_clip(tmp_path / "large.mp4", frames=5, width=320, height=192))
+
+
 @pytest.fixture(scope="module")
 def finished(jobs: Jobs, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedEdit:
     folder = tmp_path_factory.mktemp("examples")
@@ -74,7 +81,7 @@ def edit_tab(jobs: Jobs) -> tuple[EditTab, Session]:
 
 def run_tab(tab: EditTab, where: Where, clip: Clip, instruction: str = INSTRUCTION):
     """A press of the button whose turn has come: what `EditTab._run` yields."""
-    return tab._run(where, clip, instruction, 0, 9, 0, STEPS, 3.0, "Automatic", text.NO_LORA, 1.0, [])
+    return tab._run(where, clip, instruction, 0, 9, 0, STEPS, 3.0, "Automatic", "Automatic", text.NO_LORA, 1.0, [])
 
 
 @pytest.mark.parametrize(
@@ -366,7 +373,9 @@ def test_a_variable_rate_keeps_its_times_in_comparison_and_film(jobs, tmp_path):
     times = [Fraction(number if number < 9 else 9 + 2 * (number - 9), 24) for number in range(18)]
     clip = take_upload(make_clip(tmp_path / "vfr.mp4", frames=17, times=times, audio="aac"))
     tab, _ = edit_tab(jobs)
-    *_, last = tab._run(Where(), clip, INSTRUCTION, 0, 17, 0, STEPS, 3.0, "Automatic", text.NO_LORA, 1.0, [])
+    *_, last = tab._run(
+        Where(), clip, INSTRUCTION, 0, 17, 0, STEPS, 3.0, "Automatic", "Automatic", text.NO_LORA, 1.0, []
+    )
     edit = last[tab.fresh]
     value = tab._compare(edit, edit)[tab.viewer]
     times.pop()  # the end of the last frame
@@ -450,6 +459,43 @@ def test_a_restoration_is_scored_in_the_hidden_part_and_overall(jobs, clip):
     values = scores(damaged, damaged.clean)
     assert values["restored_hidden"] == values["restored_overall"] == float("inf")
     assert values["given_hidden"] < values["given_overall"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asked", "said"), [("Automatic", "auto", True), ("Always", "on", True), ("Never", "off", False)]
+)
+def test_what_is_chosen_about_detail_is_done_and_told(jobs, large, chosen, asked, said):
+    tab, session = edit_tab(jobs)
+    *_, last = tab._run(Where(), large, INSTRUCTION, 0, 5, 0, 1, 1.0, "Never", chosen, text.NO_LORA, 1.0, [])
+    (run,) = last[session.runs]
+    assert (run.settings["detail"], run.settings["kept_detail"]) == (asked, said)
+    assert ("with the source's detail" in html.unescape(last[tab.progress])) == said
+
+
+def test_the_page_offers_detail_beside_keep_source(jobs, large):
+    tab, _ = edit_tab(jobs)
+    assert tab.detail.parent is tab.keep.parent and tab.detail.value == "Automatic"
+    assert [name for name, _ in tab.detail.choices] == ["Automatic", "Always", "Never"]
+
+
+@pytest.mark.parametrize("detail", ["auto", "off"])
+def test_the_api_takes_detail(jobs, large, detail):
+    *_, (_, settings, state) = Api(jobs).edit_video(str(large.path), INSTRUCTION, frames=5, steps=1, detail=detail)
+    facts = json.loads(Path(settings).read_text())
+    assert (facts["detail"], facts["kept_detail"], state) == (detail, detail == "auto", "Done")
+
+
+def test_the_api_refuses_another_word_for_detail(jobs, large):
+    with pytest.raises(gr.Error, match="auto, on, off"):
+        list(Api(jobs).edit_video(str(large.path), INSTRUCTION, frames=5, steps=1, detail="maybe"))
+
+
+def test_the_description_of_the_api_names_detail(jobs, finished):
+    from ui.app import build
+
+    api = build(replace(jobs.settings, examples=finished.folder.parent)).get_api_info()["named_endpoints"]
+    (parameter,) = [each for each in api["/edit_video"]["parameters"] if each["parameter_name"] == "detail"]
+    assert parameter["parameter_default"] == "auto" and parameter["type"]["enum"] == ["auto", "on", "off"]
 
 
 def test_the_api_is_three_documented_functions_and_nothing_else(jobs, finished):

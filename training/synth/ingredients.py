@@ -252,7 +252,7 @@ def _build_stills(roots: dict[str, Path], out: Path) -> tuple[list[dict[str, str
     return entries, licences
 
 
-def _film_source(sdist: Path, work: Path) -> Path:
+def film_source(sdist: Path, work: Path) -> Path:
     """The 720p film out of the zip inside the source distribution, checked."""
     with tarfile.open(sdist) as archive:
         member = archive.extractfile(f"moviepy-2.2.1/{FILM_ZIP}")
@@ -294,7 +294,7 @@ def _assemble(sources: dict[str, Path], work: Path, out: Path) -> None:
     stills, licences = _build_stills(roots, out)
     shutil.copyfile(roots["dejavu"] / "usr/share/fonts/truetype/dejavu/DejaVuSansMono-Bold.ttf", out / "font.ttf")
     log.info("encoding the film")
-    _encode_film(_film_source(sources["moviepy"], work), out / "film.mp4")
+    _encode_film(film_source(sources["moviepy"], work), out / "film.mp4")
     film = {"frames": FILM_END, "width": FILM_SIZE[0], "height": FILM_SIZE[1], "fps": FILM_FPS}
     shots = [{"start": a, "end": b, "split": split, "caption": caption} for a, b, split, caption in SHOTS]
     pack = {"version": 1, "film": film, "shots": shots, "stills": stills, "sprites": sprites}

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from sama.edit.request import KEEP_SOURCE, EditRequest
+from sama.edit.request import DETAIL, KEEP_SOURCE, EditRequest
 from ui import text
 from ui.errors import PromptError, reference, sentence
 from ui.loras import LORA_STRENGTH
@@ -24,7 +24,7 @@ from ui.tabs.progress import ProgressView, alert, notice
 from ui.viewer import viewer
 from ui.work.jobs import GPU, Edited, Jobs, Step
 
-KEEP_LABELS = {"Automatic": "auto", "Always": "on", "Never": "off"}
+WHEN = {"Automatic": "auto", "Always": "on", "Never": "off"}
 
 
 class EditTab:
@@ -80,7 +80,10 @@ class EditTab:
             self.steps = gr.Slider(*STEPS, info.steps, step=1, label="Steps", elem_id="steps")
             self.guidance = gr.Slider(*GUIDANCE, info.guidance, step=0.1, label="Guidance")
             self.keep = gr.Radio(
-                list(KEEP_LABELS), value="Automatic", label="Keep the source's own pixels where nothing changes"
+                list(WHEN), value="Automatic", label="Keep the source's own pixels where nothing changes"
+            )
+            self.detail = gr.Radio(
+                list(WHEN), value="Automatic", label="Give the edit the source's fine detail", elem_id="detail"
             )
 
     def _build_lora(self) -> None:
@@ -150,7 +153,7 @@ class EditTab:
         job = queued.success(
             self._run,
             [self.session.where, clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep,
-             self.lora, self.strength, self.session.runs],
+             self.detail, self.lora, self.strength, self.session.runs],
             [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
              self.problem, self.go, self.stop, self.session.runs, self.session.where, self.unread, self.fresh],
             concurrency_id=GPU, concurrency_limit=self.jobs.at_once, trigger_mode="once",
@@ -169,7 +172,7 @@ class EditTab:
         gr.on(
             None,  # when the page opens, and whenever one of these changes; a finished run has taught how long it takes
             self._tell_estimate,
-            [clip, *range_, self.steps, self.guidance, self.keep, self.session.runs],
+            [clip, *range_, self.steps, self.guidance, self.keep, self.detail, self.session.runs],
             self.estimate,
             trigger_mode="always_last",
             **at_once,
@@ -246,7 +249,7 @@ class EditTab:
         return updates | ({self.instruction: lora.trigger} if lora.trigger else {})
 
     def _request(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
-                 guidance: float, keep_source: str, folder: Path, lora: str = text.NO_LORA,
+                 guidance: float, keep_source: str, detail: str, folder: Path, lora: str = text.NO_LORA,
                  strength: float = 1.0) -> EditRequest:  # fmt: skip
         if clip is None:
             raise PromptError(text.NO_CLIP)
@@ -261,13 +264,14 @@ class EditTab:
             guidance=float(guidance),
             start=min(int(start), clip.frames - 1),
             frames=max(1, min(int(frames), self.jobs.settings.info.max_frames)),
-            keep_source=KEEP_LABELS.get(keep_source, KEEP_SOURCE[0]),
+            keep_source=WHEN.get(keep_source, KEEP_SOURCE[0]),
+            detail=WHEN.get(detail, DETAIL[0]),
             device=self.jobs.settings.device,
             lora=() if chosen is None else (chosen.spec(strength),),
         )
 
     def _run(self, where: Where, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
-             guidance: float, keep_source: str, lora: str, strength: float,
+             guidance: float, keep_source: str, detail: str, lora: str, strength: float,
              runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
         if where.ended.is_set():  # stopped while it waited
             yield {self.fresh: None}
@@ -276,7 +280,7 @@ class EditTab:
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
         try:
             request = self._request(
-                clip, instruction, start, frames, seed, steps, guidance, keep_source, folder, lora, strength
+                clip, instruction, start, frames, seed, steps, guidance, keep_source, detail, folder, lora, strength
             )
             view = ProgressView()
             where.started.set()
@@ -286,7 +290,12 @@ class EditTab:
                 if isinstance(event, Edited):
                     edit = finish(folder, Path(request.video), event.tokens, clip.notices if clip else ())
                     finished = True
-                    done = notice(text.done(event.seconds, request.seed, edit.settings.get("notices", ())))
+                    facts = edit.settings
+                    done = notice(
+                        text.done(
+                            event.seconds, request.seed, facts.get("notices", ()), facts.get("kept_detail", False)
+                        )
+                    )
                     yield idle | self._show_result(edit) | {
                         self.progress: done, self.session.runs: [edit, *runs], self.fresh: edit,
                         self.unread: self._tell_unread(instruction)}  # fmt: skip
@@ -326,10 +335,10 @@ class EditTab:
         return notice(text.not_read(rest, self.jobs.read_tokens)) if rest else ""
 
     def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float,
-                       keep_source: str, _runs: list[FinishedEdit]) -> str:  # fmt: skip
+                       keep_source: str, detail: str, _runs: list[FinishedEdit]) -> str:  # fmt: skip
         if clip is None:
             return ""
-        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep_source, Path())
+        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep_source, detail, Path())
         seconds = self.jobs.estimate(request)
         return notice(f"About {text.duration(seconds)}.") if seconds else ""
 

@@ -97,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     build.add_argument("--start", type=int, default=0)
     build.add_argument("--frames", type=int)
     build.add_argument("--keep-source", default="auto", choices=["auto", "on", "off"])
+    build.add_argument("--detail", default="auto", choices=["auto", "on", "off"])
     build.add_argument("--folder", type=Path, default=ASSETS / "examples")
     args = parser.parse_args(arguments)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", args.name):
@@ -104,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     request = EditRequest(
         video=args.source, instruction=args.instruction, output="", preset=args.preset, seed=args.seed,
         steps=args.steps, guidance=args.guidance, start=args.start, frames=args.frames, keep_source=args.keep_source,
+        detail=args.detail,
     )  # fmt: skip
     entry = {"name": args.name, "title": args.title or args.instruction, "caption": args.caption, "credit": args.credit}
     try:

@@ -194,8 +194,9 @@ class Jobs:
     def _expected_of_restoration(self, task: Restoration) -> Estimate | None:
         count, height, width, _ = task.frames.shape
         request = EditRequest(
-            "", "restore", "", preset=self.settings.preset, steps=task.steps, guidance=task.guidance, keep_source="off"
-        )
+            "", "restore", "", preset=self.settings.preset, steps=task.steps, guidance=task.guidance, keep_source="off",
+            detail="off",
+        )  # fmt: skip
         info = VideoInfo("", width, height, count, Fraction(24), count / 24, False, "", 0, False, 8)
         return self._expected(request, info)
 

@@ -29,7 +29,8 @@ class Kind:
     @classmethod
     def of(cls, request: EditRequest, expected: Estimate) -> Kind:
         forwards = expected.forwards // (expected.windows * expected.steps)
-        return cls(expected.tokens.total, forwards, request.keep_source != "off", bool(request.lora))
+        decodes_source = request.keep_source != "off" or request.detail != "off"
+        return cls(expected.tokens.total, forwards, decodes_source, bool(request.lora))
 
 
 class StopWatch:
