@@ -57,8 +57,8 @@ class Api:
             for event in self.jobs.edit(request):
                 keep([folder, clip.path])
                 if isinstance(event, Edited):
-                    said = add_notices(folder / "result.json", clip.notices)["notices"]
-                    yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done", *said])
+                    said = text.outcome(add_notices(folder / "result.json", clip.notices))
+                    yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done.", *said])
                 else:
                     yield None, None, f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}"
         except Exception as error:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
+
+from sama.edit.change import told_change
 
 TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."
@@ -111,9 +114,18 @@ def stopped(step: int, steps: int) -> str:
     return f"Stopped{where}. Nothing was saved; your clip and instruction are kept."
 
 
-def done(seconds: float, seed: int, notices: Sequence[str] = ()) -> str:
-    """What is said when an edit has ended, and what of the source it does not keep."""
-    return " ".join([f"Done in {duration(seconds)}, seed {seed}.", *notices])
+def done(seconds: float, seed: int, settings: Mapping[str, Any]) -> str:
+    """What is said when an edit has ended: how much of the picture it changed, and what of the source it does not keep.
+
+    settings: of the finished edit.
+    """
+    return " ".join([f"Done in {duration(seconds)}, seed {seed}.", *outcome(settings)])
+
+
+def outcome(settings: Mapping[str, Any]) -> list[str]:
+    """Sentences about a finished edit, by its settings: the share of the picture that changed, and its notices."""
+    told = told_change(settings.get("changed", 0.0))
+    return ([f"{told[:1].upper()}{told[1:]}."] if told else []) + list(settings.get("notices", ()))
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sama.edit.change import NOTHING, NOTHING_CHANGED, shown_change
 from sama.edit.compose import changes_everything, edit_mask
 from sama.edit.failures import EditFailedError, user_errors
 from sama.edit.painted import Painted
@@ -62,6 +63,9 @@ class EditResult:
     output, settings: the video and the JSON that repeats it. seconds: how long it took.
     kept_source: whether unchanged places show the source's own pixels.
     kept_detail: whether the edit was given the source's detail.
+    changed: the share of the picture that changed by more than a faint amount, over all frames, 0 to 1. Measured at the
+        model's size against the decoded source; where neither `keep_source` nor `detail` needs that one, against the
+        source itself, so that what the autoencoder loses counts too.
     semantic_tokens: (windows, steps, 65, D) float32, the plan of each of the first `MAX_PLANS` windows as it formed.
     anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
     unread, unread_negative: the end of the instruction and of the negative prompt that were too long for the model to
@@ -79,6 +83,7 @@ class EditResult:
     seconds: float
     kept_source: bool
     kept_detail: bool
+    changed: float
     semantic_tokens: NDArray[np.float32]
     anchor_source: NDArray[np.uint8]
     anchor_result: NDArray[np.uint8]
@@ -144,12 +149,17 @@ def edit_video(
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
-        notices = tuple(dict.fromkeys([*job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices]))
+        changed = painter.changed / max(1, frames)
+        nothing = (NOTHING_CHANGED,) if changed < NOTHING else ()
+        notices = tuple(
+            dict.fromkeys([*nothing, *job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices])
+        )
         facts = {
             "frames": frames,
             "seconds": round(seconds, 2),
             "kept_source": painter.keep,
             "kept_detail": painter.detail,
+            "changed": round(changed, 4),
             "notices": notices,
         }
         _save_settings(job, pipeline, facts | {"unread": unread.instruction, "unread_negative": unread.negative})
@@ -164,6 +174,7 @@ def edit_video(
         seconds=seconds,
         kept_source=bool(painter.keep),
         kept_detail=painter.detail,
+        changed=changed,
         semantic_tokens=np.stack(painter.plans),
         anchor_source=painter.anchors[0],
         anchor_result=painter.anchors[1],
@@ -252,6 +263,7 @@ class _Painter:
         self.detail = wants_detail(job)
         self.scheduler = _scheduler(pipeline, job.request.scheduler)
         self.notices: tuple[str, ...] = ()
+        self.changed = 0.0  # shares of the pictures written so far, added up
         self.plans: list[NDArray[np.float32]] = []
         self.linear: LinearPreview | None = None
         self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -317,13 +329,14 @@ class _Painter:
         if number == 1:
             self.anchors = (frames[0], result[0])
         if self.keep is False and not self.detail:
-            return Painted(result)
+            return Painted(result, shown_change(result, frames, None))
         reference = self._decoded(source, count)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
             self.keep = not changes_everything(result, reference)
         mask = edit_mask(result, reference) if self.keep else None
-        return Painted.of(result, mask, reference if self.detail else None)
+        change = shown_change(result, reference, mask)
+        return Painted.of(result, change, mask, reference if self.detail else None)
 
     def _decoded(self, latents: Any, count: int) -> NDArray[np.uint8]:
         return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
@@ -344,6 +357,7 @@ class _Painter:
             if original is None:  # the file ends before its index says so
                 return
             writer.write(finished.picture(index, original.image), pts=original.pts, alpha=original.alpha)
+            self.changed += finished.changed(index)
             yield EditEvent(
                 "saving" if number == total else "painting", window=number, windows=total,
                 message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",

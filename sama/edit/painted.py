@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sama.edit.change import changed_share
 from sama.edit.compose import compose, crossfade, enlarge, smooth_in_time
 from sama.edit.detail import fit_detail, shared_structure, with_detail
 
@@ -16,19 +17,25 @@ class Painted:
     """Frames at the model's size, and how they become pictures of the clip's size.
 
     frames: (T, h, w, 3) uint8, the decoded result.
+    change: (T, h, w) uint8, how far each pixel moves away from the source, see `sama.edit.change.shown_change`.
     mask: (T, h, w) in [0, 1], where they replace the source; None for everywhere.
     reference: (T, h, w, 3) uint8, the decoded source, from which the source's lost detail is known; None leaves it out.
     shared: (T, h, w) in [0, 1], how much of that detail belongs into a local edit; None for all of it.
     """
 
     frames: NDArray[np.uint8]
+    change: NDArray[np.uint8]
     mask: NDArray[np.float32] | None = None
     reference: NDArray[np.uint8] | None = None
     shared: NDArray[np.float32] | None = None
 
     @classmethod
     def of(
-        cls, frames: NDArray[np.uint8], mask: NDArray[np.float32] | None, reference: NDArray[np.uint8] | None
+        cls,
+        frames: NDArray[np.uint8],
+        change: NDArray[np.uint8],
+        mask: NDArray[np.float32] | None = None,
+        reference: NDArray[np.uint8] | None = None,
     ) -> Painted:
         """A window's frames, with what the mask and the reference say of the source's detail in them."""
         shared = None
@@ -40,7 +47,7 @@ class Painted:
                 ]
             )
             shared = smooth_in_time(shared)
-        return cls(frames, mask, reference, shared)
+        return cls(frames, change, mask, reference, shared)
 
     def part(self, start: int, stop: int | None = None) -> Painted:
         """Frames [start, stop)."""
@@ -66,8 +73,12 @@ class Painted:
             painted = with_detail(source, frame, self.reference[index], gain)
         return painted if self.mask is None else compose(source, painted, self.mask[index])
 
+    def changed(self, index: int) -> float:
+        """The share of frame `index` that changes by more than a faint amount, 0 to 1."""
+        return changed_share(self.change[index])
+
     def _fields(self) -> tuple[NDArray | None, ...]:
-        return self.frames, self.mask, self.reference, self.shared
+        return self.frames, self.change, self.mask, self.reference, self.shared
 
 
 def _faded(earlier: NDArray, later: NDArray) -> NDArray:

@@ -286,7 +286,7 @@ class EditTab:
                 if isinstance(event, Edited):
                     edit = finish(folder, Path(request.video), event.tokens, clip.notices if clip else ())
                     finished = True
-                    done = notice(text.done(event.seconds, request.seed, edit.settings.get("notices", ())))
+                    done = notice(text.done(event.seconds, request.seed, edit.settings))
                     yield idle | self._show_result(edit) | {
                         self.progress: done, self.session.runs: [edit, *runs], self.fresh: edit,
                         self.unread: self._tell_unread(instruction)}  # fmt: skip
