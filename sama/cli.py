@@ -314,6 +314,9 @@ def _add_edit(commands: Any, common: argparse.ArgumentParser) -> None:
     edit.add_argument("--seed", type=int, help="same seed, same file (0)")
     edit.add_argument("--negative", dest="negative_prompt", metavar="TEXT", help="what to avoid")
     edit.add_argument(
+        "--mask", metavar="FILE", help="a picture or a clip, white where the edit may show; the source stays elsewhere"
+    )
+    edit.add_argument(
         "--lora", action="append", metavar="FILE[@SCALE]", help="LoRA weights; may be given several times"
     )
     edit.add_argument("--scheduler", help="euler (default) or unipc")

@@ -14,6 +14,10 @@ NOTHING_CHANGED = (
     "Nothing changed: the model left the clip as it was. Say it in other words, try another seed, "
     "or show the model's whole picture (keep source: off)."
 )
+NOTHING_CHANGED_INSIDE = (
+    "Nothing changed: the model left what lies inside the mask as it was. Say it in other words, make the mask larger, "
+    "or show all that the model painted inside it (keep source: off)."
+)
 
 
 def shown_change(result: Frames, reference: Frames, mask: Mask | None) -> Frames:
@@ -27,7 +31,7 @@ def shown_change(result: Frames, reference: Frames, mask: Mask | None) -> Frames
     return np.asarray(np.rint(change * np.float32(255)), np.uint8)
 
 
-def changed_share(change: NDArray[np.uint8]) -> float:
+def changed_share(change: NDArray[np.uint8] | NDArray[np.float32]) -> float:
     """The share of one picture that changes by more than a faint amount, 0 to 1. change: (h, w), by `shown_change`."""
     return float((change >= FAINT * 255).mean())
 

@@ -11,16 +11,17 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.change import NOTHING, NOTHING_CHANGED, shown_change
+from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE, shown_change
 from sama.edit.compose import changes_everything, edit_mask
 from sama.edit.failures import EditFailedError, user_errors
 from sama.edit.painted import Painted
@@ -39,6 +40,7 @@ from sama.edit.request import (
 )
 from sama.edit.settings_file import write_settings
 from sama.edit.texts import Texts, Unread
+from sama.edit.user_mask import open_mask
 from sama.placement import decoding_evicts, fast_dtype, place, resolve_device, vae_dtype
 from sama.presets import PRESETS
 from sama.shapes import padded_frame_count
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline, SamaStep
     from sama.pipeline.schedule import FlowScheduler
 
+Limits = Iterator[NDArray[np.float32] | None]
 PHASES = ("reading", "planning", "painting", "saving", "done")
 PREVIEW_EVERY = 2  # steps
 MAX_PLANS = 16
@@ -150,7 +153,8 @@ def edit_video(
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
         changed = painter.changed / max(1, frames)
-        nothing = (NOTHING_CHANGED,) if changed < NOTHING else ()
+        sentence = NOTHING_CHANGED if request.mask is None else NOTHING_CHANGED_INSIDE
+        nothing = (sentence,) if changed < NOTHING else ()
         notices = tuple(
             dict.fromkeys([*nothing, *job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices])
         )
@@ -276,7 +280,7 @@ class _Painter:
         }  # fmt: skip
         text = Texts.of(job.request, self.pipeline)
         size = (job.plan.bucket.width, job.plan.bucket.height)
-        with FrameReader(**where, size=size) as small, FrameReader(**where) as large:
+        with FrameReader(**where, size=size) as small, FrameReader(**where) as large, self._limits() as limits:
             feed, originals = _Feed(iter(small), job.plan.windows[0][1]), iter(large)
             pending: Painted | None = None
             for number, (start, stop) in enumerate(job.plan.windows, start=1):
@@ -285,7 +289,7 @@ class _Painter:
                     painted = pending.fading_into(painted)
                 after = job.plan.windows[number][0] - start if number < len(job.plan.windows) else stop - start
                 pending = painted.part(after)
-                yield from self._write(writer, originals, painted.part(0, after), number)
+                yield from self._write(writer, originals, limits, painted.part(0, after), number)
             self.notices = large.notices
 
     def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, Painted]:
@@ -338,6 +342,13 @@ class _Painter:
         change = shown_change(result, reference, mask)
         return Painted.of(result, change, mask, reference if self.detail else None)
 
+    def _limits(self) -> AbstractContextManager[Limits]:
+        """The user's mask for one full-size frame after another; None for each where there is no mask."""
+        job = self.job
+        if job.request.mask is None:
+            return nullcontext(repeat(None))
+        return open_mask(job.request.mask, job.plan.start, (job.info.width, job.info.height))
+
     def _decoded(self, latents: Any, count: int) -> NDArray[np.uint8]:
         return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
 
@@ -349,15 +360,17 @@ class _Painter:
         return _to_uint8(self.pipeline.decode_latents(step.clean_latents[:, :, :1])[0, 0])
 
     def _write(
-        self, writer: VideoWriter, originals: Iterator[Frame], finished: Painted, number: int
+        self, writer: VideoWriter, originals: Iterator[Frame], limits: Limits, finished: Painted, number: int
     ) -> Iterator[EditEvent]:
         total = len(self.job.plan.windows)
         for index in range(len(finished.frames)):
             original = next(originals, None)
             if original is None:  # the file ends before its index says so
                 return
-            writer.write(finished.picture(index, original.image), pts=original.pts, alpha=original.alpha)
-            self.changed += finished.changed(index)
+            limit = next(limits)
+            picture = finished.picture(index, original.image, limit)
+            writer.write(picture, pts=original.pts, alpha=original.alpha)
+            self.changed += finished.changed(index, limit)
             yield EditEvent(
                 "saving" if number == total else "painting", window=number, windows=total,
                 message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,8 +59,18 @@ class Painted:
         pairs = zip(self._fields(), later._fields(), strict=True)
         return Painted(*(None if a is None or b is None else _faded(a, b) for a, b in pairs))  # type: ignore[arg-type]
 
-    def picture(self, index: int, source: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frame `index` at the size of `source` (H, W, 3), the clip's own frame."""
+    def picture(
+        self, index: int, source: NDArray[np.uint8], limit: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """Frame `index` at the size of `source` (H, W, 3), the clip's own frame.
+
+        limit: (H, W) in [0, 1], the user's mask, outside which the source stays; None for no limit.
+        """
+        if limit is None:
+            return self._unlimited(index, source)
+        return compose(source, self._unlimited(index, source), limit) if limit.any() else source
+
+    def _unlimited(self, index: int, source: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = source.shape[:2]
         frame = self.frames[index]
         if self.mask is not None and not self.mask[index].any():
@@ -73,9 +84,13 @@ class Painted:
             painted = with_detail(source, frame, self.reference[index], gain)
         return painted if self.mask is None else compose(source, painted, self.mask[index])
 
-    def changed(self, index: int) -> float:
-        """The share of frame `index` that changes by more than a faint amount, 0 to 1."""
-        return changed_share(self.change[index])
+    def changed(self, index: int, limit: NDArray[np.float32] | None = None) -> float:
+        """The share of frame `index` that changes by more than a faint amount, 0 to 1. limit: as in `picture`."""
+        change = self.change[index]
+        if limit is not None:
+            height, width = change.shape
+            change = change * cv2.resize(limit, (width, height), interpolation=cv2.INTER_AREA)
+        return changed_share(change)
 
     def _fields(self) -> tuple[NDArray | None, ...]:
         return self.frames, self.change, self.mask, self.reference, self.shared
