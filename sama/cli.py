@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sama.presets import PRESETS
 
 if TYPE_CHECKING:
-    from sama.edit import EditEvent
+    from sama.edit import EditEvent, EditResult
     from sama.edit.estimate import Estimate
     from sama.video import VideoInfo
 
@@ -187,7 +187,7 @@ class _Progress:
         if self._quiet or text == self._last:
             return
         if event.result is not None:
-            text += f" ({event.result.frames} frames in {event.result.seconds:.1f} s)"
+            text += f" ({_outcome(event.result)})"
         padding = " " * max(0, len(self._last) - len(text))
         print(f"\r{text}{padding}" if self._terminal else text, end="" if self._terminal else "\n", file=sys.stderr)
         sys.stderr.flush()
@@ -206,6 +206,13 @@ class _Progress:
             return ""
         left = (now - self._began) / (done - 1) * (event.windows * event.steps - done)
         return f", about {left:.0f} s left" if left >= 1 else ""
+
+
+def _outcome(result: EditResult) -> str:
+    from sama.edit.change import told_change
+
+    told = told_change(result.changed)
+    return f"{result.frames} frames in {result.seconds:.1f} s" + (f", {told}" if told else "")
 
 
 def _facts(info: VideoInfo) -> str:
@@ -306,6 +313,9 @@ def _add_edit(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_run_arguments(edit)
     edit.add_argument("--seed", type=int, help="same seed, same file (0)")
     edit.add_argument("--negative", dest="negative_prompt", metavar="TEXT", help="what to avoid")
+    edit.add_argument(
+        "--mask", metavar="FILE", help="a picture or a clip, white where the edit may show; the source stays elsewhere"
+    )
     edit.add_argument(
         "--lora", action="append", metavar="FILE[@SCALE]", help="LoRA weights; may be given several times"
     )

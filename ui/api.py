@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from sama.edit.request import EditRequest
-from sama.video import write_clip
+from sama.edit.user_mask import is_still
+from sama.video import UPLOAD_LIMITS, write_clip
 from ui import text
 from ui.errors import PromptError, sentence
 from ui.media.clips import Clip, take_upload
@@ -29,7 +32,7 @@ class Api:
 
     def edit_video(
         self, video: str, instruction: str, start: int = 0, frames: int = 0, seed: int = 0, steps: int = 0,
-        guidance: float = 0.0, keep_source: str = "auto", detail: str = "auto",
+        guidance: float = 0.0, keep_source: str = "auto", detail: str = "auto", mask: str | None = None,
     ) -> Iterator[tuple[str | None, str | None, str]]:  # fmt: skip
         """Edit a video by an instruction, keeping its motion, length, frame rate, size and sound.
 
@@ -43,6 +46,7 @@ class Api:
             guidance: how strongly the instruction steers, 1 to 10; 0 for the model's default.
             keep_source: "auto", "on" or "off": whether unchanged places keep the source's own pixels.
             detail: "auto", "on" or "off": whether the edit gets the source's fine detail.
+            mask: a picture or a clip that is white where the edit may show; the source stays elsewhere.
 
         Returns:
             The edited video, the settings that repeat it (JSON), and the state of the run in words.
@@ -55,12 +59,13 @@ class Api:
                 preset=self.jobs.settings.preset, seed=int(seed), steps=int(steps) or None, guidance=guidance or None,
                 start=int(start), frames=min(int(frames) or limit, limit), keep_source=keep_source,
                 detail=detail,
+                mask=_mask(mask, folder),
             )  # fmt: skip
             for event in self.jobs.edit(request):
                 keep([folder, clip.path])
                 if isinstance(event, Edited):
-                    said = add_notices(folder / "result.json", clip.notices)["notices"]
-                    yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done", *said])
+                    said = text.outcome(add_notices(folder / "result.json", clip.notices))
+                    yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done.", *said])
                 else:
                     yield None, None, f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}"
         except Exception as error:
@@ -130,6 +135,7 @@ def add_api(jobs: Jobs) -> None:
         seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=MAX_SEED)
         steps = gr.Slider(0, STEPS[1], 0, step=1, label="steps")
         guidance = gr.Slider(0, GUIDANCE[1], 0, label="guidance")
+        mask = gr.File(label="mask")
         keep = gr.Radio(["auto", "on", "off"], value="auto", label="keep_source")
         detail = gr.Radio(["auto", "on", "off"], value="auto", label="detail")
         task = gr.Radio(TASKS, value=TASKS[0], label="task")
@@ -139,7 +145,7 @@ def add_api(jobs: Jobs) -> None:
         trigger = gr.Button("API")
         shared: dict[str, Any] = {"show_progress": "hidden"}
         trigger.click(
-            api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep, detail],
+            api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep, detail, mask],
             [edited, settings, state],
             api_name="edit_video", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,
         )  # fmt: skip
@@ -154,6 +160,15 @@ def _clip(video: str | None) -> Clip:
     if not video:
         raise PromptError("Send a video.")
     return take_upload(video)
+
+
+def _mask(mask: str | None, folder: Path) -> Path | None:
+    """A mask beside the result that it will be used for; a clip is made anew, as every uploaded one."""
+    if not mask:
+        return None
+    UPLOAD_LIMITS.check_file(Path(mask))
+    path = folder / f"mask{Path(mask).suffix if is_still(mask) else '.mp4'}"
+    return Path(shutil.copyfile(mask if is_still(mask) else take_upload(mask).path, path))
 
 
 def _task(task: str) -> str:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
+
+from sama.edit.change import told_change
 
 TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."
@@ -111,11 +114,20 @@ def stopped(step: int, steps: int) -> str:
     return f"Stopped{where}. Nothing was saved; your clip and instruction are kept."
 
 
-def done(seconds: float, seed: int, notices: Sequence[str] = (), kept_detail: bool = False) -> str:
-    """What is said when an edit has ended: what it has of the source's detail, and what of the source it does not
-    keep."""
-    detail = ", with the source's detail" if kept_detail else ""
-    return " ".join([f"Done in {duration(seconds)}, seed {seed}{detail}.", *notices])
+def done(seconds: float, seed: int, settings: Mapping[str, Any]) -> str:
+    """What is said when an edit has ended: what it has of the source's detail, how much of the picture it changed, and
+    what of the source it does not keep.
+
+    settings: of the finished edit.
+    """
+    detail = ", with the source's detail" if settings.get("kept_detail") else ""
+    return " ".join([f"Done in {duration(seconds)}, seed {seed}{detail}.", *outcome(settings)])
+
+
+def outcome(settings: Mapping[str, Any]) -> list[str]:
+    """Sentences about a finished edit, by its settings: the share of the picture that changed, and its notices."""
+    told = told_change(settings.get("changed", 0.0))
+    return ([f"{told[:1].upper()}{told[1:]}."] if told else []) + list(settings.get("notices", ()))
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:

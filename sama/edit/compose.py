@@ -19,7 +19,7 @@ Mask = NDArray[np.float32]  # (T, H, W) in [0, 1]: 1 shows the result, 0 the sou
 MOSTLY_CHANGED = 0.5
 """Above this share of the picture an edit counts as global: its result is shown whole."""
 
-_FAINT = 0.03
+FAINT = 0.03
 """A copy by the model differs from the decoded source by less, but for one pixel in a hundred."""
 
 
@@ -55,18 +55,15 @@ def edit_mask(result: Frames, reference: Frames, settings: MaskSettings | None =
     Both (T, h, w, 3) uint8 of one size. Returns (T, h, w) in [0, 1]; exactly 0 away from every change.
     """
     settings = settings or MaskSettings()
-    differences = _differences(result, reference, settings.smoothing)
+    apart = differences(result, reference, settings.smoothing)
     # A moving edit may dip under the upper threshold for a frame: its neighbours in time vouch for it.
-    seeds = _neighbours_in_time(differences >= settings.seed)
-    return _snap(
-        smooth_in_time(np.stack([_weights(*frame, settings) for frame in zip(differences, seeds, strict=True)]))
-    )
+    seeds = _neighbours_in_time(apart >= settings.seed)
+    return _snap(smooth_in_time(np.stack([_weights(*frame, settings) for frame in zip(apart, seeds, strict=True)])))
 
 
 def changes_everything(result: Frames, reference: Frames) -> bool:
     """Whether an edit is global: most of the picture differs from the decoded source, be it ever so faintly."""
-    differences = _differences(result, reference, MaskSettings.smoothing)
-    return float((differences >= _FAINT).mean()) > MOSTLY_CHANGED
+    return float((differences(result, reference) >= FAINT).mean()) > MOSTLY_CHANGED
 
 
 def compose(source: NDArray[np.uint8], result: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -105,7 +102,7 @@ def crossfade(earlier: NDArray, later: NDArray) -> NDArray:
     return (np.rint(blended) if np.issubdtype(earlier.dtype, np.integer) else blended).astype(earlier.dtype)
 
 
-def _differences(result: Frames, reference: Frames, smoothing: float) -> Mask:
+def differences(result: Frames, reference: Frames, smoothing: float = MaskSettings.smoothing) -> Mask:
     """How far two clips are apart at each pixel, (T, h, w) in [0, 1]. Raises ValueError for different shapes."""
     if result.shape != reference.shape:
         raise ValueError(f"result {result.shape} and reference {reference.shape} must have one shape")

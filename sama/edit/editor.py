@@ -11,15 +11,17 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE, shown_change
 from sama.edit.compose import changes_everything, edit_mask
 from sama.edit.failures import EditFailedError, user_errors
 from sama.edit.painted import Painted
@@ -38,6 +40,7 @@ from sama.edit.request import (
 )
 from sama.edit.settings_file import write_settings
 from sama.edit.texts import Texts, Unread
+from sama.edit.user_mask import open_mask
 from sama.placement import decoding_evicts, fast_dtype, place, resolve_device, vae_dtype
 from sama.presets import PRESETS
 from sama.shapes import padded_frame_count
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline, SamaStep
     from sama.pipeline.schedule import FlowScheduler
 
+Limits = Iterator[NDArray[np.float32] | None]
 PHASES = ("reading", "planning", "painting", "saving", "done")
 PREVIEW_EVERY = 2  # steps
 MAX_PLANS = 16
@@ -62,6 +66,9 @@ class EditResult:
     output, settings: the video and the JSON that repeats it. seconds: how long it took.
     kept_source: whether unchanged places show the source's own pixels.
     kept_detail: whether the edit was given the source's detail.
+    changed: the share of the picture that changed by more than a faint amount, over all frames, 0 to 1. Measured at the
+        model's size against the decoded source; where neither `keep_source` nor `detail` needs that one, against the
+        source itself, so that what the autoencoder loses counts too.
     semantic_tokens: (windows, steps, 65, D) float32, the plan of each of the first `MAX_PLANS` windows as it formed.
     anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
     unread, unread_negative: the end of the instruction and of the negative prompt that were too long for the model to
@@ -79,6 +86,7 @@ class EditResult:
     seconds: float
     kept_source: bool
     kept_detail: bool
+    changed: float
     semantic_tokens: NDArray[np.float32]
     anchor_source: NDArray[np.uint8]
     anchor_result: NDArray[np.uint8]
@@ -144,12 +152,18 @@ def edit_video(
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
         seconds = time.monotonic() - began
-        notices = tuple(dict.fromkeys([*job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices]))
+        changed = painter.changed / max(1, frames)
+        sentence = NOTHING_CHANGED if request.mask is None else NOTHING_CHANGED_INSIDE
+        nothing = (sentence,) if changed < NOTHING else ()
+        notices = tuple(
+            dict.fromkeys([*nothing, *job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices])
+        )
         facts = {
             "frames": frames,
             "seconds": round(seconds, 2),
             "kept_source": painter.keep,
             "kept_detail": painter.detail,
+            "changed": round(changed, 4),
             "notices": notices,
         }
         _save_settings(job, pipeline, facts | {"unread": unread.instruction, "unread_negative": unread.negative})
@@ -164,6 +178,7 @@ def edit_video(
         seconds=seconds,
         kept_source=bool(painter.keep),
         kept_detail=painter.detail,
+        changed=changed,
         semantic_tokens=np.stack(painter.plans),
         anchor_source=painter.anchors[0],
         anchor_result=painter.anchors[1],
@@ -252,6 +267,7 @@ class _Painter:
         self.detail = wants_detail(job)
         self.scheduler = _scheduler(pipeline, job.request.scheduler)
         self.notices: tuple[str, ...] = ()
+        self.changed = 0.0  # shares of the pictures written so far, added up
         self.plans: list[NDArray[np.float32]] = []
         self.linear: LinearPreview | None = None
         self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -264,7 +280,7 @@ class _Painter:
         }  # fmt: skip
         text = Texts.of(job.request, self.pipeline)
         size = (job.plan.bucket.width, job.plan.bucket.height)
-        with FrameReader(**where, size=size) as small, FrameReader(**where) as large:
+        with FrameReader(**where, size=size) as small, FrameReader(**where) as large, self._limits() as limits:
             feed, originals = _Feed(iter(small), job.plan.windows[0][1]), iter(large)
             pending: Painted | None = None
             for number, (start, stop) in enumerate(job.plan.windows, start=1):
@@ -273,7 +289,7 @@ class _Painter:
                     painted = pending.fading_into(painted)
                 after = job.plan.windows[number][0] - start if number < len(job.plan.windows) else stop - start
                 pending = painted.part(after)
-                yield from self._write(writer, originals, painted.part(0, after), number)
+                yield from self._write(writer, originals, limits, painted.part(0, after), number)
             self.notices = large.notices
 
     def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, Painted]:
@@ -317,13 +333,21 @@ class _Painter:
         if number == 1:
             self.anchors = (frames[0], result[0])
         if self.keep is False and not self.detail:
-            return Painted(result)
+            return Painted(result, shown_change(result, frames, None))
         reference = self._decoded(source, count)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
             self.keep = not changes_everything(result, reference)
         mask = edit_mask(result, reference) if self.keep else None
-        return Painted.of(result, mask, reference if self.detail else None)
+        change = shown_change(result, reference, mask)
+        return Painted.of(result, change, mask, reference if self.detail else None)
+
+    def _limits(self) -> AbstractContextManager[Limits]:
+        """The user's mask for one full-size frame after another; None for each where there is no mask."""
+        job = self.job
+        if job.request.mask is None:
+            return nullcontext(repeat(None))
+        return open_mask(job.request.mask, job.plan.start, (job.info.width, job.info.height))
 
     def _decoded(self, latents: Any, count: int) -> NDArray[np.uint8]:
         return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
@@ -336,14 +360,17 @@ class _Painter:
         return _to_uint8(self.pipeline.decode_latents(step.clean_latents[:, :, :1])[0, 0])
 
     def _write(
-        self, writer: VideoWriter, originals: Iterator[Frame], finished: Painted, number: int
+        self, writer: VideoWriter, originals: Iterator[Frame], limits: Limits, finished: Painted, number: int
     ) -> Iterator[EditEvent]:
         total = len(self.job.plan.windows)
         for index in range(len(finished.frames)):
             original = next(originals, None)
             if original is None:  # the file ends before its index says so
                 return
-            writer.write(finished.picture(index, original.image), pts=original.pts, alpha=original.alpha)
+            limit = next(limits)
+            picture = finished.picture(index, original.image, limit)
+            writer.write(picture, pts=original.pts, alpha=original.alpha)
+            self.changed += finished.changed(index, limit)
             yield EditEvent(
                 "saving" if number == total else "painting", window=number, windows=total,
                 message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",

@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sama.edit.user_mask import MaskError, check_mask
 from sama.model.lora_keys import Stored, complaint
 from sama.presets import PRESETS, missing_weights
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
@@ -71,6 +72,10 @@ class EditRequest:
         is "on" unless most of the picture changes.
     detail: whether the edit gets the source's detail, which the model's size and its autoencoder lose: "on", "off", or
         "auto", which is "on" where the clip is larger than the model's size.
+    mask: path of a picture or a clip that is white where the edit may show, stretched to the clip's size; grey shows it
+        in part. Black places show the source's own pixels, whatever `keep_source` says. A picture is for all frames; a
+        clip's frame is for the source's frame of the same number, and its last one for all that follow. Inside the
+        mask `keep_source` chooses between edit and source as ever; "off" shows there all that the model painted.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
     model: folder of a saved pipeline, such as training writes, in place of the preset's weights. The preset still says
@@ -90,6 +95,7 @@ class EditRequest:
     frames: int | None = None
     keep_source: str = "auto"
     detail: str = "auto"
+    mask: str | os.PathLike[str] | None = None
     lora: tuple[str, ...] = ()
     device: str | None = None
     scheduler: str = "euler"
@@ -138,6 +144,8 @@ def check_request(
             check_lora(parse_lora(spec)[0])
         info, timeline = _looked_at(request.video, limits)
         plan = plan_of(request, info, canvas)
+        if request.mask is not None:
+            _check_mask(request.mask, plan)
         output = check_output(request.output, request.video)
         if with_weights:
             check_weights(request.preset, request.model)
@@ -148,6 +156,13 @@ def wants_detail(job: Job) -> bool:
     """Whether an edit gets the source's detail."""
     larger = job.info.width * job.info.height > job.plan.bucket.width * job.plan.bucket.height
     return larger if job.request.detail == "auto" else job.request.detail == "on"
+
+
+def _check_mask(mask: str | os.PathLike[str], plan: Plan) -> None:
+    try:
+        check_mask(mask, plan.start, plan.frames)
+    except MaskError as error:
+        raise EditError(str(error)) from error
 
 
 def check_values(request: EditRequest) -> None:

@@ -58,6 +58,7 @@ def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
         "video": _relative(job.request.video, folder),
         "output": _relative(job.output, folder),
         "model": None if job.request.model is None else _relative(job.request.model, folder),
+        "mask": None if job.request.mask is None else _relative(job.request.mask, folder),
         "lora": [_relative(path, folder) + f"@{scale:g}" for path, scale in map(parse_lora, job.request.lora)],
         "frames": job.plan.frames,
         "fps": str(job.info.fps),
@@ -81,7 +82,7 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(stored, dict) or SETTINGS_MARK not in stored:
         raise EditError(f"{file.name} is not a settings file; choose the .json that lies beside a result.")
     values = {field.name: stored[field.name] for field in fields(EditRequest) if field.name in stored}
-    for name in ("video", "output", "model"):
+    for name in ("video", "output", "model", "mask"):
         if values.get(name) is not None:
             values[name] = str(file.parent / str(values[name]))
     if isinstance(values.get("lora"), list):

@@ -41,7 +41,7 @@ def clip(tmp_path):
 
 
 def test_an_edit_exits_0_names_its_result_and_says_nothing_else(clip, model):
-    done = sama("edit", clip, "Make it snowy", "--model", model, "--frames", 1, "--steps", 1)
+    done = sama("edit", clip, "Make it snowy", "--model", model, "--frames", 1, "--steps", 1, "--keep-source", "off")
     output = clip.with_name("in put ü-edited.mp4")
     assert (done.returncode, done.stdout.strip()) == (0, str(output))
     assert probe(output).frames == 1

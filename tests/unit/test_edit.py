@@ -24,7 +24,7 @@ from tests.media import (
     make_truncated,
     read_barcode,
 )
-from tests.tiny import tiny_pipeline
+from tests.tiny import Copier, tiny_pipeline
 
 SMALL = Canvas((Bucket(64, 48), Bucket(48, 64)), window=5, overlap=2)
 
@@ -32,27 +32,6 @@ SMALL = Canvas((Bucket(64, 48), Bucket(48, 64)), window=5, overlap=2)
 @pytest.fixture(scope="module")
 def pipe():
     return tiny_pipeline(tower=False)
-
-
-class Copier:
-    """The pipeline with its painting replaced: it decodes to the source, except for a box."""
-
-    def __init__(self, pipe, box=None):
-        self._pipe, self._box = pipe, box
-
-    def __getattr__(self, name):
-        return getattr(self._pipe, name)
-
-    def encode_video(self, frames):
-        latents = self._pipe.encode_video(frames)
-        self._source, self._latents = frames, latents
-        return latents
-
-    def decode_latents(self, latents):
-        out = self._source[:, : 1 + 4 * (latents.shape[2] - 1)].clone()
-        if self._box is not None and latents is not self._latents:
-            out[(slice(None), slice(None), *self._box)] = torch.tensor([1.0, 0.0, 0.0])
-        return out
 
 
 @pytest.fixture(scope="module")

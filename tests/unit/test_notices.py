@@ -81,7 +81,8 @@ def test_the_command_line_says_it_on_stderr(quiet, hdr, pipe, tmp_path, capsys):
     arguments = ["edit", str(hdr), "Make it snowy", "--model", str(tmp_path / "model"), "--frames", "1", "--steps", "1"]
     assert cli.main([*arguments, *(["--quiet"] if quiet else [])]) == 0
     said = capsys.readouterr()
-    assert said.err.splitlines()[-1] == f"Note: {HDR}" and said.out.strip().endswith("holiday-edited.mp4")
+    last = said.err.splitlines()[-1]
+    assert last.startswith("Note: ") and last.endswith(HDR) and said.out.strip().endswith("holiday-edited.mp4")
     assert cli.main(["info", str(hdr), "--model", str(tmp_path / "model")]) == 0
     assert f"Note: {HDR}" in capsys.readouterr().out
 
@@ -106,7 +107,7 @@ def test_the_page_says_it_beside_the_clip_and_the_result(page, hdr):
     assert HDR in shown[page.clip_note]
     clip = shown[page.session.clip]
     *_, last = page._run(Where(), clip, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", "Automatic", "None", 1.0, [])
-    assert HDR in last[page.progress]
+    assert HDR in last[page.progress] and "% of the picture" in last[page.progress]
     (edit,) = last[page.session.runs]
     assert json.loads(edit.settings_file.read_text())["notices"] == [HDR]
 
@@ -115,7 +116,8 @@ def test_the_api_says_it_too(page, hdr):
     from ui.api import Api
 
     *_, (video, settings, state) = Api(page.jobs).edit_video(str(hdr), "Make it snowy", steps=1)
-    assert state == f"Done {HDR}" and probe(video).frames == 3
+    assert state.startswith("Done. Changed ") and state.endswith(f" % of the picture. {HDR}")
+    assert probe(video).frames == 3
     with open(settings) as file:
         assert json.load(file)["notices"] == [HDR]
 

@@ -290,12 +290,7 @@ class EditTab:
                 if isinstance(event, Edited):
                     edit = finish(folder, Path(request.video), event.tokens, clip.notices if clip else ())
                     finished = True
-                    facts = edit.settings
-                    done = notice(
-                        text.done(
-                            event.seconds, request.seed, facts.get("notices", ()), facts.get("kept_detail", False)
-                        )
-                    )
+                    done = notice(text.done(event.seconds, request.seed, edit.settings))
                     yield idle | self._show_result(edit) | {
                         self.progress: done, self.session.runs: [edit, *runs], self.fresh: edit,
                         self.unread: self._tell_unread(instruction)}  # fmt: skip
