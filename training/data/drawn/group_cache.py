@@ -22,7 +22,12 @@ logger = logging.getLogger(__name__)
 TENSORS = ("anchors", "pairs", "tokens")
 """What is kept of a group beside its bucket and its latents."""
 
-_SOURCES = ("training/synth/**/*.py", "training/data/drawn/scenes.py", "sama/model/pretext.py", "sama/pipeline/prompts.py")
+_SOURCES = (
+    "training/synth/**/*.py",
+    "training/data/drawn/scenes.py",
+    "sama/model/pretext.py",
+    "sama/pipeline/prompts.py",
+)
 """Code that decides what is rendered and how it is asked for."""
 
 
