@@ -11,12 +11,22 @@ import torch
 from tests.tiny import tiny_pipeline, tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.config import ConfigError, DataConfig, ObjectiveConfig, RenderedConfig, TrainConfig
-from training.evaluation.ablation.__main__ import main
+from training.evaluation.ablation.__main__ import _digest, main
 from training.evaluation.ablation.models import AnchorlessTransformer, ShiftedTransformer, build_variant
-from training.evaluation.ablation.plan import VARIANTS, Plan, Run, common_config, run_config, share_of, stage0_config
+from training.evaluation.ablation.plan import (
+    VARIANTS,
+    Plan,
+    Run,
+    common_config,
+    run_config,
+    share_of,
+    stage0_config,
+    write_plan,
+)
 from training.evaluation.ablation.record import read_record
 from training.evaluation.ablation.results import CLAIMS, Outcome, agreement, effect, over_seeds
-from training.evaluation.held_out.cases import make_cases, write_cases
+from training.evaluation.held_out.cases import PUBLISHED, make_cases, read_cases, write_cases
+from training.evaluation.held_out.runner import write_score
 from training.evaluation.held_out.scoring import Measures, Score
 from training.synth.material.pack import Pack
 
@@ -193,6 +203,67 @@ def test_one_seed_decides_nothing_and_missing_runs_are_no_figures():
     assert effect({"both": better, "baseline": [outcome(1, [10.0, 20.0])]}, "both", "baseline", "inside").pairs == 0
 
 
+def row_of(text, first, under):
+    """The cells of the table's row that begins with `first`, below the heading `under`."""
+    rows = (line for line in text[text.index(under) :].splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in next(rows).strip("|").split("|")]
+
+
+def test_runs_of_unequal_numbers_of_seeds_are_reported_and_unscored_ones_named(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = read_cases(PUBLISHED, ["add", "style"], 2)
+    plan = Plan("x", 20, 3, ("baseline", "both", "shifted", "two_stages"), 5, 2, ("add", "style"), _digest(lines))
+    out, record, page = tmp_path / "out", tmp_path / "docs/ablation/results.json", tmp_path / "docs/ablation.md"
+    write_plan(plan, out)
+
+    def scored(name, inside, count=4, parts=(".",)):
+        for part in parts:
+            (out / name / part).mkdir(parents=True, exist_ok=True)
+            steps = [{"step": step, "flow": 1 / step, "samples": 2 * step} for step in range(1, 20 // len(parts) + 1)]
+            (out / name / part / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in steps))
+        (out / name / "cases").mkdir()
+        for number, line in enumerate(lines[:count]):
+            write_score(out / name / "cases", Score(line.task, line.seed, "", Measures(inside=inside + number)))
+
+    for seed, inside in enumerate((10.0, 11.0)):
+        scored(f"baseline-seed{seed}", inside)
+    scored("baseline-seed2", 90.0, count=3)
+    for seed, inside in enumerate((12.0, 13.2, 40.0)):
+        scored(f"both-seed{seed}", inside)
+    facts = {"variant": "both", "seed": 0, "steps": 20, "samples": 40, "training_seconds": 7.0}
+    facts |= {"device": "a device", "torch": "2.0", "date": "2026-01-02"}
+    (out / "both-seed0" / "result.json").write_text(json.dumps(facts))
+    scored("shifted-seed0", 14.0)
+    (out / "shifted-seed1").mkdir()
+    scored("two_stages-seed0", 15.0, parts=(".", "stage0"))
+
+    assert main(["collect", "--out", str(out), "--record", str(record)]) == 0
+    kept = read_record(record)
+    seeds = {name: [run.facts["seed"] for run in runs] for name, runs in kept.outcomes.items()}
+    assert seeds == {"baseline": [0, 1], "both": [0, 1, 2], "shifted": [0], "two_stages": [0]}
+    assert kept.left_out == {
+        "baseline-seed2": "3 of 4 cases scored", "shifted-seed1": "0 of 4 cases scored", "shifted-seed2": "not begun",
+        "two_stages-seed1": "not begun", "two_stages-seed2": "not begun",
+    }  # fmt: skip
+    assert [run.facts["samples"] for runs in kept.outcomes.values() for run in runs] == [40] * 7
+    assert all("device" not in run.facts for run in kept.outcomes["shifted"])
+
+    assert main(["report", "--record", str(record), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert "5 of 12 runs are left out" in text and "`baseline-seed2` (3 of 4 cases scored)" in text
+    assert "1 to 3 seeds" in text and "Measured on a device with torch 2.0, 2026-01-02" in text
+    rows = {title: row_of(text, title, "## Scores") for title in ("baseline", "both", "both, shifted positions")}
+    assert {title: row[1:3] for title, row in rows.items()} == {
+        "baseline": ["2", "12.0 ± 0.5"], "both": ["3", "23.2 ± 9.1"], "both, shifted positions": ["1", "15.5"],
+    }  # fmt: skip
+    helps = row_of(text, "both help", "## Against")
+    assert helps[1] == "2" and helps[3] == "2.1 ± 0.1" and "inside: agrees" in helps[-1]  # not the seed of one alone
+    alone = row_of(text, "a type embedding is better than shifted positions", "## Against")
+    assert alone[1] == "1" and "±" not in "".join(alone) and alone[-1] == "no conclusion"
+    assert row_of(text, "baseline", "## Runs") == ["baseline", "0, 1", "20", "40", "-"]
+    assert row_of(text, "both", "## Runs") == ["both", "0, 1, 2", "20", "40", "7"]
+
+
 # --- A toy run --------------------------------------------------------------------------------------------------------
 
 YAML = """
@@ -234,7 +305,10 @@ def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch
         main([*command, "--steps", "4"])
 
     record = tmp_path / "docs" / "ablation" / "results.json"
-    assert main(["collect", "--out", str(out), "--record", str(record)]) == 0
+    collect = ["collect", "--out", str(out), "--record", str(record)]
+    with pytest.raises(SystemExit):
+        main(collect)  # the published cases are not these runs'
+    assert main([*collect, "--cases", str(tmp_path / "cases.jsonl")]) == 0
     rows = [json.loads(line) for line in (out / "two_stages-seed1" / "metrics.jsonl").read_text().splitlines()]
     first = [json.loads(line) for line in (out / "two_stages-seed1/stage0/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in first if "flow" in row] == [1, 2]
@@ -259,7 +333,7 @@ def test_a_toy_ablation_runs_goes_on_and_is_reported(tmp_path, pack, monkeypatch
     assert main(report) == 0
     text = page.read_text()
     assert text.index("Three steps say nothing.") < text.index("| both |")
-    assert "| both |" in text and "| stage 0, then stage 1 |" in text and "| *truth* | 100 % |" in text
+    assert "| both |" in text and "| stage 0, then stage 1 |" in text and "| *truth* |  | 100 % |" in text
     assert "| stage 0 before stage 1 is better than stage 1 alone |" in text
     assert "Not complete" not in text and "3 steps a run" in text
     for name in ("losses", "scores"):

@@ -12,7 +12,12 @@ from benchmarks.training_settings import table as speed_table
 from training.evaluation.held_out.report import read_report
 from training.evaluation.held_out.summary import summarise
 
-PAGES = [Path("README.md"), Path("assets/sama-tiny/README.md"), *sorted(Path("docs").rglob("*.md"))]
+PAGES = [
+    Path("README.md"),
+    Path("CONTRIBUTING.md"),
+    Path("assets/sama-tiny/README.md"),
+    *sorted(Path("docs").rglob("*.md")),
+]
 SPEED, ABLATION = Path("docs/training/speed.json"), Path("docs/ablation/results.json")
 
 

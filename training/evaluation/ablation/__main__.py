@@ -109,11 +109,17 @@ def read(options: argparse.Namespace) -> None:
 
 
 def collect(options: argparse.Namespace) -> None:
-    """Write the raw results of the finished runs into one file."""
+    """Write the raw results of the runs whose cases are all scored into one file."""
     from training.evaluation.ablation.record import collect, write_record
 
-    record = collect(_begun(options.out), options.out)
+    plan = _begun(options.out)
+    lines = _lines(options.cases, plan.tasks, plan.per_task)
+    if _digest(lines) != plan.cases:
+        raise ConfigError(f"{options.cases} does not hold the cases of {options.out}: name their file with --cases")
+    record = collect(plan, options.out, {line.id for line in lines})
     write_record(record, options.record)
+    for name, reason in record.left_out.items():
+        logger.warning("left out: %s, %s", name, reason)
     logger.info("%d runs in %s", sum(map(len, record.outcomes.values())), options.record)
 
 
@@ -177,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("--pack", default="data/pack")
     one.add_argument("--cases", type=Path, default=PUBLISHED)
     one.set_defaults(call=read)
-    one = commands.add_parser("collect", help="write the results of finished runs into one small file")
+    one = commands.add_parser("collect", help="write the results of scored runs into one small file")
+    one.add_argument("--cases", type=Path, default=PUBLISHED)
     one.set_defaults(call=collect)
     two = commands.add_parser("report", help="write the page with tables and plots from that file")
     two.add_argument("--page", type=Path, default=Path("docs/ablation.md"))

@@ -31,7 +31,7 @@ def plot_losses(outcomes: Outcomes, path: Path) -> None:
         for variant in shown(outcomes):
             steps, mean, deviation = (_smoothed(part, smooth) for part in band(outcomes[variant.name], name))
             if len(steps):
-                axis.plot(steps, mean, color=COLOURS[variant.name], label=variant.title, linewidth=1.4)
+                axis.plot(steps, mean, color=COLOURS[variant.name], label=_label(variant, outcomes), linewidth=1.4)
                 low, high = mean - deviation, mean + deviation
                 axis.fill_between(steps, low, high, color=COLOURS[variant.name], alpha=0.15, linewidth=0)
         axis.set(xlabel="steps", title=title)
@@ -46,13 +46,13 @@ def plot_losses(outcomes: Outcomes, path: Path) -> None:
 
 
 def plot_scores(outcomes: Outcomes, path: Path) -> None:
-    """One panel a measure: means with standard errors over seeds, and a dot for each seed."""
+    """One panel a measure: a dot for each seed; of several the mean with its standard error."""
     titles = [title for title in MEASURES[:4] if any(over_seeds(runs, title).n for runs in outcomes.values())]
     figure, axes = _figure(len(titles), width=3.2 * max(1, len(titles)), height=3.6)
     variants = shown(outcomes)
     for axis, title in zip(axes, titles, strict=True):
         _points(axis, outcomes, variants, title)
-    axes[0].set_yticks(range(len(variants)), [variant.title for variant in variants])
+    axes[0].set_yticks(range(len(variants)), [_label(variant, outcomes) for variant in variants])
     _save(figure, path)
 
 
@@ -62,17 +62,30 @@ def _points(axis: Any, outcomes: Outcomes, variants: Sequence[Variant], title: s
     for place, variant in enumerate(variants):
         runs, colour = outcomes[variant.name], COLOURS[variant.name]
         seeds = [over_seeds([run], title).mean * scale for run in runs]
-        axis.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
+        alpha = 0.45 if len(seeds) > 1 else 1.0
+        axis.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=4, alpha=alpha, markeredgewidth=0)
         mean = over_seeds(runs, title)
-        error = np.nan_to_num(mean.se) * scale
+        if mean.n < 2:  # no error is known: a bar of length zero would say the opposite
+            continue
         axis.errorbar(
-            mean.mean * scale, place, xerr=error, fmt="D", color=colour, markersize=6, capsize=4, linewidth=1.6
+            mean.mean * scale,
+            place,
+            xerr=mean.se * scale,
+            fmt="D",
+            color=colour,
+            markersize=6,
+            capsize=4,
+            linewidth=1.6,
         )
     unit = ", %" if measure.share else ", dB" if title in ("inside", "outside") else ""
     axis.set_title(title + unit + ("" if measure.higher else " (less is better)"), fontsize=10)
     axis.set_yticks(range(len(variants)), [""] * len(variants))
     axis.invert_yaxis()
     axis.grid(alpha=0.25)
+
+
+def _label(variant: Variant, outcomes: Outcomes) -> str:
+    return f"{variant.title} (n = {len(outcomes[variant.name])})"
 
 
 def _smoothed(values: np.ndarray, window: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,19 +35,21 @@ DIGITS = 5
 @dataclass(frozen=True)
 class Record:
     """Everything that the page is made from. references: cases' scores of an editor that does nothing and of one that
-    does all, by name."""
+    does all, by name. left_out: why a run of the plan is not among the outcomes, by the run's name."""
 
     plan: Plan
     outcomes: Outcomes
     references: dict[str, dict[str, Score]]
+    left_out: dict[str, str]
 
 
-def collect(plan: Plan, folder: Path) -> Record:
-    """The record of the runs in a folder. Raises ConfigError when none is finished."""
-    outcomes = load_outcomes(plan, folder)
+def collect(plan: Plan, folder: Path, cases: Collection[str]) -> Record:
+    """The record of the runs in a folder whose `cases` are all scored; variants may have unequal numbers of seeds.
+    Raises ConfigError when there is none."""
+    outcomes, left_out = load_outcomes(plan, folder, cases)
     if not outcomes:
         raise ConfigError(f"no run in {folder} is finished: there is nothing to report yet")
-    return Record(plan, outcomes, load_references(folder))
+    return Record(plan, outcomes, load_references(folder), left_out)
 
 
 def write_record(record: Record, file: Path) -> None:
@@ -55,7 +57,7 @@ def write_record(record: Record, file: Path) -> None:
     runs = [outcome for outcomes in record.outcomes.values() for outcome in outcomes]
     every = [outcome.scores for outcome in runs] + list(record.references.values())
     cases = sorted({case for scores in every for case in scores})
-    head = {"plan": asdict(record.plan), "cases": cases, "measures": MEASURED}
+    head = {"plan": asdict(record.plan), "left_out": record.left_out, "cases": cases, "measures": MEASURED}
     parts = [f'"{name}": {_line(value)}' for name, value in head.items()]
     references = {name: _rows(scores, cases) for name, scores in record.references.items()}
     parts.append(f'"references": {_line(references)}')
@@ -84,7 +86,7 @@ def read_record(file: Path) -> Record:
             outcome = Outcome(run["facts"], _scores(run["scores"], cases, measures), curves)
             outcomes.setdefault(run["facts"]["variant"], []).append(outcome)
         references = {name: _scores(rows, cases, measures) for name, rows in values["references"].items()}
-        return Record(plan_of(values["plan"]), outcomes, references)
+        return Record(plan_of(values["plan"]), outcomes, references, values["left_out"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is not a record of an ablation: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from training.evaluation.ablation.plan import (
     STAGE0_FOLDER,
     VARIANTS,
     Plan,
+    Run,
     Variant,
-    is_finished,
 )
 from training.evaluation.held_out.scoring import Score, as_score
 from training.evaluation.held_out.summary import COLUMNS, DECIDED, Column, Mean
@@ -40,7 +40,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished run: its facts, its cases' scores, its figures by step."""
+    """One run whose cases are all scored: its facts, its cases' scores, its figures by step."""
 
     facts: dict[str, Any]
     scores: dict[str, Score]
@@ -51,16 +51,35 @@ Outcomes = dict[str, list[Outcome]]
 """By variant, in the order of seeds."""
 
 
-def load_outcomes(plan: Plan, folder: Path) -> Outcomes:
-    """All finished runs of a plan."""
+def load_outcomes(plan: Plan, folder: Path, cases: Collection[str]) -> tuple[Outcomes, dict[str, str]]:
+    """The runs of a plan whose `cases` are all scored, and for every other run by name why it is left out.
+
+    A session that was stopped may leave a run that is scored and has no `result.json`: such a run counts, with those
+    facts that the plan and its figures tell.
+    """
     found: Outcomes = {}
+    left_out: dict[str, str] = {}
     for run in plan.runs():
-        if is_finished(folder, run):
-            own = folder / run.name
-            facts = json.loads((own / RESULT_FILE).read_text(encoding="utf-8"))
-            outcome = Outcome(facts, _scores(own / CASES_FOLDER), _curves(own, facts.get("first_steps", 0)))
-            found.setdefault(run.variant.name, []).append(outcome)
-    return found
+        own = folder / run.name
+        scores = {name: score for name, score in _scores(own / CASES_FOLDER).items() if name in cases}
+        if len(scores) < len(cases):
+            left_out[run.name] = f"{len(scores)} of {len(cases)} cases scored" if own.is_dir() else "not begun"
+            continue
+        outcome = Outcome(_facts(own, run, plan), scores, _curves(own, run.variant.first_steps(plan.steps)))
+        found.setdefault(run.variant.name, []).append(outcome)
+    return found, left_out
+
+
+def _facts(folder: Path, run: Run, plan: Plan) -> dict[str, Any]:
+    """What a run has written about itself; else what can be told without it, which is no device, version or day."""
+    file = folder / RESULT_FILE
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    first_steps = run.variant.first_steps(plan.steps)
+    facts = {"variant": run.variant.name, "seed": run.seed, "steps": plan.steps, "first_steps": first_steps}
+    parts = ([folder / STAGE0_FOLDER] if first_steps else []) + [folder]
+    last = [rows[-1] for part in parts if (rows := [row for row in _rows(part) if "samples" in row])]
+    return facts | ({"samples": sum(row["samples"] for row in last)} if len(last) == len(parts) else {})
 
 
 def load_references(folder: Path) -> dict[str, dict[str, Score]]:
@@ -77,9 +96,8 @@ def _scores(folder: Path) -> dict[str, Score]:
 def _curves(folder: Path, first_steps: int) -> Curves:
     """Figures by step. first_steps: of the stage 0 before; the steps of what followed are counted from there."""
     curves: Curves = {}
-    for file, before in ((folder / STAGE0_FOLDER / METRICS_FILE, 0), (folder / METRICS_FILE, first_steps)):
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            row = json.loads(line)
+    for part, before in ((folder / STAGE0_FOLDER, 0), (folder, first_steps)):
+        for row in _rows(part):
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):
                     points = curves.setdefault(name, [])
@@ -87,6 +105,12 @@ def _curves(folder: Path, first_steps: int) -> Curves:
                     if not points or points[-1][0] != step:
                         points.append((step, float(value)))
     return curves
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """The figures that a run logged, a row for each step."""
+    file = folder / METRICS_FILE
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def column(title: str) -> Column:
@@ -115,12 +139,15 @@ def _mean(values: Sequence[float]) -> Mean:
 class Effect:
     """How much better one variant is than another by one measure, seed by seed and case by case.
 
-    error: standard error that counts the scatter over cases (averaged over seeds) and over seeds (averaged over cases).
+    error: standard error that counts the scatter over cases (averaged over seeds) and over seeds (averaged over cases);
+        NaN with one seed, which says nothing about others.
+    pairs, seeds: how many pairs of cases, of how many seeds that both variants have.
     """
 
     better_by: float
     error: float
     pairs: int
+    seeds: int
 
     @property
     def verdict(self) -> str:
@@ -147,11 +174,11 @@ def effect(outcomes: Outcomes, one: str, other: str, title: str) -> Effect:
         rows.append(row)
     names = set.intersection(*map(set, rows)) if rows else set()
     if not names:
-        return Effect(math.nan, math.nan, 0)
+        return Effect(math.nan, math.nan, 0, 0)
     table = np.array([[row[name] for name in sorted(names)] for row in rows])  # (seeds, cases)
     seeds, cases = (_mean(table.mean(axis=axis).tolist()) for axis in (1, 0))
     error = math.hypot(0.0 if math.isnan(cases.se) else cases.se, seeds.se)  # one seed tells nothing of the others
-    return Effect(float(table.mean()), error, table.size)
+    return Effect(float(table.mean()), error, table.size, len(rows))
 
 
 @dataclass(frozen=True)
@@ -207,5 +234,5 @@ def band(outcomes: Sequence[Outcome], name: str) -> tuple[np.ndarray, np.ndarray
 
 
 def shown(outcomes: Outcomes) -> list[Variant]:
-    """The variants that have a finished run, in their order."""
+    """The variants that have a scored run, in their order."""
     return [variant for variant in VARIANTS if outcomes.get(variant.name)]
