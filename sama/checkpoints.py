@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sama.errors import CheckpointError
 from sama.presets import transformer_config
 
 if TYPE_CHECKING:
@@ -67,10 +68,6 @@ _TOP_BACK = {ours: official for official, ours in _TOP.items()}
 _BLOCK_BACK = {ours: official for official, ours in _BLOCK.items()}
 _SEMANTIC = ("segment_embedding.", "semantic_projector.", "semantic_head.")
 _OUR_MARKS = ("condition_embedder.", ".attn1.", "proj_out.", "semantic_projector.")
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be loaded; the message is one sentence for the user and names the keys at fault."""
 
 
 # --- Key names -------------------------------------------------------------------------------------------------------

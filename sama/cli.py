@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sama.errors import CheckpointError, EditError, EditFailedError
 from sama.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -228,17 +229,14 @@ def _told(told: Estimate) -> str:
 
 
 def _failure(error: Exception, debug: bool) -> int:
-    from sama.edit.request import EditError
-
     if debug:
         traceback.print_exception(error)
-    # By name: their modules import torch, which a refusal need not wait for.
-    if isinstance(error, (_UsageError, EditError)) or type(error).__name__ == "CheckpointError":
+    if isinstance(error, (_UsageError, EditError, CheckpointError)):
         _say(str(error))
         return BAD_INPUT
-    known = type(error).__name__ == "EditFailedError"
     first_line = next(iter(str(error).strip().splitlines()), "")
-    sentence = first_line if known else f"This failed, which is our fault: {type(error).__name__}: {first_line}"
+    ours = "" if isinstance(error, EditFailedError) else f"This failed, which is our fault: {type(error).__name__}: "
+    sentence = ours + first_line
     _say(sentence if debug else f"{sentence} (--debug shows the details)")
     return FAILED
 

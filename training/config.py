@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from training.closed_yaml import ConfigError, read_yaml
+from training.closed_yaml import read_yaml
+from training.errors import ConfigError
 from training.values import Count, FileName, Frames, NonNegative, Number, Positive, Seed, Share, ShareBelowOne, Text
 
 __all__ = [

@@ -33,8 +33,9 @@ from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVi
 from sama.checkpoints import save_official
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.checkpoint import find_checkpoint
+from training.errors import ConfigError
 from training.stages.encoders import TOWER_FOLDER, FrozenSizes
 from training.stages.lora import export_lora
 from training.stages.model import checkpoint_config, checkpoint_transformer

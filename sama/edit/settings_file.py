@@ -14,7 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import SETTINGS_MARK, EditError, EditRequest, Job, parse_lora
+from sama.edit.request import SETTINGS_MARK, EditRequest, Job, parse_lora
+from sama.errors import EditError
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline

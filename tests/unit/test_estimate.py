@@ -6,7 +6,8 @@ from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
 from sama.edit.estimate import Speed, architecture_of, estimate, measure_speed, transformer_flops
-from sama.edit.request import EditError, EditRequest
+from sama.edit.request import EditRequest
+from sama.errors import EditError
 from sama.model.transformer import SamaTransformer3DModel
 from sama.video import VideoInfo
 from tests.tiny import tiny_pipeline

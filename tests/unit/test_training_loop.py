@@ -13,7 +13,6 @@ from tests.comparing import assert_trained
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.config import (
-    ConfigError,
     DataConfig,
     ObjectiveConfig,
     OptimiserConfig,
@@ -28,6 +27,7 @@ from training.core.ema import Ema
 from training.core.loop import UNTIMED_STEPS, Trainer
 from training.core.optim import build_optimisers, rate_factor
 from training.data.drawn.feed import RenderedFeed
+from training.errors import ConfigError
 from training.flops import Cost
 from training.parallel.processes import Layout, clip_gradients
 from training.stages.editor import EditStage

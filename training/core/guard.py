@@ -11,10 +11,6 @@ from training.config import GuardConfig
 from training.core.finite import LateFlags
 
 
-class RunStoppedError(RuntimeError):
-    """A run that went on would be for nothing; the message says why in one sentence and what to do."""
-
-
 class _Recent:
     """The last `guard.window` verdicts, true for bad ones."""
 

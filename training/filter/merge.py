@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.errors import JudgeError
 from training.evaluation.judge.answers import Standing, request_name
-from training.evaluation.judge.client import JudgeError
 from training.filter.criteria import (
     ABOUT_PICTURES,
     ABOUT_VIDEOS,

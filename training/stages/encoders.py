@@ -22,9 +22,9 @@ from transformers.utils.hub import cached_file
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.semantics import anchor_tokens
 from sama.pipeline.prompts import Spelling, model_prompt
-from training.closed_yaml import ConfigError
 from training.core.precision import autocast
 from training.data.drawn.scenes import TEXT_LENGTH, tokenise
+from training.errors import ConfigError
 from training.stages.whole_clip_vae import OnePassVAE
 
 CLIPS_AT_ONCE = 4

@@ -39,12 +39,13 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from PIL import Image, ImageDraw, ImageFont
 
+from training.errors import IngredientError
 from training.synth.material.captions import FILM_END, SHOTS, STILLS
-from training.synth.material.fetch import PACKAGES, IngredientError, check_file, fetch, tar_members, unpack_deb
+from training.synth.material.fetch import PACKAGES, check_file, fetch, tar_members, unpack_deb
 from training.synth.material.names import Name, curated_names
 from training.synth.material.palette import COLOURS, dominant_colour
 
-__all__ = ["IngredientError", "build_pack", "main"]
+__all__ = ["build_pack", "main"]
 
 log = logging.getLogger(__name__)
 

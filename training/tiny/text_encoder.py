@@ -124,7 +124,7 @@ def build(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
 
 
 def main() -> None:
-    from training.synth.material.pack import PackError
+    from training.errors import PackError
 
     parser = argparse.ArgumentParser(description="Build the embedded text encoder.")
     parser.add_argument("--out", type=Path, default=Path("assets/sama-tiny"))

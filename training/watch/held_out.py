@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from sama.shapes import TINY_BUCKETS
-from training.config import ConfigError, SetConfig, TrainConfig
+from training.config import SetConfig, TrainConfig
 from training.core.batch import Batch
 from training.core.finite import finite_rows
+from training.errors import ConfigError
 from training.stages.encoders import Encoders
 from training.watch.grids import shown_frames
 

@@ -23,7 +23,7 @@ from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
-from training.closed_yaml import ConfigError
+from training.errors import ConfigError
 from training.storage import whole
 
 logger = logging.getLogger(__name__)

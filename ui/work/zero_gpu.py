@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import EditError
+from sama.errors import EditError
 from ui import text
 from ui.errors import ReportedError, sentence
 

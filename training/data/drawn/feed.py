@@ -20,14 +20,15 @@ from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS
 from training.closed_yaml import hint
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.batch import Batch, Place, without_broken_rows
-from training.core.finite import NotFiniteError, finite_rows
+from training.core.finite import finite_rows
 from training.core.guard import SampleGuard
 from training.core.randomness import derived_seed
 from training.data.drawn.group_cache import GroupCache
 from training.data.drawn.latents import LatentStore
 from training.data.drawn.scenes import PairedClips, RenderedGroups, stream
+from training.errors import ConfigError, NotFiniteError
 from training.stages.encoders import CLIPS_AT_ONCE, Encoders
 from training.synth.edits.tasks import TASKS
 

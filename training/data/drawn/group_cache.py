@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS, Bucket
 from training.config import TrainConfig
-from training.core.finite import NotFiniteError
 from training.data.files.cache import ContentCache
+from training.errors import NotFiniteError
 from training.stages.encoders import Encoders
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,12 @@ logger = logging.getLogger(__name__)
 TENSORS = ("anchors", "pairs", "tokens")
 """What is kept of a group beside its bucket and its latents."""
 
-_SOURCES = ("training/synth/**/*.py", "training/data/drawn/scenes.py", "sama/model/pretext.py", "sama/pipeline/prompts.py")
+_SOURCES = (
+    "training/synth/**/*.py",
+    "training/data/drawn/scenes.py",
+    "sama/model/pretext.py",
+    "sama/pipeline/prompts.py",
+)
 """Code that decides what is rendered and how it is asked for."""
 
 

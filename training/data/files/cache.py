@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.core.finite import NotFiniteError
+from training.errors import NotFiniteError
 from training.storage import whole
 
 logger = logging.getLogger(__name__)

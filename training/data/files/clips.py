@@ -21,8 +21,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from sama.errors import VideoError
 from sama.shapes import Bucket
-from sama.video import FrameReader, VideoError, probe
+from sama.video import FrameReader, probe
 from training.data.files.manifest import IMAGES, Media
 
 Extract = Literal["head", "uniform"]

@@ -24,15 +24,12 @@ from training.data.files.checks import Catalogue, Sample, common_frames
 from training.data.files.clips import ClipError, Extract, Facts, digest_of, frame_numbers, read_frames, state
 from training.data.files.manifest import Dropped, Media
 from training.data.files.sampler import Draw, Step
+from training.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 3
 """Samples that are tried in place of one that cannot be read, before the run stops."""
-
-
-class DataError(RuntimeError):
-    """Samples that passed the checks cannot be read; the message says which and what to do."""
 
 
 class Reading(NamedTuple):

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 from sama.shapes import TINY_BUCKETS
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.batch import Batch, Place
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.latents import LatentStore
+from training.errors import ConfigError
 from training.stages.encoders import Encoders
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from training.config import ConfigError
+from training.errors import ConfigError
 from training.evaluation.ablation.plots import plot_losses, plot_scores
 from training.evaluation.ablation.record import Record
 from training.evaluation.ablation.results import (

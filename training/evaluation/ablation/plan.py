@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
+from training.errors import ConfigError
 from training.storage import whole
 
 PLAN_FILE = "plan.json"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from training.config import ConfigError
+from training.errors import ConfigError
 from training.evaluation.ablation.plan import Plan, plan_of
 from training.evaluation.ablation.results import (
     HELD_OUT,

@@ -16,10 +16,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.batch import Place
 from training.core.loop import UNTIMED_STEPS, Trainer
 from training.core.precision import choose_kernels
+from training.errors import ConfigError
 from training.evaluation.ablation.examine import Bench, Judges, judged
 from training.evaluation.ablation.feed import SharedStoreFeed, fill_store
 from training.evaluation.ablation.models import build_variant

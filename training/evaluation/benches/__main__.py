@@ -17,14 +17,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sama.edit.request import MAX_SEED, MAX_STEPS, EditError
+from sama.edit.request import MAX_SEED, MAX_STEPS
+from sama.errors import EditError
 from training.data.files.manifest import Media
+from training.errors import JudgeError
 from training.evaluation.benches.benchmarks import BENCHMARKS, Benchmark
 from training.evaluation.benches.cases import Case, Found, find_results, read_cases, result_of
 from training.evaluation.benches.tables import Graded, as_dict, as_markdown, grade
 from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
 from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
-from training.evaluation.judge.client import JudgeClient, JudgeError, Server
+from training.evaluation.judge.client import JudgeClient, Server
 from training.evaluation.judge.session import Effort, Session, Subject
 from training.values import Count, argument
 

@@ -17,6 +17,7 @@ from typing import Literal, cast
 import numpy as np
 
 from sama.shapes import TINY_BUCKETS, Bucket, is_valid_frame_count
+from training.errors import CaseError
 from training.storage import whole
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
@@ -50,10 +51,6 @@ class CaseLine:
     @property
     def id(self) -> str:
         return f"{self.task}-{self.seed}"
-
-
-class CaseError(ValueError):
-    """The case list is missing, broken, or not what this renderer draws; the message says what to do."""
 
 
 def make_cases(

@@ -24,15 +24,13 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageFont
 
-__all__ = ["Pack", "PackError", "Shot", "Split", "Sprite", "Still", "require_pack"]
+from training.errors import PackError
+
+__all__ = ["Pack", "Shot", "Split", "Sprite", "Still", "require_pack"]
 
 Split = Literal["train", "test"]
 
 _COMMAND = "python -m training.synth.ingredients --out"
-
-
-class PackError(RuntimeError):
-    """The pack is missing or broken; the message says which command makes it."""
 
 
 @dataclass(frozen=True, eq=False)
