@@ -12,7 +12,6 @@ import math
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sama.errors import CheckpointError
+from sama.files import whole_file
 from sama.presets import transformer_config
 
 if TYPE_CHECKING:
@@ -185,14 +185,8 @@ def save_official(transformer: nn.Module, path: str | os.PathLike[str], dtype: t
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file(weights, temporary, metadata={"format": "pt"})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        save_file(weights, part, metadata={"format": "pt"})
 
 
 def _files(path: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sama.errors import CheckpointError, EditError, EditFailedError
+from sama.files import whole_folder
 from sama.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -144,22 +145,10 @@ def _convert(arguments: argparse.Namespace) -> int:
     if to_official:
         save_official(transformer, target, getattr(torch, arguments.dtype))
     else:
-        _save_folder(transformer, target)
+        with whole_folder(target) as part:
+            transformer.save_pretrained(part)
     print(target)
     return OK
-
-
-def _save_folder(transformer: Any, target: Path) -> None:
-    import shutil
-    import tempfile
-
-    part = Path(tempfile.mkdtemp(dir=target.absolute().parent, prefix=f".{target.name}."))
-    try:
-        transformer.save_pretrained(part)
-        part.chmod(0o755)
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # --- What is said ----------------------------------------------------------------------------------------------------

@@ -31,15 +31,16 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from sama.checkpoints import save_official
+from sama.files import disk_full, whole_folder
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
 from training.config import TrainConfig
 from training.core.checkpoint import find_checkpoint
+from training.core.float8 import rewrite_compact
 from training.errors import ConfigError
 from training.stages.encoders import TOWER_FOLDER, FrozenSizes
 from training.stages.lora import export_lora
 from training.stages.model import checkpoint_config, checkpoint_transformer
-from training.storage import disk_full, rewrite_compact, whole_folder
 
 logger = logging.getLogger(__name__)
 

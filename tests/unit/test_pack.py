@@ -151,7 +151,7 @@ def test_shots_by_length(folder):
 
 
 def test_a_missing_pack_says_how_to_make_it(tmp_path):
-    with pytest.raises(PackError, match=r"python -m training\.procedural\.ingredients --out"):
+    with pytest.raises(PackError, match=r"python -m training\.synth\.ingredients --out"):
         Pack.load(tmp_path / "nothing")
 
 

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from sama.files import whole_file
 from training.config import TrainConfig
 from training.core.batch import Place
 from training.core.loop import UNTIMED_STEPS, Trainer
@@ -40,7 +41,6 @@ from training.evaluation.ablation.plan import (
 from training.evaluation.held_out.cases import CaseLine
 from training.stages.editor import EditStage
 from training.stages.encoders import Encoders
-from training.storage import whole
 from training.synth.material.pack import Pack
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class Session:
         waiting = []
         for run, facts in self._unwritten:
             if judged(self.out / run.name / CASES_FOLDER, self.lines):
-                with whole(self.out / run.name / RESULT_FILE) as part:
+                with whole_file(self.out / run.name / RESULT_FILE) as part:
                     part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
             else:
                 waiting.append((run, facts))

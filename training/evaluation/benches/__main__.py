@@ -19,6 +19,7 @@ from pydantic import Field
 
 from sama.edit.request import MAX_SEED, MAX_STEPS
 from sama.errors import EditError
+from sama.files import whole_file
 from training.data.files.manifest import Media
 from training.errors import JudgeError
 from training.evaluation.benches.benchmarks import BENCHMARKS, Benchmark
@@ -102,12 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(benchmark: Benchmark, graded: Graded, out: Path, name: str, model: str) -> None:
-    from training.storage import whole
-
     table = as_markdown(benchmark, graded, name, model)
     scores = json.dumps(as_dict(benchmark, graded, name, model), indent=2, ensure_ascii=False) + "\n"
     for file, text in (("scores.json", scores), ("scores.md", table)):
-        with whole(out / file) as path:
+        with whole_file(out / file) as path:
             path.write_text(text, encoding="utf-8")
     print(table)
 

@@ -16,9 +16,9 @@ from typing import Literal, cast
 
 import numpy as np
 
+from sama.files import whole_file
 from sama.shapes import TINY_BUCKETS, Bucket, is_valid_frame_count
 from training.errors import CaseError
-from training.storage import whole
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import Case, render_case
@@ -115,7 +115,7 @@ def draw(pack: Pack, line: CaseLine) -> Case:
 def write_cases(lines: Sequence[CaseLine], path: Path) -> None:
     """Write a case list, one JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with whole_file(path) as part:
         part.write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines), encoding="utf-8")
 
 
