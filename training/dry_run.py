@@ -25,11 +25,11 @@ from transformers import SiglipVisionConfig
 from sama.shapes import TINY_BUCKETS, LatentShape, latent_shape, token_counts
 from training.config import TrainConfig
 from training.core.batch import Place
+from training.core.cost import ModelShape, forward_flops, training_flops
 from training.core.float8 import is_large_matrix
 from training.core.optim import is_matrix
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.scenes import ANCHOR_SIZE, MAX_CLIPS
-from training.flops import ModelShape, forward_flops, training_flops
 from training.parallel.processes import require_fitting
 from training.stages.encoders import FrozenSizes
 from training.stages.model import build_transformer, require_arguments, told_by_section

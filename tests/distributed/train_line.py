@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 from training import train
 from training.config import load_config
 from training.core.checkpoint import run_tensors
+from training.core.cost import Cost
 from training.core.loop import Trainer
 from training.errors import RunStoppedError
-from training.flops import Cost
 from training.parallel.processes import full_state_dict, lay_out, local
 
 BATCH = 8

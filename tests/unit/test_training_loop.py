@@ -23,13 +23,13 @@ from training.config import (
 )
 from training.core.batch import Place
 from training.core.clock import Clock
+from training.core.cost import Cost
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights, float8_rounded
 from training.core.loop import UNTIMED_STEPS, Trainer
 from training.core.optim import build_optimisers, rate_factor
 from training.data.drawn.feed import RenderedFeed
 from training.errors import ConfigError
-from training.flops import Cost
 from training.parallel.processes import Layout, clip_gradients
 from training.stages.editor import EditStage
 from training.stages.encoders import Encoders

@@ -19,9 +19,9 @@ from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
 from training.config import TrainConfig
 from training.core.batch import Batch, Feed, Place
+from training.core.cost import Cost, batch_cost
 from training.data.drawn.feed import RenderedFeed
 from training.export import write_weights
-from training.flops import Cost, batch_cost
 from training.parallel.processes import Layout, checkpoint_activations, full_state_dict, lay_out
 from training.stages.encoders import Encoders
 from training.stages.model import build_transformer, empty_transformer, model_arguments

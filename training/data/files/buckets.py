@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sama.flops import block_flops
 from sama.shapes import (
     OFFICIAL_BUCKETS,
     TINY_BUCKETS,
@@ -64,9 +65,8 @@ class ModelWidth(NamedTuple):
 
 
 def cost(tokens: int, model: ModelWidth) -> int:
-    """Floating-point operations of a block for a sequence, with multiply-add as two: 12 d^2 L + 4 d f L + 4 L^2 d."""
-    d, f = model
-    return 12 * d**2 * tokens + 4 * d * f * tokens + 4 * tokens**2 * d
+    """Floating-point operations of a block for a sequence of `tokens`, the text's share left out."""
+    return block_flops(tokens, 0, *model).total
 
 
 def model_width(config: TrainConfig) -> ModelWidth:
