@@ -20,15 +20,13 @@ from typing import TYPE_CHECKING, Any
 from sama.edit.request import Canvas, EditRequest, plan_of
 from sama.flops import block_flops, known_gpu
 from sama.placement import default_device
-from sama.presets import PRESETS
+from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
 from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
 
 if TYPE_CHECKING:
     import torch
 
-TEXT_TOKENS = 512
-_WAN_DEFAULTS = {"default_steps": 50, "default_guidance": 5.0, "max_sequence_length": TEXT_TOKENS}
 _BACKGROUND_BYTES = 0.7e9  # Python, torch, diffusers and a decoder
 _STARTUP_SECONDS = 8.0  # importing torch and diffusers, reading a small model
 _ACTIVATION_COPIES = 16  # tensors of (tokens, width) alive in a block; 39.8 GB measured for 65,585 tokens of the 14B
@@ -99,34 +97,41 @@ class Estimate:
 
 
 _WAN_VAE = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
-_PUBLISHED = {
-    "14b": Architecture(5120, 13824, 40, 40, TEXT_TOKENS, 5.7e9, _WAN_VAE, 50, 5.0),
-    "1.3b": Architecture(1536, 8960, 30, 12, TEXT_TOKENS, 5.7e9, _WAN_VAE, 50, 5.0),
-}
+_WAN_TEXT_PARAMETERS = 5.7e9
 
 
 def architecture_of(preset: str, model: str | os.PathLike[str] | None = None) -> Architecture:
     """A model's numbers: from its folder, or published ones. Raises ValueError when the folder is incomplete."""
     folder = PRESETS[preset].folder if model is None else Path(model)
     if folder is None:
-        return _PUBLISHED[preset]
+        return _architecture(PRESETS[preset].transformer, _WAN_VAE, {}, _WAN_TEXT_PARAMETERS)
     try:
-        transformer = _config(folder / "transformer" / "config.json")
-        vae = _config(folder / "vae" / "config.json")
-        index = _WAN_DEFAULTS | _config(folder / "model_index.json")
-        return Architecture(
-            width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
-            ffn=transformer["ffn_dim"],
-            blocks=transformer["num_layers"],
-            heads=transformer["num_attention_heads"],
-            text_tokens=index["max_sequence_length"],
-            text_parameters=_stored_bytes(folder / "text_encoder") / 2,
-            vae=vae,
-            steps=index["default_steps"],
-            guidance=index["default_guidance"],
+        return _architecture(
+            _config(folder / "transformer" / "config.json"),
+            _config(folder / "vae" / "config.json"),
+            _config(folder / "model_index.json"),
+            _stored_bytes(folder / "text_encoder") / 2,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"The model in {folder} is incomplete ({error}); get it again.") from error
+
+
+def _architecture(
+    transformer: Mapping[str, Any], vae: Mapping[str, Any], index: Mapping[str, Any], text_parameters: float
+) -> Architecture:
+    """transformer, vae, index: the configurations of a saved pipeline's parts and of the pipeline itself."""
+    heads = transformer["num_attention_heads"]
+    return Architecture(
+        width=heads * transformer["attention_head_dim"],
+        ffn=transformer["ffn_dim"],
+        blocks=transformer["num_layers"],
+        heads=heads,
+        text_tokens=index.get("max_sequence_length", WAN_TEXT_TOKENS),
+        text_parameters=text_parameters,
+        vae=vae,
+        steps=index.get("default_steps", WAN_STEPS),
+        guidance=index.get("default_guidance", WAN_GUIDANCE),
+    )
 
 
 def estimate(
