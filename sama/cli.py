@@ -236,7 +236,7 @@ def _say(sentence: str) -> None:
 
 
 def _quiet(arguments: argparse.Namespace) -> None:
-    """Keep libraries to themselves, and to the cores that there are, before they are imported."""
+    """Silence libraries and limit OpenMP to the usable cores; call it before they are imported."""
     from sama.doctor import usable_cores
 
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))

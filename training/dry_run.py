@@ -226,7 +226,7 @@ def _largest(config: TrainConfig) -> Largest:
 
 
 def _frozen_bytes(config: TrainConfig, sizes: FrozenSizes) -> float:
-    """Of VAE, text encoder and tower: what their files say, or Wan's."""
+    """Bytes of VAE, text encoder and tower in memory: by the size of their files, or Wan's where they are not here."""
     folders = [Path(config.base) / part for part in ("vae", "text_encoder")]
     folders.append(Path(config.tower) if config.tower else Path(config.base) / "semantic_tower")
     if sizes.assumed or not all(folder.is_dir() for folder in folders):
@@ -236,7 +236,7 @@ def _frozen_bytes(config: TrainConfig, sizes: FrozenSizes) -> float:
 
 
 def _held_bytes(config: TrainConfig, sizes: FrozenSizes, latents: LatentShape) -> float:
-    """Of the store: latents in bfloat16 and pictures of as many clips as a group may have."""
+    """Bytes of the store of drawn scenes: latents in bfloat16, and pictures of as many clips as a group may have."""
     clip = 2 * sizes.latent_channels * latents.frames * latents.height * latents.width + 3 * ANCHOR_SIZE**2
     return float(config.data.rendered.capacity_groups * MAX_CLIPS * clip)
 

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 WORK = Path("runs/benchmark")
 ABOUT = "about.json"
 Quality = Annotated[int, Field(ge=0, le=101)]
-"""Of WebP; see `Examination.store`."""
+"""Quality of WebP files; see `Examination.store`."""
 
 
 def run(options: argparse.Namespace) -> None:

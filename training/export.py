@@ -49,7 +49,7 @@ OFFICIAL = {True: "sama_ema.safetensors", False: "sama_raw.safetensors"}
 """The file under official key names, by whether it holds averages."""
 FROZEN = ("vae", "text_encoder", "tokenizer")
 SMALL_DEFAULTS = {"default_steps": 10, "default_guidance": 2.0}
-"""Of a pipeline with the embedded model's text encoder, where the base says nothing."""
+"""Steps and guidance of a pipeline with the embedded model's text encoder, where the base does not say them."""
 
 
 def write_weights(

@@ -188,7 +188,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def stored_bytes(tensors) -> int:
-    """Of the storages behind tensors, each once."""
+    """Bytes of the storages behind tensors, each counted once."""
     storages = {local(t.detach()).untyped_storage().data_ptr(): local(t.detach()).untyped_storage() for t in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 

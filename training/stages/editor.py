@@ -1,4 +1,4 @@
-"""Stages `pretrain`, `sft` and `lora`: what the transformer is asked for. What it is shown is the feed's matter.
+"""The objective of the stages `pretrain`, `sft` and `lora`. The data comes from a feed.
 
 Stage 0 (`pretrain`) shows image edits and clips to restore, stage 1 (`sft`) video edits; the objective is the same.
 """

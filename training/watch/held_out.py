@@ -21,7 +21,8 @@ from training.watch.grids import shown_frames
 logger = logging.getLogger(__name__)
 
 FIRST_SEED = 800_000
-"""Of drawn cases. The benchmark's begin elsewhere: who chooses weights by these has not seen those."""
+"""The seed of the first drawn case. The seeds of benchmark cases begin elsewhere, so that a checkpoint chosen by these
+cases has not been chosen by the benchmark."""
 
 
 @dataclass(frozen=True)

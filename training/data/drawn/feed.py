@@ -58,7 +58,7 @@ class RenderedFeed:
         """Groups that were encoded before the first batch; 0: not yet known."""
         self.drawn = 0
         self.guard = SampleGuard(config.guard)
-        """Of clips as they are encoded, by the number of their scene."""
+        """Counts clips whose encoding is not finite, by the number of their scene."""
         self._random = torch.Generator(place.device)
 
     def batches(self) -> Iterator[Batch]:
@@ -125,8 +125,9 @@ class RenderedFeed:
         return batch
 
     def _kind_of(self, batch: int) -> tuple[int, bool, float]:
-        """Of a batch by its number: its number in the store, whether it is one of images, and its share of
-        restorations. Images and clips alternate as evenly as their shares allow, and each take every bucket in turn."""
+        """What batch `batch` holds: (its number in the store, whether it is one of images, its share of restorations).
+
+        Images and clips alternate as evenly as their shares allow, and each take every bucket in turn."""
         if not self.config.objective.pretext:
             return batch, self.config.stage == "pretrain", 0.0
         if self.config.stage != "pretrain":

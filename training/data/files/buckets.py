@@ -52,7 +52,7 @@ class Signature(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Of one sample: source, anchors and target."""
+        """Tokens of one sample: source, anchors and target."""
         return token_counts(latent_shape(self.frames, self.height, self.width)).total
 
     def __str__(self) -> str:

@@ -30,7 +30,7 @@ Extract = Literal["head", "uniform"]
 
 _BLOCK = 2**20
 _MAX_PIXELS = 8192 * 4320
-"""Of a picture: what `sama.video` takes for a frame."""
+"""The largest picture that is read, in pixels: the same as the largest frame that `sama.video` reads."""
 
 
 class ClipError(ValueError):

@@ -179,7 +179,7 @@ class PairedClips(Dataset[ReadStep]):
             read.anchor = found["anchor"]
 
     def _readable(self, draw: Draw, signature: Signature, replaced: list[Dropped]) -> ReadSample:
-        """The sample of a draw, or of the next one of its bucket that can be read: no matter of chance either."""
+        """The sample of a draw, or the next readable one of its bucket; which one depends on nothing random."""
         tried = []
         for sample in self._row_of_neighbours(draw.sample, signature):
             try:

@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
     epoch: int
     number: int
-    """Of the micro-step in its epoch, from 0."""
+    """Index of the micro-step in its epoch, from 0."""
     signature: Signature
     draws: tuple[Draw, ...]
 

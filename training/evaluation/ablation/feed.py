@@ -33,7 +33,7 @@ class SharedStoreFeed(RenderedFeed):
 
 
 def fill_store(config: TrainConfig, encoders: Encoders, place: Place) -> LatentStore:
-    """Render and encode `data.rendered.groups` groups. They hang on the configuration's seed alone."""
+    """Render and encode `data.rendered.groups` groups. They depend only on the configuration's seed."""
     rendered = config.data.rendered
     feed = RenderedFeed(config, encoders, place)
     capacity = math.ceil(rendered.groups / len(TINY_BUCKETS))

@@ -49,7 +49,8 @@ TRIAL_STEPS, TRIAL_SECONDS = 30, 20.0
 """How long the speed is measured, whichever is over first."""
 
 TRAINING_SHARE = 0.7
-"""Of a budget in minutes; the rest is for held-out losses, samples and the last scores."""
+"""The share of a budget in minutes that is spent on training; the rest is for held-out losses, samples
+and the last scores."""
 
 
 class UnwrittenStage(EditStage):
