@@ -20,7 +20,6 @@ from sama.pipeline import SamaPipeline
 from training.config import TrainConfig
 from training.core.batch import Batch, Feed, Place
 from training.core.cost import Cost, batch_cost
-from training.data.drawn.feed import RenderedFeed
 from training.export import write_weights
 from training.parallel.processes import Layout, checkpoint_activations, full_state_dict, lay_out
 from training.stages.encoders import Encoders
@@ -157,6 +156,8 @@ def build_feed(config: TrainConfig, encoders: Encoders, place: Place) -> Feed:
         from training.data.files.feed import ManifestFeed
 
         return ManifestFeed(config, encoders, place)
+    from training.data.drawn.feed import RenderedFeed  # the drawing generator, which training on files does not need
+
     return RenderedFeed(config, encoders, place)
 
 

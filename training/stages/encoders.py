@@ -24,7 +24,7 @@ from sama.model.semantics import anchor_tokens
 from sama.pipeline.prompts import Spelling, model_prompt
 from sama.presets import WAN_TEXT_TOKENS
 from training.core.precision import autocast
-from training.data.drawn.scenes import TEXT_LENGTH, tokenise
+from training.data.prompts import TEXT_LENGTH, tokenise
 from training.errors import ConfigError
 from training.stages.whole_clip_vae import OnePassVAE
 

@@ -25,6 +25,7 @@ TENSORS = ("anchors", "pairs", "tokens")
 _SOURCES = (
     "training/synth/**/*.py",
     "training/data/drawn/scenes.py",
+    "training/data/prompts.py",
     "sama/model/pretext.py",
     "sama/pipeline/prompts.py",
 )
