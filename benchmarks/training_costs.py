@@ -16,7 +16,7 @@ def costs() -> str:
     """The table: tokens, what activation checkpointing keeps (an activation a block, bfloat16), and PFLOP of a step."""
     from sama.presets import transformer_config
     from sama.shapes import latent_shape, token_counts
-    from training.flops import ModelShape, forward_flops, training_flops
+    from training.core.cost import ModelShape, forward_flops, training_flops
     from training.stages.model import empty_transformer
 
     shapes = {}

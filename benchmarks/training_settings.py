@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sama.files import whole_file
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -86,9 +88,8 @@ def parse_setting(text: str, toy: bool = False) -> Setting:
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Write a result as `folder`/NAME.json, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{result['name']}.part"
-    part.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    part.replace(folder / f"{result['name']}.json")
+    with whole_file(folder / f"{result['name']}.json") as part:
+        part.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 COLUMNS = ("setting", "devices", "tokens", "kept", "attention", "s / step", "tokens / s", "MFU", "memory")
@@ -113,9 +114,8 @@ def keep_results(folder: Path, file: Path) -> int:
     kept |= {result["name"]: result for result in read_results(folder)}
     lines = [json.dumps(kept[name], separators=(",", ":")) for name in sorted(kept)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    part.replace(file)
+    with whole_file(file) as part:
+        part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     return len(kept)
 
 

@@ -24,8 +24,8 @@ What to try first if a figure disappoints: the attention's share of a step (`att
 each backend), `checkpointing` (`attention` spares most of the recomputation), `every=2` where memory is left,
 `compile=false` to see what compilation brings, a larger `batch` for short clips.
 
-MFU is by the formula of `training.flops`: three forward passes of model FLOPs (two for frozen layers), recomputation
-not counted, over the dense bfloat16 peak. `memory_gib` is the peak of what tensors took in the timed steps,
+MFU is by the formula of `training.core.cost`: three forward passes of model FLOPs (two for frozen layers), without
+recomputation, over the dense bfloat16 peak. `memory_gib` is the peak of what tensors took in the timed steps,
 `reserved_gib` of what the allocator held, `used_gib` what was taken on the device altogether.
 """
 
@@ -220,9 +220,10 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
     import torch
     from accelerate import Accelerator
 
+    from sama.flops import peak_flops
     from sama.shapes import latent_shape, token_counts
+    from training.core.cost import batch_cost
     from training.core.loop import Trainer
-    from training.flops import batch_cost, peak_flops
     from training.parallel.activations import keep_attention
     from training.parallel.processes import lay_out
     from training.stages.editor import EditStage

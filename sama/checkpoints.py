@@ -12,7 +12,6 @@ import math
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sama.errors import CheckpointError
+from sama.files import whole_file
 from sama.presets import transformer_config
 
 if TYPE_CHECKING:
@@ -67,10 +68,6 @@ _TOP_BACK = {ours: official for official, ours in _TOP.items()}
 _BLOCK_BACK = {ours: official for official, ours in _BLOCK.items()}
 _SEMANTIC = ("segment_embedding.", "semantic_projector.", "semantic_head.")
 _OUR_MARKS = ("condition_embedder.", ".attn1.", "proj_out.", "semantic_projector.")
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be loaded; the message is one sentence for the user and names the keys at fault."""
 
 
 # --- Key names -------------------------------------------------------------------------------------------------------
@@ -188,14 +185,8 @@ def save_official(transformer: nn.Module, path: str | os.PathLike[str], dtype: t
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save_file(weights, temporary, metadata={"format": "pt"})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        save_file(weights, part, metadata={"format": "pt"})
 
 
 def _files(path: Path) -> list[Path]:

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sama.errors import CheckpointError, EditError, EditFailedError
+from sama.files import whole_folder
 from sama.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -143,22 +145,10 @@ def _convert(arguments: argparse.Namespace) -> int:
     if to_official:
         save_official(transformer, target, getattr(torch, arguments.dtype))
     else:
-        _save_folder(transformer, target)
+        with whole_folder(target) as part:
+            transformer.save_pretrained(part)
     print(target)
     return OK
-
-
-def _save_folder(transformer: Any, target: Path) -> None:
-    import shutil
-    import tempfile
-
-    part = Path(tempfile.mkdtemp(dir=target.absolute().parent, prefix=f".{target.name}."))
-    try:
-        transformer.save_pretrained(part)
-        part.chmod(0o755)
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # --- What is said ----------------------------------------------------------------------------------------------------
@@ -235,17 +225,14 @@ def _told(told: Estimate) -> str:
 
 
 def _failure(error: Exception, debug: bool) -> int:
-    from sama.edit.request import EditError
-
     if debug:
         traceback.print_exception(error)
-    # By name: their modules import torch, which a refusal need not wait for.
-    if isinstance(error, (_UsageError, EditError)) or type(error).__name__ == "CheckpointError":
+    if isinstance(error, (_UsageError, EditError, CheckpointError)):
         _say(str(error))
         return BAD_INPUT
-    known = type(error).__name__ == "EditFailedError"
     first_line = next(iter(str(error).strip().splitlines()), "")
-    sentence = first_line if known else f"This failed, which is our fault: {type(error).__name__}: {first_line}"
+    ours = "" if isinstance(error, EditFailedError) else f"This failed, which is our fault: {type(error).__name__}: "
+    sentence = ours + first_line
     _say(sentence if debug else f"{sentence} (--debug shows the details)")
     return FAILED
 
@@ -256,7 +243,7 @@ def _say(sentence: str) -> None:
 
 
 def _quiet(arguments: argparse.Namespace) -> None:
-    """Keep libraries to themselves, and to the cores that there are, before they are imported."""
+    """Silence libraries and limit OpenMP to the usable cores; call it before they are imported."""
     from sama.doctor import usable_cores
 
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))

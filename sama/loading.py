@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sama.checkpoints import CheckpointError, load_transformer
+from sama.checkpoints import load_transformer
+from sama.errors import CheckpointError
 from sama.presets import Preset, get_preset, missing_weights
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sama.edit.request import EditError
+from sama.errors import EditError
 
 if TYPE_CHECKING:
     import torch

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+WAN_STEPS, WAN_GUIDANCE, WAN_TEXT_TOKENS = 50, 5.0, 512
+"""Denoising steps, guidance, and tokens of a prompt, padding included, of a pipeline whose own configuration says
+nothing else; as Wan2.1 was published."""
 
 _PLACES = tuple(base / "assets" / "sama-tiny" for base in (Path(__file__).parents[1], Path(__file__).parent))
 TINY_FOLDER = next((folder for folder in _PLACES if (folder / "model_index.json").is_file()), _PLACES[0])
@@ -78,6 +83,15 @@ def transformer_config(name: str) -> dict[str, Any]:
     if not config:
         raise ValueError(f"The preset {name!r} keeps its configuration beside its weights: give no configuration.")
     return dict(config)
+
+
+def saved_transformer(preset: Preset) -> Mapping[str, Any]:
+    """The arguments of a preset's transformer, read from its folder where it has one. Raises OSError or ValueError
+    where the folder's `transformer/config.json` cannot be read."""
+    if preset.folder is None:
+        return preset.transformer
+    values: dict[str, Any] = json.loads((preset.folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    return values
 
 
 def missing_weights(preset: Preset) -> str:

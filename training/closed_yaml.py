@@ -17,16 +17,13 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from training.errors import ConfigError
 from training.yaml_text import YamlError, parse_yaml
 
 Value = TypeVar("Value")
 
 _SHOWN = 60
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a section of keys"}
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key."""
 
 
 def read_yaml(kind: type[Value], path: Path, overrides: Sequence[str] = ()) -> Value:

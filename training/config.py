@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from training.closed_yaml import ConfigError, read_yaml
+from training.closed_yaml import read_yaml
+from training.errors import ConfigError
 from training.values import Count, FileName, Frames, NonNegative, Number, Positive, Seed, Share, ShareBelowOne, Text
 
 __all__ = [
@@ -122,9 +123,9 @@ class OptimiserConfig:
     name: Literal["muon", "adamw"] = "muon"
     """`muon`: Muon for matrices, AdamW for everything else; `adamw`: AdamW for everything, sharded weights too."""
     learning_rate: Positive = 2e-3
-    """Of Muon, or of AdamW where it is alone (paper: 2e-5)."""
+    """Learning rate of Muon; with `name: adamw`, of AdamW (paper: 2e-5)."""
     adam_learning_rate: Positive = 1e-3
-    """Of AdamW beside Muon."""
+    """Learning rate of AdamW where Muon trains the matrices."""
     weight_decay: NonNegative = 0.01
     warmup_steps: Number = 100
     decay_share: Share = 0.4
@@ -197,7 +198,7 @@ class LoraConfig:
     added_modules: bool = False
     """Also adapt the semantic projector and head."""
     name: FileName = ""
-    """Of the file that is written, without suffix (default: the output folder's)."""
+    """Name of the file that is written, without suffix (default: that of the output folder)."""
     trigger: str = ""
     """An instruction that asks for what was learned; stored in the file, and offered by the app."""
     stored: Literal["float32", "bfloat16"] = "float32"

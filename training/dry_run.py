@@ -25,14 +25,14 @@ from transformers import SiglipVisionConfig
 from sama.shapes import TINY_BUCKETS, LatentShape, latent_shape, token_counts
 from training.config import TrainConfig
 from training.core.batch import Place
+from training.core.cost import ModelShape, forward_flops, training_flops
+from training.core.float8 import is_large_matrix
 from training.core.optim import is_matrix
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.scenes import ANCHOR_SIZE, MAX_CLIPS
-from training.flops import ModelShape, forward_flops, training_flops
 from training.parallel.processes import require_fitting
 from training.stages.encoders import FrozenSizes
 from training.stages.model import build_transformer, require_arguments, told_by_section
-from training.storage import is_large_matrix
 
 GIB = 2**30
 BYTES_A_WIDTH, BYTES_A_FFN = 68, 4
@@ -226,7 +226,7 @@ def _largest(config: TrainConfig) -> Largest:
 
 
 def _frozen_bytes(config: TrainConfig, sizes: FrozenSizes) -> float:
-    """Of VAE, text encoder and tower: what their files say, or Wan's."""
+    """Bytes of VAE, text encoder and tower in memory: by the size of their files, or Wan's where they are not here."""
     folders = [Path(config.base) / part for part in ("vae", "text_encoder")]
     folders.append(Path(config.tower) if config.tower else Path(config.base) / "semantic_tower")
     if sizes.assumed or not all(folder.is_dir() for folder in folders):
@@ -236,7 +236,7 @@ def _frozen_bytes(config: TrainConfig, sizes: FrozenSizes) -> float:
 
 
 def _held_bytes(config: TrainConfig, sizes: FrozenSizes, latents: LatentShape) -> float:
-    """Of the store: latents in bfloat16 and pictures of as many clips as a group may have."""
+    """Bytes of the store of drawn scenes: latents in bfloat16, and pictures of as many clips as a group may have."""
     clip = 2 * sizes.latent_channels * latents.frames * latents.height * latents.width + 3 * ANCHOR_SIZE**2
     return float(config.data.rendered.capacity_groups * MAX_CLIPS * clip)
 

@@ -26,12 +26,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from training.evaluation.held_out.cases import PUBLISHED, CaseError, CaseLine, make_cases, read_cases, write_cases
+from training.errors import CaseError, PackError
+from training.evaluation.held_out.cases import PUBLISHED, CaseLine, make_cases, read_cases, write_cases
 from training.evaluation.held_out.report import write_report
 from training.evaluation.held_out.runner import Examination, about_model, examine, finished, read_later, write_sheets
 from training.evaluation.held_out.scoring import Judge, Score, unread
 from training.synth.edits.tasks import TASKS
-from training.synth.material.pack import Pack, PackError, require_pack
+from training.synth.material.pack import Pack, require_pack
 from training.values import Count, Frames, NonNegative, Number, argument
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 WORK = Path("runs/benchmark")
 ABOUT = "about.json"
 Quality = Annotated[int, Field(ge=0, le=101)]
-"""Of WebP; see `Examination.store`."""
+"""Quality of WebP files; see `Examination.store`."""
 
 
 def run(options: argparse.Namespace) -> None:

@@ -31,14 +31,16 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from sama.checkpoints import save_official
+from sama.files import disk_full, whole_folder
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.checkpoint import find_checkpoint
+from training.core.float8 import rewrite_compact
+from training.errors import ConfigError
 from training.stages.encoders import TOWER_FOLDER, FrozenSizes
 from training.stages.lora import export_lora
 from training.stages.model import checkpoint_config, checkpoint_transformer
-from training.storage import disk_full, rewrite_compact, whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ OFFICIAL = {True: "sama_ema.safetensors", False: "sama_raw.safetensors"}
 """The file under official key names, by whether it holds averages."""
 FROZEN = ("vae", "text_encoder", "tokenizer")
 SMALL_DEFAULTS = {"default_steps": 10, "default_guidance": 2.0}
-"""Of a pipeline with the embedded model's text encoder, where the base says nothing."""
+"""Steps and guidance of a pipeline with the embedded model's text encoder, where the base does not say them."""
 
 
 def write_weights(

@@ -27,14 +27,12 @@ import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from training.config import ConfigError, TrainConfig, load_config
-from training.core.finite import NotFiniteError
-from training.core.guard import RunStoppedError
+from sama.files import disk_full
+from training.config import TrainConfig, load_config
 from training.core.loop import Trainer
 from training.core.precision import choose_kernels
-from training.data.files.paired import DataError
+from training.errors import ConfigError, DataError, NotFiniteError, RunStoppedError
 from training.stages.editor import build_stage
-from training.storage import disk_full
 from training.values import Count, argument
 
 logger = logging.getLogger(__name__)

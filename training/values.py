@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from sama.shapes import is_valid_frame_count, padded_frame_count
-from training.closed_yaml import ConfigError, validated
+from training.closed_yaml import validated
+from training.errors import ConfigError
 from training.yaml_text import YamlError, parse_yaml
 
 Count = Annotated[int, Field(ge=1)]

@@ -6,6 +6,7 @@ import errno
 import logging
 import secrets
 
+from sama.errors import EditError, EditFailedError, VideoError
 from ui.settings import ASSETS
 
 logger = logging.getLogger(__name__)
@@ -38,9 +39,6 @@ def sentence(error: BaseException) -> str:
     editor explains (`EditFailedError`) say themselves what to do; ZeroGPU's refusals, a lack of memory and a full disk
     are translated; anything else is ours and is logged under a short number, so that no path or trace reaches a page.
     """
-    from sama.edit import EditError, EditFailedError
-    from sama.video import VideoError
-
     said = str(error)
     if isinstance(error, ReportedError):
         return said

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sama.presets import WAN_GUIDANCE, WAN_STEPS
 from ui.loras import Lora, named_by_environment, offered
 
 if TYPE_CHECKING:
@@ -18,18 +19,19 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 class PresetInfo(NamedTuple):
-    """What the page has to know of a preset before its weights are loaded."""
+    """What the page has to know of a preset before its weights are loaded. steps, guidance: of a pipeline that says
+    nothing else; `Settings.info` has those of the preset's saved pipeline."""
 
     label: str
-    steps: int
-    guidance: float
     max_frames: int
+    steps: int = WAN_STEPS
+    guidance: float = WAN_GUIDANCE
 
 
 PRESETS: dict[str, PresetInfo] = {
-    "tiny": PresetInfo("SAMA tiny, the embedded model", 12, 3.0, 121),
-    "1.3b": PresetInfo("SAMA on Wan2.1 1.3B", 50, 5.0, 81),
-    "14b": PresetInfo("SAMA 14B", 50, 5.0, 81),
+    "tiny": PresetInfo("SAMA tiny, the embedded model", 121),
+    "1.3b": PresetInfo("SAMA on Wan2.1 1.3B", 81),
+    "14b": PresetInfo("SAMA 14B", 81),
 }
 
 
@@ -75,8 +77,6 @@ class Settings:
         from sama.edit.estimate import architecture_of
 
         info = PRESETS[self.preset]
-        if self.pipeline_loader is not None:  # other weights than the preset's
-            return info
         try:
             model = architecture_of(self.preset)
         except ValueError:  # not fetched yet, or in a place of the user's own

@@ -1,7 +1,8 @@
 """From file to file: the request and its check, the edit, what is composed, and the settings beside the result."""
 
-from sama.edit.editor import PHASES, EditEvent, EditFailedError, EditResult, edit_video, load_pipeline
-from sama.edit.request import EditError, EditRequest
+from sama.edit.editor import PHASES, EditEvent, EditResult, edit_video, load_pipeline
+from sama.edit.request import EditRequest
+from sama.errors import EditError, EditFailedError
 
 __all__ = [
     "PHASES",

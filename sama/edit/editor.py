@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 
 from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE, shown_change
 from sama.edit.compose import changes_everything, edit_mask
-from sama.edit.failures import EditFailedError, user_errors
+from sama.edit.failures import user_errors
 from sama.edit.painted import Painted
 from sama.edit.request import (
     SCHEDULERS,
     Canvas,
-    EditError,
     EditRequest,
     Job,
     check_lora,
@@ -41,6 +40,7 @@ from sama.edit.request import (
 from sama.edit.settings_file import write_settings
 from sama.edit.texts import Texts, Unread
 from sama.edit.user_mask import open_mask
+from sama.errors import CheckpointError, EditError, EditFailedError
 from sama.placement import decoding_evicts, fast_dtype, place, resolve_device, vae_dtype
 from sama.presets import PRESETS
 from sama.shapes import padded_frame_count
@@ -207,7 +207,6 @@ def load_pipeline(
         check_lora(path)
     target = resolve_device(device, _needs_gpu(preset, model))
     from sama import loading
-    from sama.checkpoints import CheckpointError
 
     names = [f"lora_{index}" for index in range(len(loras))]
     try:

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sama.edit.request import Canvas, EditRequest, plan_of
+from sama.flops import block_flops, known_gpu
 from sama.placement import default_device
-from sama.presets import PRESETS
+from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
 from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
 
 if TYPE_CHECKING:
     import torch
 
-TEXT_TOKENS = 512
-_WAN_DEFAULTS = {"default_steps": 50, "default_guidance": 5.0, "max_sequence_length": TEXT_TOKENS}
 _BACKGROUND_BYTES = 0.7e9  # Python, torch, diffusers and a decoder
 _STARTUP_SECONDS = 8.0  # importing torch and diffusers, reading a small model
 _ACTIVATION_COPIES = 16  # tensors of (tokens, width) alive in a block; 39.8 GB measured for 65,585 tokens of the 14B
@@ -97,56 +96,42 @@ class Estimate:
         return self.forwards * self.forward_flops + self.vae_flops
 
 
-# Dense bf16, measured or published for long sequences: linear, attention, convolution.
-KNOWN_GPUS: Mapping[str, tuple[float, float, float]] = {
-    "H200": (730e12, 566e12, 250e12),
-    "H100": (730e12, 566e12, 250e12),
-    "A100": (250e12, 195e12, 100e12),
-    "L40S": (200e12, 150e12, 80e12),
-    "RTX 4090": (160e12, 150e12, 70e12),
-    "RTX 3090": (65e12, 55e12, 30e12),
-}
-
 _WAN_VAE = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
-_PUBLISHED = {
-    "14b": Architecture(5120, 13824, 40, 40, TEXT_TOKENS, 5.7e9, _WAN_VAE, 50, 5.0),
-    "1.3b": Architecture(1536, 8960, 30, 12, TEXT_TOKENS, 5.7e9, _WAN_VAE, 50, 5.0),
-}
-
-
-def transformer_flops(tokens: int, width: int, ffn: int, blocks: int, text_tokens: int) -> tuple[float, float]:
-    """FLOPs of one forward, a multiply-add as two: (linear layers, attention).
-
-    Together n L (12 d^2 + 4 d f) + 4 n L^2 d + 4 n L T d + 4 n T d^2 for n blocks, L tokens, width d, FFN width f and
-    T text tokens.
-    """
-    linear = blocks * (tokens * (12 * width**2 + 4 * width * ffn) + 4 * text_tokens * width**2)
-    attention = blocks * 4 * tokens * width * (tokens + text_tokens)
-    return float(linear), float(attention)
+_WAN_TEXT_PARAMETERS = 5.7e9
 
 
 def architecture_of(preset: str, model: str | os.PathLike[str] | None = None) -> Architecture:
     """A model's numbers: from its folder, or published ones. Raises ValueError when the folder is incomplete."""
     folder = PRESETS[preset].folder if model is None else Path(model)
     if folder is None:
-        return _PUBLISHED[preset]
+        return _architecture(PRESETS[preset].transformer, _WAN_VAE, {}, _WAN_TEXT_PARAMETERS)
     try:
-        transformer = _config(folder / "transformer" / "config.json")
-        vae = _config(folder / "vae" / "config.json")
-        index = _WAN_DEFAULTS | _config(folder / "model_index.json")
-        return Architecture(
-            width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
-            ffn=transformer["ffn_dim"],
-            blocks=transformer["num_layers"],
-            heads=transformer["num_attention_heads"],
-            text_tokens=index["max_sequence_length"],
-            text_parameters=_stored_bytes(folder / "text_encoder") / 2,
-            vae=vae,
-            steps=index["default_steps"],
-            guidance=index["default_guidance"],
+        return _architecture(
+            _config(folder / "transformer" / "config.json"),
+            _config(folder / "vae" / "config.json"),
+            _config(folder / "model_index.json"),
+            _stored_bytes(folder / "text_encoder") / 2,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"The model in {folder} is incomplete ({error}); get it again.") from error
+
+
+def _architecture(
+    transformer: Mapping[str, Any], vae: Mapping[str, Any], index: Mapping[str, Any], text_parameters: float
+) -> Architecture:
+    """transformer, vae, index: the configurations of a saved pipeline's parts and of the pipeline itself."""
+    heads = transformer["num_attention_heads"]
+    return Architecture(
+        width=heads * transformer["attention_head_dim"],
+        ffn=transformer["ffn_dim"],
+        blocks=transformer["num_layers"],
+        heads=heads,
+        text_tokens=index.get("max_sequence_length", WAN_TEXT_TOKENS),
+        text_parameters=text_parameters,
+        vae=vae,
+        steps=index.get("default_steps", WAN_STEPS),
+        guidance=index.get("default_guidance", WAN_GUIDANCE),
+    )
 
 
 def estimate(
@@ -168,7 +153,7 @@ def estimate(
     length = padded_frame_count(plan.windows[0][1] - plan.windows[0][0])
     pixels = plan.bucket.width * plan.bucket.height
     tokens = token_counts(latent_shape(length, plan.bucket.height, plan.bucket.width))
-    linear, attention = transformer_flops(tokens.total, model.width, model.ffn, model.blocks, model.text_tokens)
+    linear, attention = block_flops(tokens.total, model.text_tokens, model.width, model.ffn, model.blocks)
     encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
     decodes = 1 if request.keep_source == "off" and request.detail == "off" else 2
     vae = len(plan.windows) * length * pixels * (encode + decodes * decode)
@@ -210,14 +195,13 @@ def memory_bytes(model: Architecture, tokens: int, pixels: int, device: str) -> 
 
 
 def known_speed(device: str) -> Speed | None:
-    """The speed of a GPU that the table knows by name, else None."""
+    """The speed of a GPU whose rates `sama.flops` knows, else None."""
     if not device.startswith("cuda"):
         return None
     import torch
 
-    name = torch.cuda.get_device_name(device)
-    rates = next(((key, figures) for key, figures in KNOWN_GPUS.items() if key in name), None)
-    return None if rates is None else Speed(*rates[1], basis=f"known figures for {rates[0]}")
+    gpu = known_gpu(torch.cuda.get_device_name(device))
+    return None if gpu is None or gpu.rates is None else Speed(*gpu.rates, basis=f"known figures for {gpu.name}")
 
 
 def measure_speed(device: str, tokens: int, model: Architecture) -> Speed:
@@ -225,7 +209,7 @@ def measure_speed(device: str, tokens: int, model: Architecture) -> Speed:
     import torch
 
     tokens = min(tokens, _PROBED_TOKENS)
-    linear, attention = transformer_flops(tokens, model.width, model.ffn, 1, model.text_tokens)
+    linear, attention = block_flops(tokens, model.text_tokens, model.width, model.ffn)
     encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
     with torch.inference_mode():
         block_rate = (linear + attention) / _best_seconds(_block_run(device, tokens, model), device)

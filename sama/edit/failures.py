@@ -6,8 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sama.edit.request import EditError
-from sama.video import VideoError
+from sama.errors import EditError, EditFailedError, VideoError
 
 _OUT_OF_MEMORY = (  # parts of messages, lower case
     "out of memory",  # CUDA, MPS
@@ -15,10 +14,6 @@ _OUT_OF_MEMORY = (  # parts of messages, lower case
     "not enough memory",  # torch on a CPU, under Windows
     "insufficient memory",  # OpenCV
 )
-
-
-class EditFailedError(RuntimeError):
-    """An edit that was possible as asked and failed all the same. The message is one sentence for the user."""
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sama.edit.user_mask import MaskError, check_mask
+from sama.errors import EditError, VideoError
 from sama.model.lora_keys import Stored, complaint
 from sama.presets import PRESETS, missing_weights
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
-from sama.video import VideoError, VideoInfo, VideoLimits, probe
+from sama.video import VideoInfo, VideoLimits, probe
 from sama.video.timeline import Timeline, read_timeline
 
 OUTPUT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -50,10 +51,6 @@ CANVASES: Mapping[str, Canvas] = {
     "14b": Canvas(OFFICIAL_BUCKETS, 81),
     "1.3b": Canvas(OFFICIAL_BUCKETS, 81),
 }
-
-
-class EditError(ValueError):
-    """An edit that cannot be done as asked. The message is one sentence for the user."""
 
 
 @dataclass(frozen=True)

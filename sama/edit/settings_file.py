@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import SETTINGS_MARK, EditError, EditRequest, Job, parse_lora
+from sama.edit.request import SETTINGS_MARK, EditRequest, Job, parse_lora
+from sama.errors import EditError
+from sama.files import whole_file
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
@@ -34,15 +35,8 @@ def write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
         "fingerprint": model_fingerprint(pipeline),
     }
     text = json.dumps(settings_of(job, resolved | facts), indent=2, ensure_ascii=False) + "\n"
-    handle, name = tempfile.mkstemp(dir=job.settings.parent, prefix=".")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.chmod(0o644)
-        part.replace(job.settings)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(job.settings) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from sama.checkpoints import (
     PREFIXES,
-    CheckpointError,
     from_flat_name,
     from_official_name,
     read_state_dict,
@@ -33,6 +32,7 @@ from sama.checkpoints import (
     strip_prefixes,
     to_official_name,
 )
+from sama.errors import CheckpointError
 from sama.model.lora_keys import CONVERTED, Stored, complaint, part_of, plain
 
 logger = logging.getLogger(__name__)

@@ -121,7 +121,8 @@ NO_PRETEXT_WEIGHT = 1
 def sample_generator(seed: int, epoch: int, index: int) -> Generator:
     """The generator of one sample: a function of (seed, epoch, index), so that no worker, rank or epoch repeats
     another's perturbations."""
-    mixed = hash((seed, epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF  # integers hash alike in every process
+    # Integers hash alike in every process. Another mixing would change what every seed of a run or of the app draws.
+    mixed = hash((seed, epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF
     return Generator().manual_seed(mixed)
 
 

@@ -28,6 +28,7 @@ from sama.pipeline.frames import OUTPUT_TYPES, as_frames, as_output
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.pipeline.schedule import TIMESTEPS, FlowScheduler, denoised, guide, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
+from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
 from sama.shapes import LatentShape, latent_shape
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         scheduler: FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler,
         semantic_tower: SiglipVisionModel | None = None,
         prompt_prefix: str = EDIT_PREFIX,
-        max_sequence_length: int = 512,
+        max_sequence_length: int = WAN_TEXT_TOKENS,
         spell_quotes: Spelling = "",
         shift: float = 5.0,
-        default_steps: int = 50,
-        default_guidance: float = 5.0,
+        default_steps: int = WAN_STEPS,
+        default_guidance: float = WAN_GUIDANCE,
         round_timestep_to_bf16: bool = False,
     ) -> None:
         super().__init__()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sama.video.limits import UPLOAD_LIMITS, VideoError, VideoLimits
+from sama.errors import VideoError
+from sama.video.limits import UPLOAD_LIMITS, VideoLimits
 from sama.video.packing import MAX_PACKED_WIDTH, pack_side_by_side, packed_panel_size
 from sama.video.reading import Frame, FrameReader, VideoInfo, probe
 from sama.video.uploads import normalise_upload

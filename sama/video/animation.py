@@ -14,7 +14,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sama.video.limits import VideoError, VideoLimits
+from sama.errors import VideoError
+from sama.video.limits import VideoLimits
 
 _MILLISECOND = Fraction(1, 1000)
 _SHORTEST, _DEFAULT = 11, 100  # milliseconds: browsers show a picture for 100 when its file asks for 10 or less

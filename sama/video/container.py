@@ -12,8 +12,9 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from sama.errors import VideoError
 from sama.video.animation import is_webp, picture_kind, webp_as_video
-from sama.video.limits import VideoError, VideoLimits
+from sama.video.limits import VideoLimits
 
 # Playlists (HLS, DASH, concat) are left out on purpose: they make the reader open other files and addresses.
 _FORMATS = (

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class VideoError(ValueError):
-    """A video that cannot be read or written as asked. The message is one sentence for the user."""
+from sama.errors import VideoError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from sama.video.limits import VideoError
+from sama.errors import VideoError
 from sama.video.writing import VideoWriter, as_rate
 
 MAX_PACKED_WIDTH = 4096

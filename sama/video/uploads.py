@@ -15,8 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import sama
+from sama.errors import VideoError
 from sama.video.container import checked_path
-from sama.video.limits import UPLOAD_LIMITS, VideoError, VideoLimits
+from sama.video.limits import UPLOAD_LIMITS, VideoLimits
 from sama.video.reading import FrameReader, VideoInfo, probe
 from sama.video.writing import VideoWriter
 

@@ -19,9 +19,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
+from sama.errors import VideoError
 from sama.video.container import av_errors, moving_pictures, open_input
 from sama.video.labels import Labels, lost_labels, read_labels, write_labels
-from sama.video.limits import VideoError, VideoLimits
+from sama.video.limits import VideoLimits
 from sama.video.timeline import Timeline, read_timeline
 from sama.video.tracks import TrackCopier, clock_origin, sample_rates
 

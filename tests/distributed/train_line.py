@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 from training import train
 from training.config import load_config
 from training.core.checkpoint import run_tensors
-from training.core.guard import RunStoppedError
+from training.core.cost import Cost
 from training.core.loop import Trainer
-from training.flops import Cost
+from training.errors import RunStoppedError
 from training.parallel.processes import full_state_dict, lay_out, local
 
 BATCH = 8
@@ -188,7 +188,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def stored_bytes(tensors) -> int:
-    """Of the storages behind tensors, each once."""
+    """Bytes of the storages behind tensors, each counted once."""
     storages = {local(t.detach()).untyped_storage().data_ptr(): local(t.detach()).untyped_storage() for t in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 

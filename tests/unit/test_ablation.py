@@ -10,7 +10,8 @@ import torch
 
 from tests.tiny import tiny_pipeline, tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.config import ConfigError, DataConfig, ObjectiveConfig, RenderedConfig, TrainConfig
+from training.config import DataConfig, ObjectiveConfig, RenderedConfig, TrainConfig
+from training.errors import ConfigError
 from training.evaluation.ablation.__main__ import _digest, main
 from training.evaluation.ablation.models import AnchorlessTransformer, ShiftedTransformer, build_variant
 from training.evaluation.ablation.plan import (

@@ -6,7 +6,7 @@ import torch
 from sama.shapes import LatentShape, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
 from training.core.batch import Batch
-from training.flops import Cost, ModelShape, batch_cost, forward_flops
+from training.core.cost import Cost, ModelShape, batch_cost, forward_flops
 from training.watch.meter import Meter
 from training.watch.noise_levels import BandMeans
 

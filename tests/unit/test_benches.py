@@ -12,12 +12,12 @@ from sama.video import probe
 from tests.judging import Reply, good_scores, judge_server
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
+from training.errors import JudgeError
 from training.evaluation.benches import published
 from training.evaluation.benches.__main__ import main
 from training.evaluation.benches.benchmarks import BENCHMARKS, OPENVE, RECO, VIE
 from training.evaluation.benches.cases import read_cases, result_of
 from training.evaluation.benches.editing import produce
-from training.evaluation.judge.client import JudgeError
 
 SMALL = ["--side", "48", "--retries", "1", "--timeout", "20"]
 

@@ -16,10 +16,11 @@ from accelerate import Accelerator
 
 from tests.comparing import assert_trained
 from tests.unit.test_training_loop import ToyStage, assert_same, configuration, stop_after, weights_of
-from training.config import ConfigError, OptimiserConfig, SaveConfig, TrainConfig
+from training.config import OptimiserConfig, SaveConfig, TrainConfig
 from training.core.batch import Place
 from training.core.checkpoint import Checkpoints, describe, random_state, set_random_state, stored_config
 from training.core.loop import Trainer
+from training.errors import ConfigError
 from training.parallel.processes import Layout
 from training.train import stop_on_signals
 from training.watch.tracking import read_metrics

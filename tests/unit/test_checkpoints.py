@@ -5,15 +5,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from sama.checkpoints import (
-    CheckpointError,
-    from_base_wan,
-    from_official,
-    load_transformer,
-    read_state_dict,
-    save_official,
-    to_official,
-)
+from sama.checkpoints import from_base_wan, from_official, load_transformer, read_state_dict, save_official, to_official
+from sama.errors import CheckpointError
 from tests.tiny import GOLDEN, golden_arguments, tiny_pipeline
 
 WEIGHTS = GOLDEN / "tiny_weights.safetensors"

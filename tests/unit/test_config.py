@@ -10,8 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from training import train
-from training.config import ConfigError, DataConfig, ManifestConfig, RenderedConfig, SetConfig, TrainConfig, load_config
+from training.config import DataConfig, ManifestConfig, RenderedConfig, SetConfig, TrainConfig, load_config
 from training.data import check
+from training.errors import ConfigError
 from training.synth.edits.tasks import TASKS
 
 CONFIGS = sorted(Path("training/configs").glob("*.yaml"))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sama.edit import PHASES, EditError, edit_video, load_pipeline
+from sama.edit import PHASES, edit_video, load_pipeline
 from sama.edit.request import Canvas, EditRequest, check_request, free_output, parse_lora
 from sama.edit.settings_file import load_settings
+from sama.errors import EditError
 from sama.placement import resolve_device, stream_weights
 from sama.shapes import Bucket
 from sama.video import probe, read_clip

@@ -11,9 +11,10 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from sama import placement
 from sama.edit import edit_video
-from sama.edit.failures import EditFailedError, user_errors
+from sama.edit.failures import user_errors
 from sama.edit.preview import LinearPreview
-from sama.edit.request import Canvas, EditError, EditRequest
+from sama.edit.request import Canvas, EditRequest
+from sama.errors import EditError, EditFailedError
 from sama.placement import decoding_evicts, default_device, resolve_device
 from sama.presets import TINY_FOLDER
 from sama.shapes import Bucket

@@ -5,8 +5,10 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from sama.edit.estimate import Speed, architecture_of, estimate, measure_speed, transformer_flops
-from sama.edit.request import EditError, EditRequest
+from sama.edit.estimate import Speed, architecture_of, estimate, measure_speed
+from sama.edit.request import EditRequest
+from sama.errors import EditError
+from sama.flops import block_flops
 from sama.model.transformer import SamaTransformer3DModel
 from sama.video import VideoInfo
 from tests.tiny import tiny_pipeline
@@ -37,7 +39,7 @@ def test_the_formula_counts_what_the_model_computes():
         )  # fmt: skip
     per_module = counter.get_flop_counts()
     counted = sum(sum(per_module[f"SamaTransformer3DModel.blocks.{index}"].values()) for index in range(blocks))
-    assert sum(transformer_flops(tokens, dim, ffn, blocks, text)) == pytest.approx(counted, rel=1e-6)
+    assert block_flops(tokens, text, dim, ffn, blocks).total == counted
 
 
 def test_the_14b_edit_takes_what_is_published():

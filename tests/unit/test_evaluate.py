@@ -10,9 +10,10 @@ import pytest
 
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
+from training.errors import CaseError
 from training.evaluate import main
 from training.evaluation.held_out import runner
-from training.evaluation.held_out.cases import PUBLISHED, CaseError, draw, make_cases, read_cases, write_cases
+from training.evaluation.held_out.cases import PUBLISHED, draw, make_cases, read_cases, write_cases
 from training.evaluation.held_out.clips import LOSSLESS, export_cases, find_result, read_result, read_strip, write_strip
 from training.evaluation.held_out.editor import TowerDistance
 from training.evaluation.held_out.foreign import score_folder

@@ -12,9 +12,10 @@ from tests.tiny import tiny_clip
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from tests.unit.test_training_loop import MODEL, base, editor, stage_config  # noqa: F401 - fixtures
 from training import export
-from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig
+from training.config import LoraConfig, ObjectiveConfig, OptimiserConfig
 from training.core.checkpoint import read_weights
 from training.core.loop import Trainer
+from training.errors import ConfigError
 from training.stages.editor import build_stage
 
 CPU = Accelerator(cpu=True)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from tests.judging import Reply, good_scores, judge_server
 from tests.media import barcode_frame, make_clip, make_text
+from training.errors import JudgeError
 from training.evaluation.judge.answers import Shard
-from training.evaluation.judge.client import JudgeError
 from training.filter.__main__ import main, subjects
 from training.filter.criteria import PICTURE_THRESHOLDS, VIDEO_THRESHOLDS
 from training.filter.pairs import Manifest

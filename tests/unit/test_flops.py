@@ -5,9 +5,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from sama.flops import Flops, known_gpu, peak_flops
 from sama.shapes import LatentShape, TokenCounts, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
-from training.flops import Flops, ModelShape, forward_flops, mfu, peak_flops, training_flops
+from training.core.cost import ModelShape, forward_flops, mfu, training_flops
 
 WAN_14B = ModelShape(5120, 13824, 40, 16, 16, 4096, 256, 1152, 1024)
 WAN_1_3B = ModelShape(1536, 8960, 30, 16, 16, 4096, 256, 1152, 1024)
@@ -91,6 +92,29 @@ def test_peaks_of_known_devices(name, tera):
 def test_an_unknown_device_has_no_peak_and_no_mfu(name):
     assert peak_flops(name) is None
     assert mfu(1e15, 1.0, 1, peak_flops(name)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "linear"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100", 730e12),
+        ("NVIDIA H100 PCIe", "H100 PCIe", 730e12),
+        ("NVIDIA GH200 480GB", "GH200", 730e12),
+        ("NVIDIA A100-SXM4-80GB", "A100", 250e12),
+        ("NVIDIA L40S", "L40S", 200e12),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090", 65e12),
+    ],
+)
+def test_rates_of_known_devices(name, known, linear):
+    gpu = known_gpu(name)
+    assert gpu.name == known
+    assert gpu.rates.linear == linear
+    assert max(gpu.rates) < gpu.peak
+
+
+def test_a_device_may_have_a_peak_and_no_rates():
+    assert known_gpu("NVIDIA L4").rates is None
+    assert known_gpu("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
 
 
 def test_mfu_is_a_share_of_all_devices_together():

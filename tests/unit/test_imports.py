@@ -15,6 +15,63 @@ FORBIDDEN = {
 }
 
 
+ROOMS = {
+    "sama/model": ("sama.pipeline", "sama.edit", "sama.video"),
+    "sama/pipeline": ("sama.edit", "sama.video"),
+    "sama/video": ("sama.model", "sama.pipeline", "sama.edit"),
+    "training/core": (
+        *("training.stages", "training.data", "training.synth", "training.tiny", "training.evaluation"),
+        "training.filter",
+    ),
+    "training/parallel": (
+        *("training.stages", "training.data", "training.watch", "training.synth", "training.tiny"),
+        *("training.evaluation", "training.filter"),
+    ),
+    "training/data/files": (
+        *("training.data.drawn", "training.synth", "training.tiny", "training.evaluation", "training.filter"),
+    ),
+    "training/data/drawn": ("training.tiny", "training.evaluation", "training.filter"),
+    "training/stages": ("training.synth", "training.evaluation", "training.filter"),
+    "training/watch": ("training.tiny", "training.evaluation", "training.filter"),
+    "training/synth": (
+        *("training.core", "training.parallel", "training.stages", "training.data", "training.watch"),
+        *("training.tiny", "training.evaluation", "training.filter"),
+    ),
+    "training/evaluation": ("training.tiny", "training.filter"),
+}
+"""What no file of a room imports, wherever the statement stands."""
+
+
+def named_modules(path: Path) -> set[str]:
+    """Full names of everything a file imports: modules, and `module.name` of what is taken from one."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_along_their_arrows(room):
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    for file in files:
+        crossing = [name for name in named_modules(file) if f"{name}.".startswith(tuple(f"{r}." for r in ROOMS[room]))]
+        assert not crossing, f"{file.relative_to(ROOT)} imports {', '.join(sorted(crossing))}"
+
+
+def test_training_on_files_does_not_load_the_drawing_generator():
+    code = """
+import sys
+import training.train, training.stages.editor, training.stages.lora, training.data.files.feed
+loaded = [name for name in sys.modules if name.startswith(("training.synth", "training.data.drawn", "training.tiny"))]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-B", "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
 def imported_modules(path: Path) -> set[str]:
     """Top-level names of everything a file imports, wherever the statement stands."""
     names = set()

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from sama.edit.request import free_output
-from sama.video import FrameReader, VideoError, VideoWriter, normalise_upload, probe, read_clip
+from sama.errors import VideoError
+from sama.video import FrameReader, VideoWriter, normalise_upload, probe, read_clip
 from sama.video.color import Coding, hlg_nits, pq_nits, pq_signal, to_bt709
 from sama.video.writing import holds_alpha
 

@@ -7,20 +7,13 @@ import time
 
 import pytest
 
-from sama.video import VideoError
+from sama.errors import VideoError
 from tests.judging import Reply, judge_server
 from tests.media import barcode_frame, make_clip, make_text, read_barcode
 from training.data.files.manifest import Media
+from training.errors import JudgeError
 from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
-from training.evaluation.judge.client import (
-    JudgeClient,
-    JudgeError,
-    NoAnswerError,
-    RefusedError,
-    Server,
-    StoppedError,
-    text_part,
-)
+from training.evaluation.judge.client import JudgeClient, NoAnswerError, RefusedError, Server, StoppedError, text_part
 from training.evaluation.judge.media import Pair
 from training.evaluation.judge.questions import Criterion, Question
 from training.evaluation.judge.scores import MalformedError, parse_scores

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sama.checkpoints import CheckpointError
+from sama.errors import CheckpointError
 from sama.model.lora import LoraPair, read_lora, write_official_lora
 from tests.loras import STYLES, in_style, pairs, updated, velocity
 from tests.tiny import tiny_clip, tiny_pipeline

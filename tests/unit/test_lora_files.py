@@ -7,8 +7,8 @@ import torch
 from diffusers.loaders import WanLoraLoaderMixin
 from safetensors.torch import save_file
 
-from sama.checkpoints import CheckpointError
-from sama.edit.request import EditError, check_lora
+from sama.edit.request import check_lora
+from sama.errors import CheckpointError, EditError
 from sama.model.lora import read_lora, write_official_lora
 from tests.loras import MODULES, in_style, official, pairs, updated, velocity
 from tests.tiny import tiny_pipeline

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import app
-from sama.edit.request import EditError, EditRequest
+from sama.edit.request import EditRequest
+from sama.errors import EditError
 from sama.video import FrameReader
 from tests.media import make_clip, make_text
 from tests.tiny import tiny_pipeline, tiny_transformer

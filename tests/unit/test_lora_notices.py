@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from sama import cli
 from sama.edit import edit_video
-from sama.edit.request import MAX_INSTRUCTION, Canvas, EditError, EditRequest
+from sama.edit.request import MAX_INSTRUCTION, Canvas, EditRequest
+from sama.errors import EditError
 from sama.shapes import Bucket
 from tests.loras import in_style, pairs
 from tests.media import make_clip

@@ -8,11 +8,11 @@ from collections import Counter
 import pytest
 
 from tests.media import make_clip
-from training.closed_yaml import ConfigError
 from training.config import ManifestConfig, SetConfig
 from training.data.files.checks import find_catalogue, read_set, report
 from training.data.files.clips import digest_of
 from training.data.files.manifest import Dropped, Media, Record, manifest_files, rows
+from training.errors import ConfigError
 
 ROW = {"source_video": "a.mp4", "target_video": "b.mp4", "prompt": "Make it snowy"}
 

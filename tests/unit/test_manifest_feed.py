@@ -20,7 +20,6 @@ from sama.video import read_clip, write_clip
 from tests.media import barcode_frame, make_clip, read_barcode
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline
 from tests.unit.test_manifest import write_tar
-from training.closed_yaml import ConfigError
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
 from training.core.batch import Place
 from training.data.check import main as check
@@ -28,8 +27,9 @@ from training.data.files.buckets import SIZES, Signature
 from training.data.files.clips import look
 from training.data.files.feed import ManifestData, ManifestFeed, describe
 from training.data.files.manifest import Media
-from training.data.files.paired import DataError, draw_task
+from training.data.files.paired import draw_task
 from training.data.files.sampler import Draw
+from training.errors import ConfigError, DataError
 from training.stages.encoders import Encoders
 
 CPU = torch.device("cpu")

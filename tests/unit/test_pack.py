@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.errors import PackError
 from training.synth.material.captions import FILM_END, SHOTS, STILLS
 from training.synth.material.names import CATEGORIES, curated_names
-from training.synth.material.pack import Pack, PackError
+from training.synth.material.pack import Pack
 from training.synth.material.palette import COLOURS, dominant_colour
 
 WIDTH, HEIGHT, FRAMES = 64, 36, 60

@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
-from sama.checkpoints import CheckpointError, load_transformer, save_official
+from sama.checkpoints import load_transformer, save_official
+from sama.errors import CheckpointError
 from sama.loading import load_pipeline
 from sama.model.pretext import PRETEXT_TASKS
 from sama.model.transformer import SamaTransformer3DModel

@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from training.closed_yaml import ConfigError
 from training.data.files.buckets import Signature
 from training.data.files.sampler import Sampler, make_groups
+from training.errors import ConfigError
 
 IMAGE, SHORT, LONG = known = [Signature(1, 192, 192), Signature(5, 192, 192), Signature(9, 256, 144)]
 SIZES = {IMAGE: 4, SHORT: 3, LONG: 2}

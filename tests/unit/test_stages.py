@@ -13,12 +13,13 @@ from tests.comparing import assert_trained
 from tests.tiny import tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from tests.unit.test_training_loop import MODEL, base, editor, stage_config, stop_after  # noqa: F401 - fixtures
-from training.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig, WatchConfig
+from training.config import LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig, WatchConfig
 from training.core.batch import Batch
 from training.core.loop import Trainer
 from training.core.optim import build_optimisers, state_tensors
 from training.core.precision import autocast
 from training.core.randomness import generator
+from training.errors import ConfigError
 from training.parallel.processes import checkpoint_activations
 from training.stages.editor import build_stage
 from training.watch.tracking import read_metrics

@@ -11,16 +11,8 @@ from sama.shapes import TINY_BUCKETS, Bucket
 from tests.tiny import tiny_tokenizer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.data.drawn.latents import LatentStore
-from training.data.drawn.scenes import (
-    ALL_TASKS,
-    MAX_CLIPS,
-    MAX_PAIRS,
-    NO_TASK,
-    TEXT_LENGTH,
-    PairedClips,
-    RenderedGroups,
-    stream,
-)
+from training.data.drawn.scenes import ALL_TASKS, MAX_CLIPS, MAX_PAIRS, NO_TASK, PairedClips, RenderedGroups, stream
+from training.data.prompts import TEXT_LENGTH
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import render_group

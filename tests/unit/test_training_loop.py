@@ -13,7 +13,6 @@ from tests.comparing import assert_trained
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.config import (
-    ConfigError,
     DataConfig,
     ObjectiveConfig,
     OptimiserConfig,
@@ -24,15 +23,16 @@ from training.config import (
 )
 from training.core.batch import Place
 from training.core.clock import Clock
+from training.core.cost import Cost
 from training.core.ema import Ema
+from training.core.float8 import RoundedWeights, float8_rounded
 from training.core.loop import UNTIMED_STEPS, Trainer
 from training.core.optim import build_optimisers, rate_factor
 from training.data.drawn.feed import RenderedFeed
-from training.flops import Cost
+from training.errors import ConfigError
 from training.parallel.processes import Layout, clip_gradients
 from training.stages.editor import EditStage
 from training.stages.encoders import Encoders
-from training.storage import RoundedWeights, float8_rounded
 from training.synth.material.pack import Pack
 from training.tiny.vae import WEIGHTS_FILE
 from training.watch.tracking import read_metrics

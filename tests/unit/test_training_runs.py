@@ -117,7 +117,7 @@ def initial(path: Path) -> dict[str, torch.Tensor]:
 
 
 def losses(run: Path, steps: int) -> list[float]:
-    """Of every step, all finite."""
+    """The losses of every step, which must all be finite."""
     log = read_metrics(run)
     assert [line["step"] for line in log] == list(range(1, steps + 1))
     assert all(line["skipped_steps"] == 0 and math.isfinite(line["loss"]) for line in log)

@@ -19,9 +19,9 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from sama.edit import EditFailedError
-from sama.edit.request import EditError, EditRequest
-from sama.video import FrameReader, VideoError, probe
+from sama.edit.request import EditRequest
+from sama.errors import EditError, EditFailedError, VideoError
+from sama.video import FrameReader, probe
 from tests.media import audio_packets, frame_times, make_clip, make_text, read_barcode
 from tests.tiny import tiny_pipeline
 from ui import text

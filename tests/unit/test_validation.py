@@ -14,19 +14,12 @@ from torch._dynamo.testing import CompileCounter
 from tests.media import make_clip, read_barcode
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
-from training.config import (
-    ConfigError,
-    DataConfig,
-    ManifestConfig,
-    ObjectiveConfig,
-    RenderedConfig,
-    TrainConfig,
-    WatchConfig,
-)
+from training.config import DataConfig, ManifestConfig, ObjectiveConfig, RenderedConfig, TrainConfig, WatchConfig
 from training.core.batch import Place
 from training.core.ema import Ema
 from training.core.randomness import generator
 from training.data.drawn.feed import RenderedFeed
+from training.errors import ConfigError
 from training.stages.editor import EditStage
 from training.stages.encoders import Encoders
 from training.synth.material.pack import Pack

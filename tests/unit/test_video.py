@@ -14,15 +14,8 @@ import av
 import numpy as np
 import pytest
 
-from sama.video import (
-    UPLOAD_LIMITS,
-    FrameReader,
-    VideoError,
-    VideoLimits,
-    normalise_upload,
-    probe,
-    read_clip,
-)
+from sama.errors import VideoError
+from sama.video import UPLOAD_LIMITS, FrameReader, VideoLimits, normalise_upload, probe, read_clip
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import media

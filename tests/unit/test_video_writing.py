@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
+from sama.errors import VideoError
 from sama.video import (
     FrameReader,
-    VideoError,
     VideoLimits,
     VideoWriter,
     normalise_upload,

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from sama.edit.request import EditError, EditRequest
+from sama.edit.request import EditRequest
+from sama.errors import EditError
 from sama.video import probe
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from training.config import ConfigError, TrainConfig, deciding, load_config
+from training.config import TrainConfig, deciding, load_config
 from training.core.ema import Ema
 from training.core.optim import state_tensors
+from training.errors import ConfigError
 from training.parallel.processes import Layout
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"

@@ -1,4 +1,4 @@
-"""How much of a run is over."""
+"""The progress of a run by steps and by time, and a timer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """How much of a run is over, by steps or by minutes, whichever is further. It stands still until it is started."""
+    """Measures how much of a run is over, by steps or by minutes, whichever is further. Time counts from `start`."""
 
     def __init__(self, max_steps: int, max_minutes: float) -> None:
         self._max_steps, self._seconds = max_steps, max_minutes * 60
@@ -22,12 +22,13 @@ class Clock:
         return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
 
     def progress(self, step: int) -> float:
+        """The share of the run that is over after `step` steps: 0 at its start, 1 or more at its end."""
         by_time = self.elapsed() / self._seconds if self._seconds else 0.0
         return max(step / self._max_steps, by_time)
 
 
 class Every:
-    """Whether so many minutes have passed since it last was so; never, of no minutes."""
+    """A timer: `due` once `minutes` have passed since `restart`, or since it was made; never for 0 minutes."""
 
     def __init__(self, minutes: float) -> None:
         self._seconds, self._last = minutes * 60, time.monotonic()

@@ -11,10 +11,6 @@ from torch import Tensor
 About = TypeVar("About")
 
 
-class NotFiniteError(ValueError):
-    """Values that cannot be trained on or kept; the message says whose they are and what to do."""
-
-
 def finite_rows(*tensors: Tensor | None) -> Tensor:
     """Whether row i of all tensors (B, ...) holds finite values only: (B,) bool on their device. None is left out."""
     rows = [tensor.flatten(1).isfinite().all(1) for tensor in tensors if tensor is not None]

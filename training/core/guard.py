@@ -1,4 +1,4 @@
-"""What ends a run that has stopped to learn: too many skipped steps, or too many samples that cannot be used."""
+"""Stops a run that cannot learn any more: too many skipped steps, or too many samples that cannot be used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from training.config import GuardConfig
 from training.core.finite import LateFlags
 
 
-class RunStoppedError(RuntimeError):
-    """A run that went on would be for nothing; the message says why in one sentence and what to do."""
-
-
 class _Recent:
     """The last `guard.window` verdicts, true for bad ones."""
 
@@ -23,7 +19,8 @@ class _Recent:
         self.flags: deque[bool] = deque(maxlen=config.window)
 
     def too_many(self, ended: bool = False) -> bool:
-        """Whether more than the allowed share of a whole window is bad. ended: of as many as there were."""
+        """Whether more than the allowed share of a whole window is bad. ended: the run is over, so that a
+        shorter window counts as well."""
         counted = len(self.flags) if ended else self.config.window
         return sum(self.flags) > self.config.max_skipped_share * counted
 
@@ -32,7 +29,7 @@ class _Recent:
 
 
 class StepGuard:
-    """The steps that were skipped because their gradients were not finite.
+    """Counts the steps that were skipped because their gradients were not finite.
 
     The device decides about each step (`training.parallel.processes.clip_gradients`), and the host learns of it
     later, without
@@ -53,12 +50,12 @@ class StepGuard:
 
     @property
     def last_was_skipped(self) -> bool:
-        """Of the steps that the host knows of."""
+        """Whether the newest step that the host knows of was skipped."""
         return bool(self._recent.flags) and self._recent.flags[-1]
 
     def too_many(self, ended: bool = False) -> bool:
-        """Whether more than `guard.max_skipped_share` of the last `guard.window` steps were skipped. ended: of the
-        steps that there were, if they are fewer."""
+        """Whether more than `guard.max_skipped_share` of the last `guard.window` steps were skipped. ended: the run is
+        over, so that fewer steps count as well."""
         return self._recent.too_many(ended)
 
     def __str__(self) -> str:

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 from training.core.checkpoint import Checkpoints, describe, random_state, require_same, run_tensors, set_random_state
 from training.core.clock import Clock, Every
+from training.core.cost import Cost
 from training.core.ema import Ema
-from training.core.guard import RunStoppedError, StepGuard
+from training.core.float8 import RoundedWeights
+from training.core.guard import StepGuard
 from training.core.optim import build_optimisers, rate_factor, set_rates, step_unless
 from training.core.precision import autocast
 from training.core.randomness import derived_seed, generator
-from training.flops import Cost
+from training.errors import RunStoppedError
 from training.parallel.processes import Layout, clip_gradients, lay_out, local, without_sync
-from training.storage import RoundedWeights
 from training.watch.meter import Meter
 from training.watch.tracking import Tracker
 

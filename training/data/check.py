@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from training.config import ConfigError, load_config
+from training.config import load_config
 from training.core.batch import Place
 from training.data.files.feed import CHECK_THREADS, ManifestData, ManifestFeed
+from training.errors import ConfigError
 from training.stages.encoders import Encoders
 from training.values import Count, Number, argument
 

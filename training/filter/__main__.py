@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from training.errors import JudgeError
 from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
 from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
-from training.evaluation.judge.client import JudgeClient, JudgeError, Server
+from training.evaluation.judge.client import JudgeClient, Server
 from training.evaluation.judge.session import Effort, Session, Subject
 from training.filter.criteria import ABOUT_PICTURES, ABOUT_VIDEOS
 from training.filter.merge import merge

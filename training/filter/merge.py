@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sama.files import whole_file
+from training.errors import JudgeError
 from training.evaluation.judge.answers import Standing, request_name
-from training.evaluation.judge.client import JudgeError
 from training.filter.criteria import (
     ABOUT_PICTURES,
     ABOUT_VIDEOS,
@@ -103,14 +104,12 @@ def merge(
 
     partial: drop pairs that still lack answers instead of refusing to merge. Raises JudgeError.
     """
-    from training.storage import whole  # needs torch, for which scoring does not have to wait
-
     summary = Summary()
     waiting = 0
     samples: dict[Path, set[str]] = {}
     with (
-        whole(out / "kept.jsonl") as kept_path,
-        whole(out / "dropped.jsonl") as dropped_path,
+        whole_file(out / "kept.jsonl") as kept_path,
+        whole_file(out / "dropped.jsonl") as dropped_path,
         kept_path.open("w", encoding="utf-8") as kept,
         dropped_path.open("w", encoding="utf-8") as dropped,
     ):
@@ -132,13 +131,13 @@ def merge(
                 "--partial to drop these pairs."
             )
     for shard, names in samples.items():
-        with whole(out / "kept" / shard.name) as path:
+        with whole_file(out / "kept" / shard.name) as path:
             _copy_samples(shard, names, path)
     for name, text in (
         ("summary.json", json.dumps(summary.as_dict(), indent=2) + "\n"),
         ("summary.md", summary.as_markdown()),
     ):
-        with whole(out / name) as path:
+        with whole_file(out / name) as path:
             path.write_text(text, encoding="utf-8")
     return summary
 

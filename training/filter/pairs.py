@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.closed_yaml import ConfigError
 from training.data.files.adapters import ADAPTERS
 from training.data.files.manifest import Media, Record, Row, RowError, manifest_files, rows, to_record
-from training.evaluation.judge.client import JudgeError
+from training.errors import ConfigError, JudgeError
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from training.config import ConfigError, ParallelConfig, TrainConfig
+from training.config import ParallelConfig, TrainConfig
 from training.core.batch import Place
+from training.errors import ConfigError
 from training.parallel.activations import keep_attention
 
 SMALL_MODEL = 1_000_000_000

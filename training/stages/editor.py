@@ -1,4 +1,4 @@
-"""Stages `pretrain`, `sft` and `lora`: what the transformer is asked for. What it is shown is the feed's matter.
+"""The objective of the stages `pretrain`, `sft` and `lora`. The data comes from a feed.
 
 Stage 0 (`pretrain`) shows image edits and clips to restore, stage 1 (`sft`) video edits; the objective is the same.
 """
@@ -19,9 +19,8 @@ from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
 from training.config import TrainConfig
 from training.core.batch import Batch, Feed, Place
-from training.data.drawn.feed import RenderedFeed
+from training.core.cost import Cost, batch_cost
 from training.export import write_weights
-from training.flops import Cost, batch_cost
 from training.parallel.processes import Layout, checkpoint_activations, full_state_dict, lay_out
 from training.stages.encoders import Encoders
 from training.stages.model import build_transformer, empty_transformer, model_arguments
@@ -157,6 +156,8 @@ def build_feed(config: TrainConfig, encoders: Encoders, place: Place) -> Feed:
         from training.data.files.feed import ManifestFeed
 
         return ManifestFeed(config, encoders, place)
+    from training.data.drawn.feed import RenderedFeed  # the drawing generator, which training on files does not need
+
     return RenderedFeed(config, encoders, place)
 
 

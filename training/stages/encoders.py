@@ -22,17 +22,15 @@ from transformers.utils.hub import cached_file
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.semantics import anchor_tokens
 from sama.pipeline.prompts import Spelling, model_prompt
-from training.closed_yaml import ConfigError
+from sama.presets import WAN_TEXT_TOKENS
 from training.core.precision import autocast
-from training.data.drawn.scenes import TEXT_LENGTH, tokenise
+from training.data.prompts import TEXT_LENGTH, tokenise
+from training.errors import ConfigError
 from training.stages.whole_clip_vae import OnePassVAE
 
 CLIPS_AT_ONCE = 4
 """Clips that the VAE encodes at a time, a group's last ones padded to it: one shape for each bucket. Kernels are tuned
 (`cudnn.benchmark`) for every shape that a convolution meets, which takes seconds."""
-
-WAN_TEXT_LENGTH = 512
-"""Tokens of a prompt in the Wan models, padding included."""
 
 TOWER_FOLDER = "semantic_tower"
 
@@ -65,7 +63,7 @@ class FrozenSizes:
     @property
     def text_length(self) -> int:
         """Tokens of a prompt, padding included."""
-        return TEXT_LENGTH if self.small else WAN_TEXT_LENGTH
+        return TEXT_LENGTH if self.small else WAN_TEXT_TOKENS
 
     @classmethod
     def read(cls, base: str, tower: str, fetch: bool = True) -> FrozenSizes:

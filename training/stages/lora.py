@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sama
+from sama.files import whole_file
 from sama.model.lora import read_lora, write_official_lora
 from sama.model.transformer import SamaTransformer3DModel
 from training.config import LoraConfig
-from training.storage import whole
 
 ADAPTER = "default"
 _ATTENTION = (*(f"attn{number}.to_{part}" for number in (1, 2) for part in ("q", "k", "v", "out.0")),)
@@ -89,7 +89,7 @@ def export_lora(
     tensors = {key: _converted(tensor.detach().cpu(), dtype) for key, tensor in lora_weights(transformer).items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
-    with whole(path) as part:
+    with whole_file(path) as part:
         save_file(tensors, part, metadata=_metadata(name, config) | dict(about or {}))
         part.chmod(0o644)  # the writer's temporary files are private
     return path

@@ -13,11 +13,13 @@ from typing import Any, Protocol, get_type_hints
 import torch
 from accelerate import init_empty_weights
 
-from sama.checkpoints import CheckpointError, from_base_wan, iterate_tensors, load_transformer
+from sama.checkpoints import from_base_wan, iterate_tensors, load_transformer
+from sama.errors import CheckpointError
 from sama.model.transformer import SamaTransformer3DModel
 from training.closed_yaml import hint, validated
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.checkpoint import find_checkpoint, read_weights, stored_config
+from training.errors import ConfigError
 from training.stages.lora import add_adapter
 from training.values import Count
 

@@ -39,12 +39,14 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from PIL import Image, ImageDraw, ImageFont
 
+from sama.files import whole_folder
+from training.errors import IngredientError
 from training.synth.material.captions import FILM_END, SHOTS, STILLS
-from training.synth.material.fetch import PACKAGES, IngredientError, check_file, fetch, tar_members, unpack_deb
+from training.synth.material.fetch import PACKAGES, check_file, fetch, tar_members, unpack_deb
 from training.synth.material.names import Name, curated_names
 from training.synth.material.palette import COLOURS, dominant_colour
 
-__all__ = ["IngredientError", "build_pack", "main"]
+__all__ = ["build_pack", "main"]
 
 log = logging.getLogger(__name__)
 
@@ -316,15 +318,8 @@ def build_pack(out: Path, downloads: Path, animated: bool = True) -> None:
     """
     downloads.mkdir(parents=True, exist_ok=True)
     sources = {key: fetch(package, downloads) for key, package in PACKAGES.items() if animated or key != "animated"}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".pack-") as folder:
-        work, made = Path(folder) / "work", Path(folder) / "pack"
-        work.mkdir()
-        made.mkdir()
-        _assemble(sources, work, made)
-        if out.exists():
-            out.rename(Path(folder) / "old")
-        made.rename(out)
+    with whole_folder(out) as made, tempfile.TemporaryDirectory(dir=out.parent, prefix=".pack-") as work:
+        _assemble(sources, Path(work), made)
 
 
 def main(arguments: list[str] | None = None) -> int:

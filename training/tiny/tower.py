@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from training.config import TrainConfig
+from training.core.cost import Cost
+from training.core.float8 import rewrite_compact
 from training.data.drawn.scenes import LabelledAnchors, RenderedGroups
-from training.flops import Cost
 from training.stages.model import require_arguments
-from training.storage import rewrite_compact
 from training.tiny.stage import RenderedStage
 from training.tiny.text_encoder import load_frozen
 

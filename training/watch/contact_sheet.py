@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from sama.files import whole_file
 
 Row = tuple[str, Sequence[np.ndarray]]
 
@@ -43,12 +44,8 @@ def contact_sheet(
         raise ValueError("A contact sheet needs at least one frame.")
     sheet = _draw(rows, frame_height, label_width, font_size, title, columns, gap)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        sheet.save(temporary, kind, quality=quality)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        sheet.save(part, kind, quality=quality)
     return path
 
 

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 
 from sama.shapes import TINY_BUCKETS
-from training.config import ConfigError, SetConfig, TrainConfig
+from training.config import SetConfig, TrainConfig
 from training.core.batch import Batch
 from training.core.finite import finite_rows
+from training.errors import ConfigError
 from training.stages.encoders import Encoders
 from training.watch.grids import shown_frames
 
 logger = logging.getLogger(__name__)
 
 FIRST_SEED = 800_000
-"""Of drawn cases. The benchmark's begin elsewhere: who chooses weights by these has not seen those."""
+"""The seed of the first drawn case. The seeds of benchmark cases begin elsewhere, so that a checkpoint chosen by these
+cases has not been chosen by the benchmark."""
 
 
 @dataclass(frozen=True)

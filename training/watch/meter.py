@@ -12,7 +12,7 @@ data, and the most memory in use.
         if it is time to log:
             record |= meter.read()
 
-The formula of MFU stands in `training.flops`. `read` waits for the device, which logging does anyway.
+The formula of MFU stands in `training.core.cost`. `read` waits for the device, which logging does anyway.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from contextlib import contextmanager
 
 import torch
 
-from training.flops import Cost, mfu, peak_flops
+from sama.flops import peak_flops
+from training.core.cost import Cost, mfu
 
 GIB = 2**30
 

@@ -23,8 +23,8 @@ from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
-from training.closed_yaml import ConfigError
-from training.storage import whole
+from sama.files import whole_file
+from training.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _cut(path: Path, first: int) -> None:
     if not path.is_file():
         return
     lines = [json.dumps(record) for record in _records(path) if record["step"] < first]
-    with whole(path) as part, part.open("w", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())

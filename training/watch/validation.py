@@ -196,7 +196,7 @@ class Validator:
         return [(clip[index] * 255).round().astype(np.uint8) for index in sample.numbers]
 
     def _agreed(self, late: bool) -> bool:
-        """The first process's word: each has its own clock."""
+        """The decision of rank 0, in every process: their clocks differ."""
         if not dist.is_initialized():
             return late
         word = torch.tensor(late, dtype=torch.int32, device=self.place.device)

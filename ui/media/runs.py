@@ -17,15 +17,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from sama.files import whole_file
 from sama.video import FrameReader, VideoLimits, VideoWriter, pack_side_by_side, probe
 from sama.video.timeline import read_timeline
 from ui.viewer import Comparison
@@ -52,9 +51,9 @@ class Tokens:
 
     def save(self, path: Path) -> None:
         half = {name: getattr(self, name).astype(np.float16) for name in ("plan", "source", "result")}
-        with _whole(path) as part:
+        with whole_file(path) as part, part.open("wb") as file:  # given a name, numpy adds a suffix to it
             np.savez_compressed(
-                part,
+                file,
                 **half,
                 anchor_source=self.anchor_source,
                 anchor_result=self.anchor_result,
@@ -215,8 +214,8 @@ def add_notices(file: Path, notices: tuple[str, ...]) -> dict[str, Any]:
     """Put sentences before the notices of a file of settings; returns all settings."""
     settings: dict[str, Any] = json.loads(file.read_text("utf-8"))
     settings["notices"] = list(dict.fromkeys([*notices, *settings.get("notices", ())]))
-    with _whole(file) as part:
-        part.write((json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode())
+    with whole_file(file) as part:
+        part.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return settings
 
 
@@ -282,15 +281,3 @@ def _times(video: Path) -> list[Fraction]:
     """When each frame is shown, in seconds after the first one."""
     timeline = read_timeline(video, VideoLimits())
     return [int(tick - timeline.ticks[0]) * timeline.time_base for tick in timeline.ticks]
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` only when it was written to its end."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sama.edit.request import EditRequest
+from sama.files import whole_file
 from sama.video import normalise_upload
 from ui.errors import sentence
 from ui.media.runs import FinishedEdit, compose_film, finish, pack, write_poster
@@ -74,9 +75,8 @@ def build_example(
     names = [old["name"] for old in entries]
     entries = [entry if old["name"] == entry["name"] else old for old in entries]
     entries += [] if entry["name"] in names else [entry]
-    part_file = manifest.with_suffix(".part")
-    part_file.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    part_file.replace(manifest)
+    with whole_file(manifest) as part_file:
+        part_file.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return FinishedEdit.load(target, entry["title"], entry.get("caption", ""))
 
 

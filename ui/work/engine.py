@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sama.edit.request import EditError, parse_lora
+from sama.edit.request import parse_lora
+from sama.errors import CheckpointError, EditError
 from ui.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,8 +82,6 @@ class Engine:
 
 
 def _with_loras(pipeline: SamaPipeline, paths: Sequence[str]) -> SamaPipeline:
-    from sama.checkpoints import CheckpointError
-
     try:
         for path in paths:
             pipeline.load_lora_weights(path)

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import EditError
+from sama.errors import EditError
 from ui import text
 from ui.errors import ReportedError, sentence
 
@@ -26,7 +26,7 @@ _LENDING = 10  # seconds until a process has the GPU and the weights are on it
 _MARGIN = 1.25
 
 # Model of the card: FLOP per second (linear, attention, convolution) of the part that is lent, and by how much ZeroGPU
-# lengthens what is asked for. H200: the share of 60 of 132 multiprocessors in the figures of `sama.edit.estimate`;
+# lengthens what is asked for. H200: the share of 60 of 132 multiprocessors in the figures of `sama.flops`;
 # half an RTX PRO 6000: 55 % of the published 252 TFLOP/s in bfloat16, which is not measured.
 _LENT = {
     "H200": ((332e12, 257e12, 114e12), 1.0),

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS
 from training.closed_yaml import hint
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.batch import Batch, Place, without_broken_rows
-from training.core.finite import NotFiniteError, finite_rows
+from training.core.finite import finite_rows
 from training.core.guard import SampleGuard
 from training.core.randomness import derived_seed
 from training.data.drawn.group_cache import GroupCache
 from training.data.drawn.latents import LatentStore
 from training.data.drawn.scenes import PairedClips, RenderedGroups, stream
+from training.errors import ConfigError, NotFiniteError
 from training.stages.encoders import CLIPS_AT_ONCE, Encoders
 from training.synth.edits.tasks import TASKS
 
@@ -57,7 +58,7 @@ class RenderedFeed:
         """Groups that were encoded before the first batch; 0: not yet known."""
         self.drawn = 0
         self.guard = SampleGuard(config.guard)
-        """Of clips as they are encoded, by the number of their scene."""
+        """Counts clips whose encoding is not finite, by the number of their scene."""
         self._random = torch.Generator(place.device)
 
     def batches(self) -> Iterator[Batch]:
@@ -124,8 +125,9 @@ class RenderedFeed:
         return batch
 
     def _kind_of(self, batch: int) -> tuple[int, bool, float]:
-        """Of a batch by its number: its number in the store, whether it is one of images, and its share of
-        restorations. Images and clips alternate as evenly as their shares allow, and each take every bucket in turn."""
+        """What batch `batch` holds: (its number in the store, whether it is one of images, its share of restorations).
+
+        Images and clips alternate as evenly as their shares allow, and each take every bucket in turn."""
         if not self.config.objective.pretext:
             return batch, self.config.stage == "pretrain", 0.0
         if self.config.stage != "pretrain":

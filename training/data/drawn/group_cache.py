@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS, Bucket
 from training.config import TrainConfig
-from training.core.finite import NotFiniteError
 from training.data.files.cache import ContentCache
+from training.errors import NotFiniteError
 from training.stages.encoders import Encoders
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ TENSORS = ("anchors", "pairs", "tokens")
 _SOURCES = (
     "training/synth/**/*.py",
     "training/data/drawn/scenes.py",
+    "training/data/prompts.py",
     "sama/model/pretext.py",
     "sama/pipeline/prompts.py",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS, sample_generator
 from sama.pipeline.prompts import Spelling, model_prompt
 from sama.shapes import SEMANTIC_GRID, TINY_BUCKETS, Bucket
 from training.core.randomness import derived_seed
+from training.data.prompts import TEXT_LENGTH, tokenise
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import Group, render_group
@@ -28,9 +29,6 @@ from training.synth.words.language import instruction
 
 ANCHOR_SIZE = 128
 """Side of the anchor pictures that streams carry, the tower's input size."""
-
-TEXT_LENGTH = 64
-"""Tokens of a prompt, padding included."""
 
 MAX_CLIPS = 16
 MAX_PAIRS = 24
@@ -210,12 +208,6 @@ class PairedClips:
 def tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, read once a process."""
     return AutoTokenizer.from_pretrained(Path(folder))
-
-
-def tokenise(words: PreTrainedTokenizerBase, prompts: Sequence[str], length: int = TEXT_LENGTH) -> Tensor:
-    """Prompts as (N, length) int32, cut or padded."""
-    rows = words(list(prompts), truncation=True, max_length=length, padding="max_length")["input_ids"]
-    return torch.tensor(rows, dtype=torch.int32)
 
 
 def anchor_picture(clip: np.ndarray) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.closed_yaml import ConfigError
 from training.data.files.manifest import Fields, Row, RowError, column, media_column, text_column
+from training.errors import ConfigError
 
 SOURCE = (
     "source_video", "original_video", "src_video", "source_image", "original_image", "input_image", "src_image",

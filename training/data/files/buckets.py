@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sama.flops import block_flops
+from sama.presets import PRESETS, saved_transformer
 from sama.shapes import (
     OFFICIAL_BUCKETS,
     TINY_BUCKETS,
@@ -26,10 +28,11 @@ from sama.shapes import (
 from training.config import ManifestConfig, TrainConfig
 from training.data.files.checks import Catalogue
 from training.data.files.manifest import Dropped
+from training.errors import ConfigError
 
 SIZES: dict[str, tuple[Bucket, ...]] = {"tiny": TINY_BUCKETS, "official": OFFICIAL_BUCKETS}
-_OFFICIAL_WIDTH = (5120, 13824)
-_TINY_WIDTH = (384, 1536)
+_USUAL_PRESET = {"tiny": "tiny", "official": "14b"}
+"""By the buckets: the preset whose sizes count for a transformer whose own are not known yet."""
 
 
 class Signature(NamedTuple):
@@ -49,7 +52,7 @@ class Signature(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Of one sample: source, anchors and target."""
+        """Tokens of one sample: source, anchors and target."""
         return token_counts(latent_shape(self.frames, self.height, self.width)).total
 
     def __str__(self) -> str:
@@ -64,20 +67,30 @@ class ModelWidth(NamedTuple):
 
 
 def cost(tokens: int, model: ModelWidth) -> int:
-    """Floating-point operations of a block for a sequence, with multiply-add as two: 12 d^2 L + 4 d f L + 4 L^2 d."""
-    d, f = model
-    return 12 * d**2 * tokens + 4 * d * f * tokens + 4 * tokens**2 * d
+    """Floating-point operations of a block for a sequence of `tokens`, the text's share left out."""
+    return block_flops(tokens, 0, *model).total
 
 
 def model_width(config: TrainConfig) -> ModelWidth:
-    """Of the transformer that a configuration trains: from `model`, the base's folder, or the buckets' usual model."""
+    """The widths of the transformer that a configuration trains: from `model`, the base's folder, or the preset that
+    its buckets belong to. Raises ConfigError where that preset is not here."""
     values: Mapping[str, Any] = config.model
     described = Path(config.base) / "transformer" / "config.json"
     if not values and described.is_file():
         values = json.loads(described.read_text(encoding="utf-8"))
-    usual = ModelWidth(*(_TINY_WIDTH if config.data.manifest.buckets == "tiny" else _OFFICIAL_WIDTH))
-    heads, dim = values.get("num_attention_heads"), values.get("attention_head_dim")
-    return ModelWidth(heads * dim if heads and dim else usual.width, values.get("ffn_dim", usual.ffn))
+    heads, dim, ffn = (values.get(name) for name in ("num_attention_heads", "attention_head_dim", "ffn_dim"))
+    if heads and dim and ffn:
+        return ModelWidth(heads * dim, ffn)
+    preset = PRESETS[_USUAL_PRESET[config.data.manifest.buckets]]
+    try:
+        usual = saved_transformer(preset)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{preset.folder} does not say how wide its model is: set model.num_attention_heads, "
+            "model.attention_head_dim and model.ffn_dim"
+        ) from error
+    width = usual["num_attention_heads"] * usual["attention_head_dim"]
+    return ModelWidth(heads * dim if heads and dim else width, ffn or usual["ffn_dim"])
 
 
 def signatures(config: ManifestConfig) -> list[Signature]:

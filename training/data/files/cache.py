@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.core.finite import NotFiniteError
-from training.storage import whole
+from sama.files import whole_file
+from training.errors import NotFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class ContentCache:
         if not _is_finite(kept):
             raise NotFiniteError(f"{', '.join(kept)}: not kept in {self.folder}, since some values are not finite")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as part:
+        with whole_file(path) as part:
             save_file(kept, part)
 
     def _path(self, key: str) -> Path:

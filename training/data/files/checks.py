@@ -26,11 +26,11 @@ from typing import Any, Literal
 import numpy as np
 import torch.distributed as dist
 
+from sama.files import whole_file
 from training.config import ManifestConfig, SetConfig
 from training.data.files.adapters import adapter
 from training.data.files.clips import ClipError, Facts, look
 from training.data.files.manifest import Dropped, Media, Record, RowError, manifest_files, rows, to_record
-from training.storage import whole
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def find_catalogue(config: ManifestConfig, folder: Path, fresh: bool = False, th
     path = folder / f"catalogue-{key}.jsonl"
     if fresh or not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(path) as part, part.open("w", encoding="utf-8") as file:
+        with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
             file.write(json.dumps({"key": key}) + "\n")
             for number, result in enumerate(_checked_sets(config, threads), 1):
                 file.write(json.dumps(_to_json(result), ensure_ascii=False) + "\n")
@@ -228,7 +228,7 @@ def report(dropped: Iterable[Dropped], config: ManifestConfig, rows_of: Counter[
 def write_dropped(dropped: Iterable[Dropped], path: Path) -> None:
     """The list of everything dropped, one JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part, part.open("w", encoding="utf-8") as file:
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
         for drop in dropped:
             file.write(json.dumps(asdict(drop), ensure_ascii=False) + "\n")
 

@@ -21,15 +21,16 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from sama.errors import VideoError
 from sama.shapes import Bucket
-from sama.video import FrameReader, VideoError, probe
+from sama.video import FrameReader, probe
 from training.data.files.manifest import IMAGES, Media
 
 Extract = Literal["head", "uniform"]
 
 _BLOCK = 2**20
 _MAX_PIXELS = 8192 * 4320
-"""Of a picture: what `sama.video` takes for a frame."""
+"""The largest picture that is read, in pixels: the same as the largest frame that `sama.video` reads."""
 
 
 class ClipError(ValueError):

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.batch import Batch, Place, without_broken_rows
-from training.core.finite import NotFiniteError
 from training.core.guard import SampleGuard
 from training.data.files.adapters import adapter
 from training.data.files.buckets import Signature, assign, batch_sizes, model_width, signatures, table
@@ -31,8 +30,9 @@ from training.data.files.cache import ContentCache
 from training.data.files.checks import report, shared_catalogue, write_dropped
 from training.data.files.clips import ClipError
 from training.data.files.manifest import Dropped, manifest_files
-from training.data.files.paired import Clip, DataError, PairedClips, Reading, ReadSample, ReadStep
+from training.data.files.paired import Clip, PairedClips, Reading, ReadSample, ReadStep
 from training.data.files.sampler import Sampler, make_groups
+from training.errors import ConfigError, DataError, NotFiniteError
 from training.stages.encoders import Encoders
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.closed_yaml import ConfigError
+from training.errors import ConfigError
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts"})

@@ -24,15 +24,12 @@ from training.data.files.checks import Catalogue, Sample, common_frames
 from training.data.files.clips import ClipError, Extract, Facts, digest_of, frame_numbers, read_frames, state
 from training.data.files.manifest import Dropped, Media
 from training.data.files.sampler import Draw, Step
+from training.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 3
 """Samples that are tried in place of one that cannot be read, before the run stops."""
-
-
-class DataError(RuntimeError):
-    """Samples that passed the checks cannot be read; the message says which and what to do."""
 
 
 class Reading(NamedTuple):
@@ -182,7 +179,7 @@ class PairedClips(Dataset[ReadStep]):
             read.anchor = found["anchor"]
 
     def _readable(self, draw: Draw, signature: Signature, replaced: list[Dropped]) -> ReadSample:
-        """The sample of a draw, or of the next one of its bucket that can be read: no matter of chance either."""
+        """The sample of a draw, or the next readable one of its bucket; which one depends on nothing random."""
         tried = []
         for sample in self._row_of_neighbours(draw.sample, signature):
             try:

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.config import ConfigError
 from training.core.randomness import derived_seed
 from training.data.files.buckets import Signature
+from training.errors import ConfigError
 
 
 class Draw(NamedTuple):
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
     epoch: int
     number: int
-    """Of the micro-step in its epoch, from 0."""
+    """Index of the micro-step in its epoch, from 0."""
     signature: Signature
     draws: tuple[Draw, ...]
 

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from training.config import ConfigError, load_config
+from training.config import load_config
+from training.errors import CaseError, ConfigError, PackError
 from training.evaluation.ablation.plan import (
     CASES_FOLDER,
     REFERENCES,
@@ -35,9 +36,9 @@ from training.evaluation.ablation.plan import (
     share_of,
     write_plan,
 )
-from training.evaluation.held_out.cases import PUBLISHED, CaseError, CaseLine, read_cases
+from training.evaluation.held_out.cases import PUBLISHED, CaseLine, read_cases
 from training.synth.edits.tasks import TASKS
-from training.synth.material.pack import PackError, require_pack
+from training.synth.material.pack import require_pack
 from training.values import Count, NonNegative, Number, argument
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 from sama.shapes import TINY_BUCKETS
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.core.batch import Batch, Place
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.latents import LatentStore
+from training.errors import ConfigError
 from training.stages.encoders import Encoders
 
 
@@ -32,7 +33,7 @@ class SharedStoreFeed(RenderedFeed):
 
 
 def fill_store(config: TrainConfig, encoders: Encoders, place: Place) -> LatentStore:
-    """Render and encode `data.rendered.groups` groups. They hang on the configuration's seed alone."""
+    """Render and encode `data.rendered.groups` groups. They depend only on the configuration's seed."""
     rendered = config.data.rendered
     feed = RenderedFeed(config, encoders, place)
     capacity = math.ceil(rendered.groups / len(TINY_BUCKETS))

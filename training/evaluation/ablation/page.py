@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from training.config import ConfigError
+from sama.files import whole_file
+from training.errors import ConfigError
 from training.evaluation.ablation.plots import plot_losses, plot_scores
 from training.evaluation.ablation.record import Record
 from training.evaluation.ablation.results import (
@@ -24,7 +25,6 @@ from training.evaluation.ablation.results import (
 )
 from training.evaluation.held_out.report import markdown_table, written
 from training.evaluation.held_out.summary import DECIDED, Mean, mean_of
-from training.storage import whole
 
 
 def write_page(record: Record, page: Path, notes: Path | None = None) -> None:
@@ -37,7 +37,7 @@ def write_page(record: Record, page: Path, notes: Path | None = None) -> None:
     plots.mkdir(parents=True, exist_ok=True)
     plot_losses(outcomes, plots / "losses.png")
     plot_scores(outcomes, plots / "scores.png")
-    with whole(page) as part:
+    with whole_file(page) as part:
         part.write_text(page_text(record, plots.name, notes), encoding="utf-8")
 
 

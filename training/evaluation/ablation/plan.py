@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from training.config import ConfigError, TrainConfig
-from training.storage import whole
+from sama.files import whole_file
+from training.config import TrainConfig
+from training.errors import ConfigError
 
 PLAN_FILE = "plan.json"
 RESULT_FILE = "result.json"
@@ -127,7 +128,7 @@ class Plan:
 
 def write_plan(plan: Plan, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / PLAN_FILE) as part:
+    with whole_file(folder / PLAN_FILE) as part:
         part.write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
 
 

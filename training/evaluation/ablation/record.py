@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from training.config import ConfigError
+from sama.files import whole_file
+from training.errors import ConfigError
 from training.evaluation.ablation.plan import Plan, plan_of
 from training.evaluation.ablation.results import (
     HELD_OUT,
@@ -25,7 +26,6 @@ from training.evaluation.ablation.results import (
     load_references,
 )
 from training.evaluation.held_out.scoring import Measures, Score
-from training.storage import whole
 
 MEASURED = tuple(one.name for one in fields(Measures))
 DIGITS = 5
@@ -66,7 +66,7 @@ def write_record(record: Record, file: Path) -> None:
     )
     parts.append('"runs": [\n' + ",\n".join(lines) + "\n]")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as part:
+    with whole_file(file) as part:
         part.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 

@@ -16,10 +16,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from training.config import ConfigError, TrainConfig
+from sama.files import whole_file
+from training.config import TrainConfig
 from training.core.batch import Place
 from training.core.loop import UNTIMED_STEPS, Trainer
 from training.core.precision import choose_kernels
+from training.errors import ConfigError
 from training.evaluation.ablation.examine import Bench, Judges, judged
 from training.evaluation.ablation.feed import SharedStoreFeed, fill_store
 from training.evaluation.ablation.models import build_variant
@@ -39,7 +41,6 @@ from training.evaluation.ablation.plan import (
 from training.evaluation.held_out.cases import CaseLine
 from training.stages.editor import EditStage
 from training.stages.encoders import Encoders
-from training.storage import whole
 from training.synth.material.pack import Pack
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ TRIAL_STEPS, TRIAL_SECONDS = 30, 20.0
 """How long the speed is measured, whichever is over first."""
 
 TRAINING_SHARE = 0.7
-"""Of a budget in minutes; the rest is for held-out losses, samples and the last scores."""
+"""The share of a budget in minutes that is spent on training; the rest is for held-out losses, samples
+and the last scores."""
 
 
 class UnwrittenStage(EditStage):
@@ -207,7 +209,7 @@ class Session:
         waiting = []
         for run, facts in self._unwritten:
             if judged(self.out / run.name / CASES_FOLDER, self.lines):
-                with whole(self.out / run.name / RESULT_FILE) as part:
+                with whole_file(self.out / run.name / RESULT_FILE) as part:
                     part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
             else:
                 waiting.append((run, facts))

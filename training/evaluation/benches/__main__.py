@@ -17,14 +17,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sama.edit.request import MAX_SEED, MAX_STEPS, EditError
+from sama.edit.request import MAX_SEED, MAX_STEPS
+from sama.errors import EditError
+from sama.files import whole_file
 from training.data.files.manifest import Media
+from training.errors import JudgeError
 from training.evaluation.benches.benchmarks import BENCHMARKS, Benchmark
 from training.evaluation.benches.cases import Case, Found, find_results, read_cases, result_of
 from training.evaluation.benches.tables import Graded, as_dict, as_markdown, grade
 from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
 from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
-from training.evaluation.judge.client import JudgeClient, JudgeError, Server
+from training.evaluation.judge.client import JudgeClient, Server
 from training.evaluation.judge.session import Effort, Session, Subject
 from training.values import Count, argument
 
@@ -100,12 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(benchmark: Benchmark, graded: Graded, out: Path, name: str, model: str) -> None:
-    from training.storage import whole
-
     table = as_markdown(benchmark, graded, name, model)
     scores = json.dumps(as_dict(benchmark, graded, name, model), indent=2, ensure_ascii=False) + "\n"
     for file, text in (("scores.json", scores), ("scores.md", table)):
-        with whole(out / file) as path:
+        with whole_file(out / file) as path:
             path.write_text(text, encoding="utf-8")
     print(table)
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training.closed_yaml import ConfigError
 from training.data.files.adapters import PROMPT, SOURCE
 from training.data.files.manifest import Row, RowError, column, rows, text_column
+from training.errors import ConfigError, JudgeError
 from training.evaluation.benches.benchmarks import Benchmark
-from training.evaluation.judge.client import JudgeError
 
 ID = ("id", "case", "name")
 TASK = ("task", "edited_type", "edit_type", "edit_task", "type", "category")

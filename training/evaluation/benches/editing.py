@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from sama.edit import EditFailedError, edit_video
-from sama.edit.request import Canvas, EditError, EditRequest
+from sama.edit import edit_video
+from sama.edit.request import Canvas, EditRequest
+from sama.errors import EditError, EditFailedError
 from sama.pipeline import SamaPipeline
 from training.evaluation.benches.cases import Case, result_of
 

@@ -16,8 +16,9 @@ from typing import Literal, cast
 
 import numpy as np
 
+from sama.files import whole_file
 from sama.shapes import TINY_BUCKETS, Bucket, is_valid_frame_count
-from training.storage import whole
+from training.errors import CaseError
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import Case, render_case
@@ -50,10 +51,6 @@ class CaseLine:
     @property
     def id(self) -> str:
         return f"{self.task}-{self.seed}"
-
-
-class CaseError(ValueError):
-    """The case list is missing, broken, or not what this renderer draws; the message says what to do."""
 
 
 def make_cases(
@@ -118,7 +115,7 @@ def draw(pack: Pack, line: CaseLine) -> Case:
 def write_cases(lines: Sequence[CaseLine], path: Path) -> None:
     """Write a case list, one JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with whole_file(path) as part:
         part.write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines), encoding="utf-8")
 
 

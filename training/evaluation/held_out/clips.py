@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sama.files import whole_file
 from training.evaluation.held_out.cases import CaseLine, draw
-from training.storage import whole
 from training.synth.material.pack import Pack
 
 EXPORT_FPS = 16
@@ -38,7 +38,7 @@ def write_strip(path: Path, clip: np.ndarray, quality: int) -> None:
     done, data = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
     if not done:
         raise ValueError(f"a clip of {clip.shape} cannot be stored as WebP")
-    with whole(path) as part:
+    with whole_file(path) as part:
         part.write_bytes(data.tobytes())
 
 
@@ -66,7 +66,7 @@ def export_cases(lines: Sequence[CaseLine], pack: Pack, out: Path, exact: bool =
                 write_frames(out / line.id / name, clip)
             else:
                 _write_video(out / line.id / f"{name}.mp4", clip)
-    with whole(out / "cases.jsonl") as part:
+    with whole_file(out / "cases.jsonl") as part:
         part.write_text("".join(json.dumps({"id": line.id, **asdict(line)}) + "\n" for line in lines), encoding="utf-8")
 
 

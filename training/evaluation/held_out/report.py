@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sama.files import whole_file
 from training.evaluation.held_out.scoring import Score, as_score
 from training.evaluation.held_out.summary import (
     COLUMNS,
@@ -22,7 +23,6 @@ from training.evaluation.held_out.summary import (
     summarise,
     wordings_table,
 )
-from training.storage import whole
 
 
 def written(value: Mean, share: bool = False, digits: int = 1, error: bool = True) -> str:
@@ -103,7 +103,7 @@ def write_report(
         text += "\n" + comparison_markdown(differences, str(against))
     report["scores"] = [_without_nothing(asdict(score)) for score in scores]
     for name, content in (("scores.json", _one_line_a_score(report)), ("scores.md", text)):
-        with whole(out / name) as part:
+        with whole_file(out / name) as part:
             part.write_text(content, encoding="utf-8")
     return report
 

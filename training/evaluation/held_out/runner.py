@@ -19,10 +19,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sama.files import whole_file
 from training.evaluation.held_out.cases import CaseLine, draw
 from training.evaluation.held_out.clips import read_strip, write_strip
 from training.evaluation.held_out.scoring import READ_TASKS, Judge, Measures, Score, as_score, score_case, unread
-from training.storage import whole
 from training.synth.material.pack import Pack
 from training.watch.contact_sheet import contact_sheet
 
@@ -152,7 +152,7 @@ def _work(
 
 
 def write_score(work: Path, score: Score) -> None:
-    with whole(work / f"{score.id}.json") as part:
+    with whole_file(work / f"{score.id}.json") as part:
         part.write_text(json.dumps(asdict(score)), encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from training.evaluation.judge.client import JudgeError
+from training.errors import JudgeError
 from training.evaluation.judge.questions import Question
 
 logger = logging.getLogger(__name__)

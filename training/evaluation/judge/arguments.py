@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from training.errors import JudgeError
 from training.evaluation.judge.answers import Shard
-from training.evaluation.judge.client import JudgeError, Server
+from training.evaluation.judge.client import Server
 from training.evaluation.judge.questions import Question
 from training.evaluation.judge.session import Effort
 from training.values import Count, NonNegative, Number, Positive, argument

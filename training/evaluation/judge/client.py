@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.errors import JudgeError
+
 logger = logging.getLogger(__name__)
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -30,10 +32,6 @@ FATAL = frozenset({401, 402, 403, 404, 405})
 MAX_ANSWER_BYTES = 8_000_000
 
 Part = dict[str, Any]
-
-
-class JudgeError(RuntimeError):
-    """Something about the judge that a person can put right. The message is one sentence."""
 
 
 class NoAnswerError(Exception):

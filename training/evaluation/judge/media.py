@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from sama.video import FrameReader, VideoError, probe
+from sama.errors import VideoError
+from sama.video import FrameReader, probe
 from training.data.files.manifest import IMAGES, Media
 from training.evaluation.judge.client import Part, picture_part, text_part
 from training.evaluation.judge.questions import Show

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sama.video import VideoError
+from sama.errors import VideoError
 from training.data.files.manifest import Media
+from training.errors import JudgeError
 from training.evaluation.judge.answers import (
     MALFORMED,
     REFUSED,
@@ -21,15 +22,7 @@ from training.evaluation.judge.answers import (
     Standing,
     request_name,
 )
-from training.evaluation.judge.client import (
-    JudgeClient,
-    JudgeError,
-    NoAnswerError,
-    Part,
-    RefusedError,
-    StoppedError,
-    text_part,
-)
+from training.evaluation.judge.client import JudgeClient, NoAnswerError, Part, RefusedError, StoppedError, text_part
 from training.evaluation.judge.media import Pair
 from training.evaluation.judge.questions import Question, Show
 from training.evaluation.judge.scores import MalformedError, parse_scores

@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PACKAGES", "IngredientError", "Package", "check_file", "fetch", "tar_members", "unpack_deb"]
+from training.errors import IngredientError
+
+__all__ = ["PACKAGES", "Package", "check_file", "fetch", "tar_members", "unpack_deb"]
 
 log = logging.getLogger(__name__)
-
-
-class IngredientError(RuntimeError):
-    """Something could not be fetched or is not what it should be; the message says what to do."""
 
 
 @dataclass(frozen=True)

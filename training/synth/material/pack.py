@@ -24,15 +24,14 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageFont
 
-__all__ = ["Pack", "PackError", "Shot", "Split", "Sprite", "Still", "require_pack"]
+from sama.files import whole_file
+from training.errors import PackError
+
+__all__ = ["Pack", "Shot", "Split", "Sprite", "Still", "require_pack"]
 
 Split = Literal["train", "test"]
 
 _COMMAND = "python -m training.synth.ingredients --out"
-
-
-class PackError(RuntimeError):
-    """The pack is missing or broken; the message says which command makes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,9 +228,8 @@ class Pack:
         import av  # here alone: a machine that is given the cache needs no reader of video
 
         shape = (self.film_frames, self.film_height * 3 // 2, self.film_width)
-        temporary = cache.with_name(f".{cache.name}.part")  # the lock keeps others from writing it
-        try:
-            planes = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with whole_file(cache) as part:
+            planes = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
             decoded = 0
             with av.open(str(film)) as reader:
                 reader.streams.video[0].thread_type = "AUTO"
@@ -245,9 +243,6 @@ class Pack:
                     f"{film} has {decoded} frames where pack.json says {self.film_frames}; "
                     f"make the pack again with: {_COMMAND} {self.folder}"
                 )
-            temporary.replace(cache)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _film_planes(self) -> np.ndarray:
         if self._mapped is None:

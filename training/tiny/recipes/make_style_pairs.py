@@ -17,8 +17,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from sama.files import whole_file
 from sama.video import FrameReader, write_clip
-from training.storage import whole
 from training.synth.scenes.backgrounds import background
 from training.tiny.recipes.thermal import thermal
 
@@ -91,7 +91,7 @@ def make_pairs(clips: Iterable[np.ndarray], folder: Path) -> Path:
         rows.append(json.dumps(row))
         looks.append(np.concatenate([source[len(source) // 2], target[len(target) // 2]]))
     _write_sheet(folder / "sheet.jpg", looks)
-    with whole(folder / "pairs.jsonl") as part:
+    with whole_file(folder / "pairs.jsonl") as part:
         part.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder / "pairs.jsonl"
 
@@ -137,7 +137,7 @@ def _write_sheet(path: Path, looks: list[np.ndarray], columns: int = 4) -> None:
     rows = [np.concatenate(looks[first : first + columns], axis=1) for first in range(0, len(looks), columns)]
     sheet = cv2.resize(np.concatenate(rows), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     encoded = cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-    with whole(path) as part:
+    with whole_file(path) as part:
         part.write_bytes(encoded.tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Small files on disk: large matrices in float8, the rest in bfloat16.
+"""Weights in float8: large matrices stored in float8, the rest in bfloat16, and training that survives the rounding.
 
 A float8 (e4m3) weight has a relative error of about 2.5 %. What is trained *on top of* a stored network sees the stored
 weights, so their rounding costs nothing; for a network that is itself shipped in float8 the last steps of training run
@@ -7,17 +7,14 @@ through the rounding (`float8_rounded`).
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sama.files import whole_file
 from training.parallel.processes import local
 
 FLOAT8 = torch.float8_e4m3fn
@@ -55,43 +52,9 @@ def rewrite_compact(path: Path, in_float8: Callable[[str, Tensor], bool] = is_la
 
 def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
     """Write weights whole or not at all."""
-    with whole(path) as part:
+    with whole_file(path) as part:
         save_file(dict(state), part, metadata={"format": "pt"})
         part.chmod(0o644)  # the writer's temporary files are private
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether a file could not be written because its disk is full, or its quota used up. Some writers tell it in words
-    only."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(word in str(error) for word in ("No space left", "os error 28", "os error 27", "File too large"))
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`: it takes the name when the block ends well, and is gone when it does not."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill in place of `path`: it takes the name when the block ends well, and is gone when it does not."""
-    part, old = (path.with_name(f".{path.name}.{state}.{os.getpid()}") for state in ("new", "old"))
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if path.exists():
-            path.rename(old)
-        part.rename(path)
-    finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 class RoundedWeights:
