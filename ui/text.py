@@ -120,7 +120,8 @@ def done(seconds: float, seed: int, settings: Mapping[str, Any]) -> str:
 
     settings: of the finished edit.
     """
-    detail = ", with the source's detail" if settings.get("kept_detail") else ""
+    with_detail = settings.get("kept_detail") and told_change(settings.get("changed", 0.0))
+    detail = ", with the source's detail" if with_detail else ""
     return " ".join([f"Done in {duration(seconds)}, seed {seed}{detail}.", *outcome(settings)])
 
 

@@ -482,7 +482,7 @@ def test_the_page_offers_detail_beside_keep_source(jobs, large):
 def test_the_api_takes_detail(jobs, large, detail):
     *_, (_, settings, state) = Api(jobs).edit_video(str(large.path), INSTRUCTION, frames=5, steps=1, detail=detail)
     facts = json.loads(Path(settings).read_text())
-    assert (facts["detail"], facts["kept_detail"], state) == (detail, detail == "auto", "Done")
+    assert (facts["detail"], facts["kept_detail"]) == (detail, detail == "auto") and state.startswith("Done")
 
 
 def test_the_api_refuses_another_word_for_detail(jobs, large):
