@@ -219,7 +219,7 @@ def test_an_edit_of_this_session_can_be_looked_into(page):
     expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
     page.get_by_role("tab", name="Semantic anchors").click()
     expect(page.get_by_label("Edit", exact=True)).to_have_value("This session: Add a red balloon")
-    expect(page.locator("#plan .plan")).to_have_attribute("data-step", "12")
+    expect(page.locator("#plan .plan")).to_have_attribute("data-step", "10")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

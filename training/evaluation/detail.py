@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sama.files import whole_file
 from training.evaluation.held_out.metrics import gmsd, psnr, ssim
 from training.evaluation.held_out.report import markdown_table
-from training.storage import whole
 from training.synth.edits.styles import STYLES, apply_style, apply_weather
 from training.synth.ingredients import film_source
 from training.synth.material.fetch import PACKAGES, IngredientError, Package, check_file, fetch, unpack_deb
@@ -324,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (IngredientError, EditError, VideoError, OSError, tarfile.TarError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    with whole(options.out) as part:
+    with whole_file(options.out) as part:
         part.write_text(page(measured, CLIPS, options.out, options), encoding="utf-8")
     return 0
 

@@ -308,20 +308,22 @@ class EditTab:
 
     def _compare(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
         """Put a fresh result beside its source: outside the queue, and the result is safe if this fails."""
+        nothing = {self.problem: gr.skip()}  # gradio takes an empty dict for a missing answer
         if edit is None:
-            return {}
+            return nothing
         try:
             pack(edit)
-            return {self.viewer: edit.comparison().value()} if edit == shown else {}
+            return {self.viewer: edit.comparison().value()} if edit == shown else nothing
         except Exception as error:
             return {self.problem: alert(text.no_comparison(reference(error)))}
 
     def _film(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
+        nothing = {self.problem: gr.skip()}
         if edit is None:
-            return {}
+            return nothing
         try:
             film = compose_film(edit)
-            return {self.get_film: gr.DownloadButton(value=str(film), visible=True)} if edit == shown else {}
+            return {self.get_film: gr.DownloadButton(value=str(film), visible=True)} if edit == shown else nothing
         except Exception as error:
             return {self.problem: alert(text.no_film(reference(error)))}
 
