@@ -44,7 +44,7 @@ class AnchorsTab:
 
     def _newest(self, runs: list[FinishedEdit]) -> Updates:
         if not runs:
-            return {}
+            return {self.choice: gr.skip()}  # gradio takes an empty dict for a missing answer
         key = f"run {len(runs) - 1}"
         choices = _choices(self.examples, runs)
         return {self.choice: gr.Dropdown(choices=choices, value=key), self.plan: self._show(key, runs)}

@@ -83,7 +83,7 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
     def refused(at: Where | None) -> Updates:
         # gradio counts a job that is cancelled while it waits among the failures; Stop marks it at the same moment.
         if at is not None and at.stopped.wait(_MARKED):
-            return {}
+            return {controls.problem: gr.skip()}  # gradio takes an empty dict for a missing answer
         if at is not None:
             at.ended.set()
         return controls.idle | {controls.progress: "", controls.problem: alert(text.queue_full(places))}
