@@ -11,8 +11,8 @@ cv2.setNumThreads(1)
 
 @pytest.fixture(autouse=True)
 def ordinary_scheduling():
-    """SVT-AV1, with which some clips are made, turns its caller into a real-time process where it may, as root: whatever
-    that process starts later, a browser say, would take the cores away from everything else."""
+    """Back to ordinary priority after each test: SVT-AV1, with which some clips are made, turns its caller into a
+    real-time process where it may (as root), and a browser that this starts would take the cores from all others."""
     yield
     if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
