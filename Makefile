@@ -6,8 +6,9 @@ BIN := .venv/bin
 app: .venv/app-installed          ## set up and open the app
 	$(BIN)/python app.py
 
-test: .venv/dev-installed chromium  ## set up and run every test that this machine can run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+test: .venv/dev-installed chromium  ## set up and run every test that this machine can run, the browser's alone
+	$(BIN)/python -m pytest tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/browser
 
 lint: .venv/dev-installed         ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
