@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, suppress
 from fractions import Fraction
-from itertools import repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE, shown_change
-from sama.edit.compose import changes_everything, edit_mask
+from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE
+from sama.edit.events import EditEvent, EditResult
 from sama.edit.failures import user_errors
-from sama.edit.painted import Painted
+from sama.edit.painter import Painter
 from sama.edit.request import (
-    SCHEDULERS,
     Canvas,
     EditRequest,
     Job,
@@ -35,85 +29,17 @@ from sama.edit.request import (
     check_request,
     check_weights,
     parse_lora,
-    wants_detail,
 )
 from sama.edit.settings_file import write_settings
-from sama.edit.texts import Texts, Unread
-from sama.edit.user_mask import open_mask
+from sama.edit.texts import Unread
 from sama.errors import CheckpointError, EditError, EditFailedError
-from sama.placement import decoding_evicts, fast_dtype, place, resolve_device, vae_dtype
+from sama.placement import fast_dtype, place, resolve_device, vae_dtype
 from sama.presets import PRESETS
-from sama.shapes import padded_frame_count
-from sama.video import Frame, FrameReader, VideoWriter
+from sama.video import VideoWriter
 from sama.video.writing import holds_alpha
 
 if TYPE_CHECKING:
-    from sama.edit.preview import LinearPreview
-    from sama.pipeline import SamaPipeline, SamaStep
-    from sama.pipeline.schedule import FlowScheduler
-
-Limits = Iterator[NDArray[np.float32] | None]
-PHASES = ("reading", "planning", "painting", "saving", "done")
-PREVIEW_EVERY = 2  # steps
-MAX_PLANS = 16
-"""Windows whose semantic tokens are kept: a long clip's plans would fill the memory."""
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """A finished edit.
-
-    output, settings: the video and the JSON that repeats it. seconds: how long it took.
-    kept_source: whether unchanged places show the source's own pixels.
-    kept_detail: whether the edit was given the source's detail.
-    changed: the share of the picture that changed by more than a faint amount, over all frames, 0 to 1. Measured at the
-        model's size against the decoded source; where neither `keep_source` nor `detail` needs that one, against the
-        source itself, so that what the autoencoder loses counts too.
-    semantic_tokens: (windows, steps, 65, D) float32, the plan of each of the first `MAX_PLANS` windows as it formed.
-    anchor_source, anchor_result: (h, w, 3) uint8, the first frame as the model saw it and as the model painted it.
-    unread, unread_negative: the end of the instruction and of the negative prompt that were too long for the model to
-        read; "" where all was read.
-    notices: sentences about what of the source was changed besides, or not kept (HDR, subtitles, ...); mostly none.
-    """
-
-    output: Path
-    settings: Path
-    frames: int
-    fps: Fraction
-    width: int
-    height: int
-    seed: int
-    seconds: float
-    kept_source: bool
-    kept_detail: bool
-    changed: float
-    semantic_tokens: NDArray[np.float32]
-    anchor_source: NDArray[np.uint8]
-    anchor_result: NDArray[np.uint8]
-    unread: str = ""
-    unread_negative: str = ""
-    notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class EditEvent:
-    """How far an edit is.
-
-    phase: one of `PHASES`. step of steps in window of windows, counted from 1; 0 where there is none yet.
-    message: a few words for people. preview: (h, w, 3) uint8, the first frame as the model imagines it, or None.
-    warning: one sentence about what the user should know although the edit goes on; the event is then about that alone.
-    result: with the last event only.
-    """
-
-    phase: str
-    step: int = 0
-    steps: int = 0
-    window: int = 0
-    windows: int = 0
-    message: str = ""
-    preview: NDArray[np.uint8] | None = None
-    warning: str = ""
-    result: EditResult | None = None
+    from sama.pipeline import SamaPipeline
 
 
 def edit_video(
@@ -147,7 +73,7 @@ def edit_video(
         unread = Unread.of(request, pipeline)
         for sentence in unread.sentences():
             yield EditEvent("planning", windows=windows, message=sentence, warning=sentence)
-        painter = _Painter(job, pipeline, previews)
+        painter = Painter(job, pipeline, previews)
         yield from painter.paint(writer)
         frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
@@ -255,147 +181,6 @@ def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
         raise
 
 
-class _Painter:
-    """Paints a job window by window and writes each frame as soon as no later window can touch it."""
-
-    def __init__(self, job: Job, pipeline: SamaPipeline, previews: bool) -> None:
-        self.job = job
-        self.pipeline = pipeline
-        self.previews = previews
-        self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
-        self.detail = wants_detail(job)
-        self.scheduler = _scheduler(pipeline, job.request.scheduler)
-        self.notices: tuple[str, ...] = ()
-        self.changed = 0.0  # shares of the pictures written so far, added up
-        self.plans: list[NDArray[np.float32]] = []
-        self.linear: LinearPreview | None = None
-        self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
-
-    def paint(self, writer: VideoWriter) -> Iterator[EditEvent]:
-        job = self.job
-        where: dict[str, Any] = {
-            "path": job.request.video, "start": job.plan.start, "count": job.plan.frames, "timeline": job.timeline,
-            "alpha": writer.alpha,
-        }  # fmt: skip
-        text = Texts.of(job.request, self.pipeline)
-        size = (job.plan.bucket.width, job.plan.bucket.height)
-        with FrameReader(**where, size=size) as small, FrameReader(**where) as large, self._limits() as limits:
-            feed, originals = _Feed(iter(small), job.plan.windows[0][1]), iter(large)
-            pending: Painted | None = None
-            for number, (start, stop) in enumerate(job.plan.windows, start=1):
-                painted = yield from self._window(feed.window(start, stop), number, text)
-                if pending is not None:
-                    painted = pending.fading_into(painted)
-                after = job.plan.windows[number][0] - start if number < len(job.plan.windows) else stop - start
-                pending = painted.part(after)
-                yield from self._write(writer, originals, limits, painted.part(0, after), number)
-            self.notices = large.notices
-
-    def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, Painted]:
-        """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source."""
-        import torch
-
-        from sama.pipeline import SamaPipelineOutput
-
-        request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
-        padded = np.concatenate([frames, np.repeat(frames[-1:], padded_frame_count(count) - count, axis=0)])
-        source = self.pipeline.encode_video(torch.from_numpy(padded).unsqueeze(0).float() / 255)
-        if self.previews and self.linear is None and decoding_evicts(self.pipeline):
-            from sama.edit.preview import LinearPreview
-
-            self.linear = LinearPreview.fit(self.pipeline, frames[0], source)
-        run = self.pipeline.stream(
-            source_latents=source,
-            prompt_embeds=text.positive,
-            negative_prompt_embeds=text.negative,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            source_guidance_scale=request.source_guidance,
-            generator=torch.Generator().manual_seed(request.seed),  # the same noise for every window
-            output_type="latent",
-            scheduler=self.scheduler,
-        )
-        with closing(run):
-            for step in run:
-                if isinstance(step, SamaPipelineOutput):
-                    output = step
-                    break
-                yield EditEvent(
-                    "painting", step.step, step.num_steps, number, total,
-                    message=f"Painting step {step.step} of {step.num_steps}", preview=self._preview(step),
-                )  # fmt: skip
-        if len(self.plans) < MAX_PLANS:
-            self.plans.append(output.semantic_tokens[0].numpy())
-        if number == total:
-            yield EditEvent("saving", window=number, windows=total, message="Saving")
-        result = self._decoded(output.frames, count)
-        if number == 1:
-            self.anchors = (frames[0], result[0])
-        if self.keep is False and not self.detail:
-            return Painted(result, shown_change(result, frames, None))
-        reference = self._decoded(source, count)
-        if self.keep is None:
-            # Decided once: a change between windows would be seen.
-            self.keep = not changes_everything(result, reference)
-        mask = edit_mask(result, reference) if self.keep else None
-        change = shown_change(result, reference, mask)
-        return Painted.of(result, change, mask, reference if self.detail else None)
-
-    def _limits(self) -> AbstractContextManager[Limits]:
-        """The user's mask for one full-size frame after another; None for each where there is no mask."""
-        job = self.job
-        if job.request.mask is None:
-            return nullcontext(repeat(None))
-        return open_mask(job.request.mask, job.plan.start, (job.info.width, job.info.height))
-
-    def _decoded(self, latents: Any, count: int) -> NDArray[np.uint8]:
-        return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
-
-    def _preview(self, step: SamaStep) -> NDArray[np.uint8] | None:
-        if not self.previews or (step.step - 1) % PREVIEW_EVERY:
-            return None
-        if self.linear is not None:
-            return self.linear(step.clean_latents)
-        return _to_uint8(self.pipeline.decode_latents(step.clean_latents[:, :, :1])[0, 0])
-
-    def _write(
-        self, writer: VideoWriter, originals: Iterator[Frame], limits: Limits, finished: Painted, number: int
-    ) -> Iterator[EditEvent]:
-        total = len(self.job.plan.windows)
-        for index in range(len(finished.frames)):
-            original = next(originals, None)
-            if original is None:  # the file ends before its index says so
-                return
-            limit = next(limits)
-            picture = finished.picture(index, original.image, limit)
-            writer.write(picture, pts=original.pts, alpha=original.alpha)
-            self.changed += finished.changed(index, limit)
-            yield EditEvent(
-                "saving" if number == total else "painting", window=number, windows=total,
-                message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",
-            )  # fmt: skip
-
-
-class _Feed:
-    """Windows of a stream of small frames; those of the last window are kept, because the next one overlaps it."""
-
-    def __init__(self, frames: Iterator[Frame], window: int) -> None:
-        self._frames = frames
-        self._held: deque[NDArray[np.uint8]] = deque(maxlen=window)
-        self._read = 0
-
-    def window(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Frames [start, stop); the last one repeats where the file ends before its index says so."""
-        while self._read < stop:
-            frame = next(self._frames, None)
-            if frame is None and not self._held:
-                raise EditError("The clip has no frame that can be decoded in this range; check that it plays.")
-            self._held.append(self._held[-1] if frame is None else frame.image)
-            self._read += 1
-        first = self._read - len(self._held)
-        return np.stack(list(self._held)[start - first : stop - first])
-
-
 def _writer(job: Job) -> VideoWriter:
     """The result's file, with the sound of exactly the frames that are edited."""
     timeline = job.timeline
@@ -415,16 +200,3 @@ def _writer(job: Job) -> VideoWriter:
         timeline=timeline,
         alpha=job.info.alpha and holds_alpha(job.output),
     )
-
-
-def _scheduler(pipeline: SamaPipeline, name: str) -> FlowScheduler:
-    """The scheduler that a request asks for: the pipeline's own where it is of that kind."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-
-    kind = dict(zip(SCHEDULERS, (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler), strict=True))[name]
-    own = pipeline.scheduler
-    return own if isinstance(own, kind) else kind()  # the run takes the kind only: its noise levels are the pipeline's
-
-
-def _to_uint8(frames: Any) -> NDArray[np.uint8]:
-    return (frames * 255).round().byte().cpu().numpy()
