@@ -19,7 +19,7 @@ from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
 from sama.edit.user_mask import open_mask
 from sama.errors import EditError
-from sama.placement import decoding_evicts
+from sama.placement import previews_by_map
 from sama.shapes import padded_frame_count
 from sama.video import Frame, FrameReader, VideoWriter
 
@@ -77,7 +77,7 @@ class Painter:
         request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
         padded = np.concatenate([frames, np.repeat(frames[-1:], padded_frame_count(count) - count, axis=0)])
         source = self.pipeline.encode_video(torch.from_numpy(padded).unsqueeze(0).float() / 255)
-        if self.previews and self.linear is None and decoding_evicts(self.pipeline):
+        if self.previews and self.linear is None and previews_by_map(self.pipeline):
             from sama.edit.preview import LinearPreview
 
             self.linear = LinearPreview.fit(self.pipeline, frames[0], source)

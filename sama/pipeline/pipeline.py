@@ -23,13 +23,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionM
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.transformer import SamaTransformer3DModel
+from sama.model.vae_stripes import decode, encode
 from sama.pipeline.batch import Batch
 from sama.pipeline.frames import OUTPUT_TYPES, as_frames, as_output
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.pipeline.schedule import TIMESTEPS, FlowScheduler, denoised, guide, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
+from sama.placement import stripes_that_fit
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
 from sama.shapes import LatentShape, latent_shape
+from sama.streaming import release
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +155,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         self._latent_shape(frames)
         pixels = frames.movedim(-1, 1).to(self._execution_device, self.vae.dtype) * 2 - 1
         with self._vae_lock:
-            latents = self.vae.encode(pixels).latent_dist.mode().float()
+            latents = encode(self.vae, pixels, self._stripes(pixels.shape)).float()
         mean, std = self._latent_statistics(latents)
         return (latents - mean) / std
 
@@ -162,7 +165,10 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         latents = latents.to(self._execution_device, torch.float32)
         mean, std = self._latent_statistics(latents)
         with self._vae_lock:
-            pixels = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0].float()
+            scale = self.vae.config["scale_factor_spatial"]
+            shape = (*latents.shape[:2], 4 * latents.shape[2] - 3, *(scale * side for side in latents.shape[3:]))
+            latents = (latents * std + mean).to(self.vae.dtype)
+            pixels = decode(self.vae, latents, self._stripes(shape)).float()
         return (pixels.clamp(-1, 1) / 2 + 0.5).movedim(1, -1)
 
     @torch.no_grad()
@@ -195,6 +201,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     def _latent_shape(self, frames: Tensor) -> LatentShape:
         _, num_frames, height, width, _ = frames.shape
         return latent_shape(num_frames, height, width, self.vae.config["scale_factor_spatial"])
+
+    def _stripes(self, pixels: Sequence[int]) -> int:
+        """In how many stripes the VAE takes a clip (B, 3, T, H, W); what waits for the transformer makes room."""
+        release(self.transformer)
+        return stripes_that_fit(self, pixels)
 
     def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1, 1, 1, 1)

@@ -1,0 +1,153 @@
+"""How much device memory an edit needs in each way of placing the weights, and which way suits what is free.
+
+Pure arithmetic: weights are counted, working memory is a number of tensors per token or per pixel. These numbers were
+measured with `benchmarks.speed`; docs/performance.md compares predictions with measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+GB = 1e9
+
+
+class MemoryMode(StrEnum):
+    """Where the weights are while they wait, from the quickest way to the one that needs least.
+
+    RESIDENT: all on the device.
+    OFFLOAD: the text encoder in main memory; its blocks visit the device while the texts are encoded.
+    FLOAT8: as OFFLOAD, and the transformer's matrices stored as float8: half the memory, no longer exact.
+    STREAMED: the transformer's blocks in main memory, too; each visits the device when its turn comes.
+    STREAMED_DISK: as STREAMED, from the file that the weights are in: main memory holds two blocks.
+    """
+
+    RESIDENT = "resident"
+    OFFLOAD = "offload"
+    FLOAT8 = "float8"
+    STREAMED = "streamed"
+    STREAMED_DISK = "streamed-disk"
+
+
+MEMORY_MODES = ("auto", *(mode.value for mode in MemoryMode))
+"""What a user may ask for."""
+
+_ACTIVATIONS, _ACTIVATIONS_COMPILED = 12.5, 7.6  # tensors of (tokens, width) at a block's peak
+_DECODER = 5.8e3  # elements per pixel of one frame, of a decoder with 96 base channels, at its peak
+_OUTPUT = 8.0  # elements per pixel and frame: the clip as it comes out, and its conversion
+_TEXT_WORK = 0.3e9
+_SLACK = 1.03  # what the allocator holds beyond what is used
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a pipeline's weights, in the types that they are computed with.
+
+    blocks, block: of all the transformer's blocks, and of the largest. outside: of the transformer's other layers.
+    text, text_visit: of the text encoder, and the most of it that is on the device when its blocks visit.
+    vae: of the autoencoder.
+    """
+
+    blocks: float
+    block: float
+    outside: float
+    text: float
+    text_visit: float
+    vae: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is computed at once.
+
+    tokens: of a sequence. width: of a token. size: bytes of an element of the transformer, vae_size: of the
+    autoencoder. pixels: of one frame. longer: its longer side. frames: of a window. channels: of the decoder's last
+    blocks, against Wan's 96, and less where it works on patches. compiled: whether the blocks are.
+    """
+
+    tokens: int
+    width: int
+    size: int
+    pixels: int
+    longer: int
+    frames: int
+    vae_size: int = 2
+    channels: float = 1.0
+    compiled: bool = False
+
+    @property
+    def activations(self) -> float:
+        """Bytes that a block needs beside its weights."""
+        copies = _ACTIVATIONS_COMPILED if self.compiled else _ACTIVATIONS
+        return copies * self.tokens * self.width * self.size
+
+    def coding(self, share: float = 1.0) -> float:
+        """Bytes that the autoencoder needs beside its weights, in stripes of this share of the picture."""
+        frame = _DECODER * self.channels * share
+        return self.pixels * self.vae_size * (frame + _OUTPUT * self.frames)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mode, the device memory that it is expected to need in bytes, and why it was chosen: a sentence."""
+
+    mode: MemoryMode
+    needs: float
+    reason: str
+    fits: bool = True
+
+
+def peak_bytes(mode: MemoryMode, weights: Weights, work: Work, share: float = 1.0) -> float:
+    """Device memory at the peak of an edit. share: the largest stripe of the picture that the autoencoder takes."""
+    coding = work.coding(share)
+    rest = weights.outside + weights.vae
+    text = weights.text_visit + _TEXT_WORK
+    if mode is MemoryMode.RESIDENT:
+        peak = weights.blocks + weights.text + rest + max(work.activations, coding)
+    elif mode is MemoryMode.OFFLOAD:
+        peak = weights.blocks + rest + max(work.activations, coding, text)
+    elif mode is MemoryMode.FLOAT8:
+        peak = weights.blocks / work.size + rest + max(weights.block / 2 + work.activations, coding, text)
+    else:
+        peak = rest + max(2 * weights.block + work.activations, coding, text)
+    return _SLACK * peak
+
+
+def choose(
+    asked: str, needs: Mapping[MemoryMode, float], free: float, host_needs: float = 0.0, host_free: float | None = None
+) -> Choice:
+    """The mode that was asked for, or of the exact ones the quickest that fits.
+
+    needs: device memory that each mode needs at least. free: that is there. host_needs, host_free: main memory that
+    streaming needs to hold the weights, and that is there; None where that is not known. Raises ValueError for an
+    unknown mode.
+    """
+    if asked not in MEMORY_MODES:
+        raise ValueError(f"There is no memory mode {asked!r}: choose one of {', '.join(MEMORY_MODES)}.")
+    if asked != "auto":
+        mode = MemoryMode(asked)
+        fits = needs[mode] <= free
+        doubt = "" if fits else f", though it may not fit: {_gb(needs[mode])} are needed and {_gb(free)} are free"
+        return Choice(mode, needs[mode], f"asked for{doubt}", fits)
+    for mode, what in (
+        (MemoryMode.RESIDENT, "the whole model fits"),
+        (MemoryMode.OFFLOAD, "the model fits without its text encoder"),
+    ):
+        if needs[mode] <= free:
+            return Choice(mode, needs[mode], f"{what}: {_gb(needs[mode])} of {_gb(free)} that are free")
+    whole = f"the model needs {_gb(needs[MemoryMode.OFFLOAD])} and {_gb(free)} are free"
+    mode = MemoryMode.STREAMED
+    if host_free is not None and host_needs > host_free:
+        mode = MemoryMode.STREAMED_DISK
+        whole += f"; main memory has {_gb(host_free)} free of {_gb(host_needs)} that the weights take"
+    fits = needs[mode] <= free
+    if not fits:
+        whole += (
+            f"; even block by block it needs {_gb(needs[mode])}: choose fewer frames if the memory does not suffice"
+        )
+    return Choice(mode, needs[mode], whole, fits)
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.1f} GB"
