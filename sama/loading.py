@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sama.errors import CheckpointError, EditError
 from sama.placement import fast_dtype, place, resolve_device, use_growing_segments, vae_dtype
@@ -75,7 +75,7 @@ def assemble(
     """
     chosen = get_preset(preset)
     folder = model or chosen.folder
-    return _from_folder(chosen, Path(folder), device, weights) if folder else _from_hub(chosen, device, weights)
+    return _from_folder(chosen, Path(folder), device, weights) if folder else _from_hub(chosen, weights)
 
 
 def needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
@@ -99,7 +99,7 @@ def _from_folder(preset: Preset, folder: Path, device: str, weights: str | os.Pa
     return pipeline
 
 
-def _from_hub(preset: Preset, device: str, weights: str | os.PathLike[str] | None) -> SamaPipeline:
+def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None) -> SamaPipeline:
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -113,14 +113,9 @@ def _from_hub(preset: Preset, device: str, weights: str | os.PathLike[str] | Non
 
         weights = hf_hub_download(preset.weights_repo, preset.weights_file, revision=preset.weights_revision)
     dtype = torch.bfloat16
-    types: Mapping[str, Any] = {
-        "text_encoder": dtype,
-        "vae": vae_dtype(device) if device.startswith("cuda") else torch.float32,
-        "default": torch.float32,
-    }
     return SamaPipeline.from_pretrained(
         preset.base_repo,
         transformer=load_transformer(weights, preset.transformer, dtype),
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        dtype=dict(types),
+        dtype={"text_encoder": dtype, "default": torch.float32},
     )

@@ -62,19 +62,20 @@ class Work:
     """What is computed at once.
 
     tokens: of a sequence. width: of a token. size: bytes of an element of the transformer, vae_size: of the
-    autoencoder. pixels: of one frame. longer: its longer side. frames: of a window. channels: of the decoder's last
-    blocks, against Wan's 96, and less where it works on patches. compiled: whether the blocks are.
+    autoencoder. pixels: of one frame. frames: of a window. channels: of the decoder's last blocks, against Wan's 96,
+    and less where it works on patches. compiled: whether the blocks are. shares: of the picture in the largest stripe,
+    rim included, when the autoencoder takes it in one stripe, two, and so on.
     """
 
     tokens: int
     width: int
     size: int
     pixels: int
-    longer: int
     frames: int
     vae_size: int = 2
     channels: float = 1.0
     compiled: bool = False
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def activations(self) -> float:
@@ -87,10 +88,17 @@ class Work:
         frame = _DECODER * self.channels * share
         return self.pixels * self.vae_size * (frame + _OUTPUT * self.frames)
 
+    def stripes(self, free: float) -> int:
+        """In how many stripes the autoencoder takes the picture: as few as fit into `free` bytes, or those that need
+        least."""
+        fitting = (count for count, share in enumerate(self.shares, start=1) if self.coding(share) <= free)
+        return next(fitting, 1 + self.shares.index(min(self.shares)))
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A mode, the device memory that it is expected to need in bytes, and why it was chosen: a sentence."""
+    """A mode, the device memory in bytes that it is expected to take at the peak, why it was chosen, and whether it
+    fits."""
 
     mode: MemoryMode
     needs: float
@@ -98,20 +106,21 @@ class Choice:
     fits: bool = True
 
 
-def peak_bytes(mode: MemoryMode, weights: Weights, work: Work, share: float = 1.0) -> float:
-    """Device memory at the peak of an edit. share: the largest stripe of the picture that the autoencoder takes."""
-    coding = work.coding(share)
+def peak_bytes(mode: MemoryMode, weights: Weights, work: Work, free: float | None = None) -> float:
+    """Device memory at the peak of an edit, with the autoencoder in as few stripes as fit into `free` bytes, or in as
+    many as help; in one if None."""
     rest = weights.outside + weights.vae
     text = weights.text_visit + _TEXT_WORK
     if mode is MemoryMode.RESIDENT:
-        peak = weights.blocks + weights.text + rest + max(work.activations, coding)
+        still, painting, text = weights.blocks + weights.text + rest, work.activations, _TEXT_WORK
     elif mode is MemoryMode.OFFLOAD:
-        peak = weights.blocks + rest + max(work.activations, coding, text)
+        still, painting = weights.blocks + rest, work.activations
     elif mode is MemoryMode.FLOAT8:
-        peak = weights.blocks / work.size + rest + max(weights.block / 2 + work.activations, coding, text)
+        still, painting = weights.blocks / work.size + rest, weights.block / 2 + work.activations
     else:
-        peak = rest + max(2 * weights.block + work.activations, coding, text)
-    return _SLACK * peak
+        still, painting = rest, 2 * weights.block + work.activations
+    share = 1.0 if free is None else work.shares[work.stripes(free / _SLACK - still) - 1]
+    return _SLACK * (still + max(painting, work.coding(share), text))
 
 
 def choose(

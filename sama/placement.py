@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
-    from diffusers import AutoencoderKLWan
 
     from sama.pipeline import SamaPipeline
 
@@ -89,9 +88,11 @@ def fast_dtype(device: str) -> torch.dtype:
 
 
 def vae_dtype(device: str) -> torch.dtype:
-    """The type that the autoencoder computes with: bfloat16 where the hardware has it. On a CPU that is a third of the
-    work, on a GPU half of the memory and two thirds of the time; docs/performance.md has what it costs."""
-    return fast_dtype(device)
+    """The type of a small model's autoencoder: on a CPU it is a third of the work, on a GPU precision is free. The
+    rounding of bfloat16 costs as much as that of the result to whole levels, see docs/performance.md."""
+    import torch
+
+    return torch.float32 if device.startswith("cuda") else fast_dtype(device)
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def place(
     forwards: evaluations of the model that are to come; None for many.
     Raises ValueError for an unknown mode.
     """
+    import torch
+
     if not device.startswith("cuda"):
         pipeline.to(device)
         reason = "all weights stay in main memory" if device == "cpu" else "this device holds everything"
@@ -133,9 +136,14 @@ def place(
     compiled = memory != MemoryMode.FLOAT8 and can_compile() and compile != "off"
     compiled = compiled and (compile == "on" or compiling_pays(pipeline, window, forwards))
     work = work_of(pipeline, *window, compiled=compiled)
-    smallest = stripes_for(pipeline.vae, work, 0.0)[1]
-    needs = {mode: peak_bytes(mode, weights, work, smallest) for mode in MemoryMode}
-    choice = choose(memory, needs, free_bytes(device), weights.blocks + weights.text, _host_room(pipeline, weights))
+    free = free_bytes(device)
+    needs = {mode: peak_bytes(mode, weights, work, free) for mode in MemoryMode}
+    choice = choose(memory, needs, free, weights.blocks + weights.text, _host_room(pipeline, weights))
+    if not choice.fits and work.vae_size > 2:  # the last resort of a small card
+        pipeline.vae.to(torch.bfloat16)
+        work, weights = replace(work, vae_size=2), replace(weights, vae=weights.vae / 2)
+        needs = {mode: peak_bytes(mode, weights, work, free) for mode in MemoryMode}
+        choice = choose(memory, needs, free, weights.blocks + weights.text, _host_room(pipeline, weights))
     put(pipeline, device, choice.mode)
     if compiled:
         compile_blocks(pipeline)
@@ -213,22 +221,6 @@ def compiling_pays(pipeline: SamaPipeline, window: tuple[int, int, int], forward
     return one.total * (_MANY if forwards is None else forwards) >= _COMPILE_PAYS
 
 
-def stripes_for(vae: AutoencoderKLWan, work: Work, free: float) -> tuple[int, float]:
-    """In how many stripes the autoencoder takes a clip, and the largest one's share of the picture: as few as fit into
-    `free` bytes, as many as help where none do."""
-    from sama.model.vae_stripes import MAX_STRIPES, can_stripe, decoder_rim, stripe_share
-
-    best = (1, 1.0)
-    side = work.longer // vae.spatial_compression_ratio
-    for stripes in range(2, MAX_STRIPES + 1):
-        if work.coding(best[1]) <= free or not can_stripe(vae):
-            break
-        share = stripe_share(side, stripes, decoder_rim(vae))
-        if share < best[1]:
-            best = (stripes, share)
-    return best
-
-
 def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
     """In how many stripes a pipeline's autoencoder takes a clip (B, 3, T, H, W) now: one unless a GPU is short of
     memory."""
@@ -236,8 +228,17 @@ def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
     if device.type != "cuda":
         return 1
     work = work_of(pipeline, clip[2], clip[3], clip[4])
-    work = replace(work, pixels=clip[0] * work.pixels)
-    return stripes_for(pipeline.vae, work, _VAE_SHARE * free_bytes(device))[0]
+    return replace(work, pixels=clip[0] * work.pixels).stripes(_VAE_SHARE * free_bytes(device))
+
+
+def shares_of(vae: Any, side: int) -> tuple[float, ...]:
+    """See `Work.shares`. vae: the autoencoder's configuration. side: the picture's longer one, in pixels."""
+    from sama.model.vae_stripes import MAX_STRIPES, can_stripe, decoder_rim, stripe_share
+
+    if not can_stripe(vae):
+        return (1.0,)
+    latents = side // vae["scale_factor_spatial"]
+    return tuple(stripe_share(latents, count, decoder_rim(vae)) for count in range(1, MAX_STRIPES + 1))
 
 
 def channels_of(vae: Any) -> float:
@@ -271,11 +272,11 @@ def work_of(pipeline: SamaPipeline, frames: int, height: int, width: int, compil
         width=config["num_attention_heads"] * config["attention_head_dim"],
         size=pipeline.transformer.dtype.itemsize,
         pixels=height * width,
-        longer=max(height, width),
         frames=frames,
         vae_size=pipeline.vae.dtype.itemsize,
         channels=channels_of(pipeline.vae.config),
         compiled=compiled,
+        shares=shares_of(pipeline.vae.config, max(height, width)),
     )
 
 
@@ -288,6 +289,15 @@ def previews_by_map(pipeline: SamaPipeline) -> bool:
     if placement is not None and placement.choice.mode is not MemoryMode.RESIDENT:
         return True
     return isinstance(getattr(pipeline.vae, "_hf_hook", None), CpuOffload)
+
+
+def host_memory() -> float | None:
+    """Bytes of main memory that are free, or can be made free; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def use_growing_segments() -> None:
@@ -328,16 +338,12 @@ def _host_room(pipeline: SamaPipeline, weights: Weights) -> float | None:
     system does not tell."""
     from sama.streaming import are_in_files
 
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    available = next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    if available is None:
+    free = host_memory()
+    if free is None:
         return None
     held = [
         size
         for part, size in ((pipeline.transformer, weights.blocks), (pipeline.text_encoder, weights.text))
         if not are_in_files([weight.data for weight in part.parameters()])
     ]
-    return _HOST_SHARE * available + sum(held)
+    return _HOST_SHARE * free + sum(held)

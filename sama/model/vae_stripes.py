@@ -16,7 +16,7 @@ kernel adds (float32: 1e-6 of the range).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -31,14 +31,14 @@ _KEPT_FRAMES = 2  # what a causal convolution over three frames remembers
 
 def encode(vae: AutoencoderKLWan, pixels: Tensor, stripes: int = 1) -> Tensor:
     """The mode of the latents (B, C, F, h, w) of pixels (B, 3, T, H, W) in [-1, 1], T = 4k+1."""
-    if stripes == 1:
+    if stripes == 1 or hasattr(vae, "_hf_hook"):
         return vae.encode(pixels).latent_dist.mode()
     encoder, patch = vae.encoder, vae.config["patch_size"]
     scale = vae.spatial_compression_ratio // (patch or 1)
     x = patchify(pixels, patch_size=patch) if patch else pixels
     dim = _longer(x)
     low: Tensor | None = None
-    for begin, end, first, last in _stripes(x.shape[dim] // scale, stripes, encoder_rim(vae)):
+    for begin, end, first, last in _stripes(x.shape[dim] // scale, stripes, encoder_rim(vae.config)):
         memory = _Memory(encoder)
         piece = x.narrow(dim, first * scale, (last - first) * scale)
         for number, frames in enumerate(_chunks(piece)):
@@ -63,7 +63,7 @@ def encode(vae: AutoencoderKLWan, pixels: Tensor, stripes: int = 1) -> Tensor:
 
 def decode(vae: AutoencoderKLWan, latents: Tensor, stripes: int = 1) -> Tensor:
     """Pixels (B, 3, T, H, W) in [-1, 1] of latents (B, C, F, h, w)."""
-    if stripes == 1:
+    if stripes == 1 or hasattr(vae, "_hf_hook"):
         return vae.decode(latents, return_dict=False)[0]
     decoder, patch = vae.decoder, vae.config["patch_size"]
     scale = vae.spatial_compression_ratio // (patch or 1)
@@ -75,7 +75,7 @@ def decode(vae: AutoencoderKLWan, latents: Tensor, stripes: int = 1) -> Tensor:
     x = torch.cat(low, dim=2)
     dim = _longer(x)
     out: Tensor | None = None
-    for begin, end, first, last in _stripes(x.shape[dim], stripes, decoder_rim(vae)):
+    for begin, end, first, last in _stripes(x.shape[dim], stripes, decoder_rim(vae.config)):
         memory, frame = _Memory(decoder), 0
         for number, y in enumerate(x.narrow(dim, first, last - first).split(1, dim=2)):
             memory.rewind()
@@ -93,25 +93,25 @@ def decode(vae: AutoencoderKLWan, latents: Tensor, stripes: int = 1) -> Tensor:
     return out.clamp_(-1.0, 1.0)
 
 
-def decoder_rim(vae: AutoencoderKLWan) -> int:
+def decoder_rim(config: Mapping[str, Any]) -> int:
     """How many latents beyond a stripe its pixels depend on, after the middle block."""
-    levels, convolutions = len(vae.config["dim_mult"]), 2 * (vae.config["num_res_blocks"] + 1)
+    levels, convolutions = len(config["dim_mult"]), 2 * (config["num_res_blocks"] + 1)
     reach = sum(convolutions / 2**level for level in range(levels))
     reach += sum(1 / 2**level for level in range(1, levels))  # after each upsampling
     return math.ceil(reach + 1 / 2 ** (levels - 1))  # the last one to colours
 
 
-def encoder_rim(vae: AutoencoderKLWan) -> int:
+def encoder_rim(config: Mapping[str, Any]) -> int:
     """How many latents beyond a stripe its own depend on, before the middle block."""
-    levels, convolutions = len(vae.config["dim_mult"]), 2 * vae.config["num_res_blocks"]
+    levels, convolutions = len(config["dim_mult"]), 2 * config["num_res_blocks"]
     reach = 1 + sum(convolutions * 2**level for level in range(levels))
     reach += sum(2 * 2**level for level in range(levels - 1))  # downsampling looks two further at most
     return math.ceil(reach / 2 ** (levels - 1))
 
 
-def can_stripe(vae: AutoencoderKLWan) -> bool:
+def can_stripe(config: Mapping[str, Any]) -> bool:
     """Whether nothing but the middle block attends, as in all of Wan's autoencoders."""
-    return not vae.config["attn_scales"] and not hasattr(vae, "_hf_hook")
+    return not config["attn_scales"]
 
 
 def stripe_share(side: int, stripes: int, rim: int) -> float:

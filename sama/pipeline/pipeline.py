@@ -399,9 +399,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             passes["without_source"] = (reference, None)
         context = {"step_index": index, "sigma": sigma, "num_inference_steps": run.num_steps}
         answers: dict[str, Velocity] = {}
+        attended: list[Tensor] | None = [] if "uncond" in passes else None
         for name, (text, source) in passes.items():
             with self.transformer.cache_context(name, **context):
-                answers[name] = self._evaluate(run, sigma, text, source)
+                same = None if name == "without_source" else attended
+                answers[name] = self._evaluate(run, sigma, text, source, same)
         scales = (run.guidance_scale, run.source_guidance_scale)
 
         def part(name: str, stream: int) -> Tensor | None:
@@ -414,7 +416,9 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             )
         )
 
-    def _evaluate(self, run: SamaRun, sigma: float, text: Tensor, source: Tensor | None) -> Velocity:
+    def _evaluate(
+        self, run: SamaRun, sigma: float, text: Tensor, source: Tensor | None, attended: list[Tensor] | None = None
+    ) -> Velocity:
         dtype = self.transformer.dtype
         # From the noise level: UniPC's own timesteps are whole numbers.
         timesteps = torch.full((len(run.latents),), sigma * TIMESTEPS, device=run.latents.device)
@@ -427,6 +431,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             source_hidden_states=None if source is None else source.to(dtype),
             semantic_hidden_states=run.semantic_latents.to(dtype),
             attention_kwargs=run.attention_kwargs,
+            attended=attended,
         )
         return Velocity(out.sample.float(), out.semantic.float())
 
