@@ -21,6 +21,7 @@ UMT5_XXL = {
     "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "is_encoder_decoder": False,
 }  # fmt: skip
 """Wan2.1's text encoder."""
+_TIED = "encoder.embed_tokens.weight"  # to shared.weight
 _TOY_TEXT = UMT5_XXL | {"vocab_size": 64, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 _TOY_TRANSFORMER = {
     "num_attention_heads": 2, "attention_head_dim": 24, "text_dim": 32, "ffn_dim": 64, "num_layers": 4,
@@ -58,10 +59,11 @@ class RandomModel:
         for part, module in model._modules().items():
             if part not in parts:
                 continue
-            kept = getattr(module, "_keep_in_fp32_modules", None) or ()
+            kept = (module._keep_in_fp32_modules or ()) if part == "transformer" else ()
             model.weights[part] = {
                 path: _drawn(path, weight, part == "vae" or any(one in path.split(".") for one in kept), device, random)
                 for path, weight in module.named_parameters()
+                if path != _TIED
             }
         return model
 
@@ -77,6 +79,8 @@ class RandomModel:
             for path, weight in self.weights.get(name, {}).items():
                 owner, _, leaf = path.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(weight, requires_grad=False))
+        encoder = parts["text_encoder"]
+        encoder.encoder.embed_tokens.weight = encoder.shared.weight
         pipeline = SamaPipeline(
             **parts, tokenizer=_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler(), max_sequence_length=512
         )

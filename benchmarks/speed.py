@@ -322,8 +322,10 @@ class Bench:
         import torch
 
         if self._on_cuda:
-            total = torch.cuda.get_device_properties(self.device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total) if gib else 1.0, self.device)
+            device = torch.device(self.device)
+            index = torch.cuda.current_device() if device.index is None else device.index
+            total = torch.cuda.get_device_properties(index).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total) if gib else 1.0, index)
 
     def _empty(self) -> None:
         import torch

@@ -63,8 +63,9 @@ class Work:
 
     tokens: of a sequence. width: of a token. size: bytes of an element of the transformer, vae_size: of the
     autoencoder. pixels: of one frame. frames: of a window. channels: of the decoder's last blocks, against Wan's 96,
-    and less where it works on patches. compiled: whether the blocks are. shares: of the picture in the largest stripe,
-    rim included, when the autoencoder takes it in one stripe, two, and so on.
+    and less where it works on patches. compiled: whether the blocks are. shared: whether one more tensor waits that
+    evaluations of a step share. shares: of the picture in the largest stripe, rim included, when the autoencoder takes
+    it in one stripe, two, and so on.
     """
 
     tokens: int
@@ -75,12 +76,13 @@ class Work:
     vae_size: int = 2
     channels: float = 1.0
     compiled: bool = False
+    shared: bool = True
     shares: tuple[float, ...] = (1.0,)
 
     @property
     def activations(self) -> float:
         """Bytes that a block needs beside its weights."""
-        copies = _ACTIVATIONS_COMPILED if self.compiled else _ACTIVATIONS
+        copies = (_ACTIVATIONS_COMPILED if self.compiled else _ACTIVATIONS) + self.shared
         return copies * self.tokens * self.width * self.size
 
     def coding(self, share: float = 1.0) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HOST_SHARE = 0.9  # of the free main memory; the rest is for the clip and everybody else
+_COMFORT = 0.9  # of the free device memory; what needs more goes without savings that take memory
 _VAE_SHARE = 0.92  # of the free device memory; kernels are tried out in the rest
 _PLACEMENT = "_sama_placement"
 _COMPILE_PAYS = 5e16  # FLOP: a hundred evaluations of the 14B on 17 frames
@@ -144,6 +145,10 @@ def place(
         work, weights = replace(work, vae_size=2), replace(weights, vae=weights.vae / 2)
         needs = {mode: peak_bytes(mode, weights, work, free) for mode in MemoryMode}
         choice = choose(memory, needs, free, weights.blocks + weights.text, _host_room(pipeline, weights))
+    pipeline.share_attention = choice.needs < _COMFORT * free
+    if not pipeline.share_attention:  # a hundredth of the time is not worth an edit
+        needs = {mode: peak_bytes(mode, weights, replace(work, shared=False), free) for mode in MemoryMode}
+        choice = choose(memory, needs, free, weights.blocks + weights.text, _host_room(pipeline, weights))
     put(pipeline, device, choice.mode)
     if compiled:
         compile_blocks(pipeline)
@@ -204,9 +209,11 @@ def free_bytes(device: torch.device | str) -> float:
     """Device memory that this process can still use, what it has reserved for itself included."""
     import torch
 
-    free, total = torch.cuda.mem_get_info(device)
-    reserved, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
+    index = torch.device(device).index
+    index = torch.cuda.current_device() if index is None else index
+    free, total = torch.cuda.mem_get_info(index)
+    reserved, used = torch.cuda.memory_reserved(index), torch.cuda.memory_allocated(index)
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(index)
     return float(min(free, share * total - reserved) + reserved - used)
 
 

@@ -101,6 +101,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             default_guidance=default_guidance,
             round_timestep_to_bf16=round_timestep_to_bf16,
         )
+        self.share_attention = True  # between the evaluations of a step; False saves a tensor of all tokens
         self._vae_lock = threading.Lock()  # Wan's VAE keeps its frame cache in the module
         self._interrupt = False
         self._num_timesteps = 0
@@ -399,7 +400,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             passes["without_source"] = (reference, None)
         context = {"step_index": index, "sigma": sigma, "num_inference_steps": run.num_steps}
         answers: dict[str, Velocity] = {}
-        attended: list[Tensor] | None = [] if "uncond" in passes else None
+        attended: list[Tensor] | None = [] if "uncond" in passes and self.share_attention else None
         for name, (text, source) in passes.items():
             with self.transformer.cache_context(name, **context):
                 same = None if name == "without_source" else attended

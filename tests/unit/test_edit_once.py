@@ -15,7 +15,7 @@ from sama.edit.failures import user_errors
 from sama.edit.preview import LinearPreview
 from sama.edit.request import Canvas, EditRequest
 from sama.errors import EditError, EditFailedError
-from sama.placement import previews_by_map, default_device, resolve_device
+from sama.placement import default_device, previews_by_map, resolve_device
 from sama.presets import TINY_FOLDER
 from sama.shapes import Bucket
 from sama.video import probe
