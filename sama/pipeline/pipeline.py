@@ -167,7 +167,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         mean, std = self._latent_statistics(latents)
         with self._vae_lock:
             scale = self.vae.config["scale_factor_spatial"]
-            shape = (*latents.shape[:2], 4 * latents.shape[2] - 3, *(scale * side for side in latents.shape[3:]))
+            shape = (len(latents), 3, 4 * latents.shape[2] - 3, *(scale * side for side in latents.shape[3:]))
             latents = (latents * std + mean).to(self.vae.dtype)
             pixels = decode(self.vae, latents, self._stripes(shape)).float()
         return (pixels.clamp(-1, 1) / 2 + 0.5).movedim(1, -1)
