@@ -15,7 +15,7 @@ from training.errors import PackError
 from training.synth.material.captions import FILM_END, SHOTS, STILLS
 from training.synth.material.names import CATEGORIES, curated_names
 from training.synth.material.pack import Pack
-from training.synth.material.palette import COLOURS, dominant_colour
+from training.synth.material.palette import COLOURS, sprite_colour
 
 WIDTH, HEIGHT, FRAMES = 64, 36, 60
 
@@ -203,9 +203,9 @@ def test_colour_words(rgb, word):
     image = np.zeros((6, 6, 4), np.uint8)
     image[:, :4] = (*rgb, 255)
     assert word in COLOURS
-    assert dominant_colour(image) == word
+    assert sprite_colour(image) == word
 
 
 def test_a_transparent_image_has_no_colour():
     with pytest.raises(ValueError, match="opaque"):
-        dominant_colour(np.zeros((4, 4, 4), np.uint8))
+        sprite_colour(np.zeros((4, 4, 4), np.uint8))

