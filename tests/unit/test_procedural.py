@@ -17,13 +17,16 @@ from training.synth.edits.tasks import (
     POSITIONS,
     RESIZE_FACTOR,
     TASKS,
-    WORDS,
-    is_held_out_text,
     object_side,
+)
+from training.synth.edits.texts import (
+    CELL,
+    is_held_out_text,
     subtitle,
     subtitle_limit,
+    subtitle_phrases,
+    subtitle_words,
 )
-from training.synth.edits.texts import CELL, PHRASES
 from training.synth.edits.variants import MOST_PAIRS, MOST_VARIANTS
 from training.synth.material.pack import Pack, Shot, Sprite, Still
 from training.synth.scenes.backgrounds import BACKGROUNDS, background
@@ -41,7 +44,7 @@ from training.synth.scenes.scene import (
     successor,
 )
 from training.synth.scenes.tint import tinted
-from training.synth.words.kinds import COMMON, familiarity, flies, kind_words
+from training.synth.words.kinds import common_names, familiarity, flies, kind_words
 from training.synth.words.telling import choose_reference, telling_words
 
 BUCKET = Bucket(256, 144)
@@ -271,13 +274,13 @@ def test_subtitles_of_the_splits_do_not_meet():
     rng = np.random.default_rng(0)
     train, test = ({subtitle(rng, 256, split) for _ in range(600)} for split in ("train", "test"))
     assert not train & test
-    never = {word for word in WORDS if is_held_out_text(word)}
+    never = {word for word in subtitle_words() if is_held_out_text(word)}
     assert len(never) > 20
     assert not never & {word.strip("!?") for text in train for word in text.split()}
     assert not {text for text in train if is_held_out_text(text)}
-    known = {word for text in (*WORDS, *PHRASES) for word in text.split()}
+    known = {word for text in (*subtitle_words(), *subtitle_phrases()) for word in text.split()}
     assert {word.strip("!?") for text in test for word in text.split() if not word.isdigit()} <= known
-    assert any(text in PHRASES for text in train) and any(text in PHRASES for text in test)
+    assert any(text in subtitle_phrases() for text in train) and any(text in subtitle_phrases() for text in test)
 
 
 def test_training_shows_every_letter_at_every_place():
@@ -499,7 +502,7 @@ def test_twins_of_two_colours_are_told_by_colour(pack):
 
 def test_common_names_are_asked_for_most():
     assert familiarity("cat") == 1 and familiarity("magnet") < 0.5
-    assert 100 < len(COMMON) < 160
+    assert 100 < len(common_names()) < 160
     assert kind_words("cat", "animal") == ("animal", "creature") and kind_words("headphones", "music") == ()
 
 

@@ -74,13 +74,14 @@ def generator_words(pack_folder: str) -> list[str]:
     from training.synth.edits import tasks as edits
     from training.synth.material.pack import Pack
     from training.synth.scenes import backgrounds
-    from training.synth.words import kinds, phrases
+    from training.synth.words.kinds import common_names
     from training.synth.words.language import templates
+    from training.synth.words.wording import phrases
 
     pack = Pack.load(pack_folder)
     phrases_said: list[str] = [
-        *texts.WORDS,
-        *texts.PHRASES,
+        *texts.subtitle_words(),
+        *texts.subtitle_phrases(),
         *edits.COLOURS,
         *styles.STYLES,
         *styles.WEATHERS,
@@ -91,11 +92,7 @@ def generator_words(pack_folder: str) -> list[str]:
     phrases_said += [still.caption for still in pack.all_stills] + [shot.caption for shot in pack.all_shots]
     for task in edits.TASKS:
         phrases_said += [*templates(task, "train"), *templates(task, "test")]
-    spoken = (
-        phrases.STYLE_PHRASES, phrases.WEATHER_PHRASES, phrases.BACKGROUND_NOUNS, phrases.PLACES, phrases.WHICH,
-        phrases.DESTINATIONS, phrases.BESIDE, phrases.RESIZING,
-    )  # fmt: skip
-    phrases_said += [*map(str, spoken), *kinds.COMMON]
+    phrases_said += [*map(str, phrases()), *common_names()]
     return sorted(set(re.findall(r"[a-z]+", " ".join(phrases_said).lower())))
 
 

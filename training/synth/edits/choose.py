@@ -13,7 +13,8 @@ import numpy as np
 
 from training.synth.edits.object_edits import choose_move, choose_objects, choose_recolour, choose_resize
 from training.synth.edits.styles import STYLES, WEATHERS
-from training.synth.edits.tasks import TASKS, Edit, subtitle
+from training.synth.edits.tasks import TASKS, Edit
+from training.synth.edits.texts import subtitle
 from training.synth.edits.variants import EditPair, SceneEdits, SceneVariant
 from training.synth.material.pack import Pack, Split
 from training.synth.scenes.backgrounds import BACKGROUNDS

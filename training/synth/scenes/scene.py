@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sama.shapes import Bucket
-from training.synth.edits.tasks import COLOURS, DEFAULT_PLACE, POSITIONS, SIZES, object_side, subtitle
+from training.synth.edits.tasks import COLOURS, DEFAULT_PLACE, POSITIONS, SIZES, object_side
+from training.synth.edits.texts import subtitle
 from training.synth.material.pack import Pack, Split, Sprite
 from training.synth.scenes.backdrop import Backdrop, choice, sample_backdrop
 from training.synth.scenes.backgrounds import PLAIN
