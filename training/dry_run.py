@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -24,14 +24,11 @@ from transformers import SiglipVisionConfig
 
 from sama.shapes import TINY_BUCKETS, LatentShape, latent_shape, token_counts
 from training.config import TrainConfig
-from training.core.batch import Place
-from training.core.cost import ModelShape, forward_flops, training_flops
 from training.core.float8 import is_large_matrix
+from training.core.meter import forward_flops, training_flops
 from training.core.optim import is_matrix
-from training.data.drawn.feed import RenderedFeed
-from training.data.drawn.scenes import ANCHOR_SIZE, MAX_CLIPS
-from training.parallel.processes import require_fitting
-from training.stages.encoders import FrozenSizes
+from training.data.encoders import FrozenSizes
+from training.parallel.processes import DataRank, require_fitting
 from training.stages.model import build_transformer, require_arguments, told_by_section
 
 GIB = 2**30
@@ -144,15 +141,14 @@ def _memory(config: TrainConfig, model: nn.Module, shards: int, sizes: FrozenSiz
         parts["gathered layers"] = gathered_bytes(model)
     title = "memory of each process, estimated"
     if sizes is not None:
-        largest = _largest(config)
+        largest, arguments = _largest(config), cast(Mapping[str, Any], model.config)
         tokens = token_counts(largest.latents).total
-        parts["activations"] = _activations(config, model.config, largest.samples * tokens)  # type: ignore[arg-type]
+        parts["activations"] = _activations(config, arguments, largest.samples * tokens)
         parts["frozen parts"] = _frozen_bytes(config, sizes)
         if config.data.source == "rendered":
             parts["held scenes"] = _held_bytes(config, sizes, largest.latents)
-        shape = ModelShape.of(model.config)  # type: ignore[arg-type]
         flops = training_flops(
-            forward_flops(shape, token_counts(largest.latents), sizes.text_length),
+            forward_flops(arguments, token_counts(largest.latents), sizes.text_length),
             frozen=config.stage == "lora",
         )
         title += (
@@ -237,6 +233,8 @@ def _frozen_bytes(config: TrainConfig, sizes: FrozenSizes) -> float:
 
 def _held_bytes(config: TrainConfig, sizes: FrozenSizes, latents: LatentShape) -> float:
     """Bytes of the store of drawn scenes: latents in bfloat16, and pictures of as many clips as a group may have."""
+    from training.data.drawn.scenes import ANCHOR_SIZE, MAX_CLIPS
+
     clip = 2 * sizes.latent_channels * latents.frames * latents.height * latents.width + 3 * ANCHOR_SIZE**2
     return float(config.data.rendered.capacity_groups * MAX_CLIPS * clip)
 
@@ -255,5 +253,7 @@ def _data(config: TrainConfig, sizes: FrozenSizes | None, places: int) -> list[s
         lines.append(f"{rendered.pack} is not here: python -m training.synth.ingredients --out {rendered.pack}")
     if sizes is None:
         return [*lines, f"rendered from {rendered.pack}: {rendered.frames} frames, batches of {config.batch_size}"]
-    place = Place(0, places, torch.device("cpu"))
-    return [*lines, *RenderedFeed(config, sizes, place).summary().splitlines()]  # type: ignore[arg-type]
+    from training.data.drawn.feed import RenderedFeed
+
+    data_rank = DataRank(0, places, torch.device("cpu"))
+    return [*lines, *RenderedFeed(config, sizes, data_rank).summary().splitlines()]  # type: ignore[arg-type]

@@ -17,13 +17,12 @@ from accelerate import Accelerator
 from tests.comparing import assert_trained
 from tests.unit.test_training_loop import ToyStage, assert_same, configuration, stop_after, weights_of
 from training.config import OptimiserConfig, SaveConfig, TrainConfig
-from training.core.batch import Place
 from training.core.checkpoint import Checkpoints, describe, random_state, set_random_state, stored_config
 from training.core.loop import Trainer
+from training.core.tracking import read_metrics
 from training.errors import ConfigError
-from training.parallel.processes import Layout
+from training.parallel.processes import DataRank, ProcessGroups
 from training.train import stop_on_signals
-from training.watch.tracking import read_metrics
 
 CPU = torch.device("cpu")
 
@@ -32,7 +31,7 @@ CONFIG = TrainConfig("sft", "runs/x", max_steps=7, optimiser=OptimiserConfig(lea
 
 
 def checkpoints(folder, keep=2, count=1):
-    return Checkpoints(folder, Layout(Place(0, 1, CPU)), 0, count, keep)
+    return Checkpoints(folder, ProcessGroups(DataRank(0, 1, CPU)), 0, count, keep)
 
 
 def names(folder):

@@ -22,12 +22,12 @@ from training.config import GuardConfig, OptimiserConfig, SaveConfig
 from training.core.batch import Batch, without_broken_rows
 from training.core.checkpoint import run_tensors
 from training.core.loop import Trainer
+from training.core.tracking import read_metrics
 from training.data.check import main as check
 from training.data.files.buckets import SIZES
 from training.data.files.cache import ContentCache
+from training.data.whole_clip_vae import OnePassVAE
 from training.errors import NotFiniteError, RunStoppedError
-from training.stages.whole_clip_vae import OnePassVAE
-from training.watch.tracking import read_metrics
 
 PAIRS = 8
 STEPS = 10

@@ -21,8 +21,8 @@ from tests.media import barcode_frame, make_clip, read_barcode
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline
 from tests.unit.test_manifest import write_tar
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
-from training.core.batch import Place
 from training.data.check import main as check
+from training.data.encoders import Encoders
 from training.data.files.buckets import SIZES, Signature
 from training.data.files.clips import look
 from training.data.files.feed import ManifestData, ManifestFeed, describe
@@ -30,7 +30,7 @@ from training.data.files.manifest import Media
 from training.data.files.paired import draw_task
 from training.data.files.sampler import Draw
 from training.errors import ConfigError, DataError
-from training.stages.encoders import Encoders
+from training.parallel.processes import DataRank
 
 CPU = torch.device("cpu")
 WIDE, SQUARE = Signature(5, 96, 48), Signature(1, 64, 64)
@@ -97,7 +97,7 @@ def clips(media):
 
 def feed(config, rank=0, places=1):
     encoders = Encoders(config.base, config.tower, CPU, config.precision)
-    return ManifestFeed(config, encoders, Place(rank, places, CPU))
+    return ManifestFeed(config, encoders, DataRank(rank, places, CPU))
 
 
 def batches(source, count):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from training.core.tracking import METRICS_FILE, Tracker, read_metrics
 from training.errors import ConfigError
-from training.watch.tracking import METRICS_FILE, Tracker, read_metrics
 
 CONFIG = {"stage": "sft", "optimiser": {"learning_rate": 1e-3}}
 

@@ -34,7 +34,7 @@ from training.config import TrainConfig, deciding, load_config
 from training.core.ema import Ema
 from training.core.optim import state_tensors
 from training.errors import ConfigError
-from training.parallel.processes import Layout
+from training.parallel.processes import ProcessGroups
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 NAMES = "step-*"
@@ -48,8 +48,8 @@ class Checkpoints:
     rank, count: of this process among all. keep: the newest that stay.
     """
 
-    def __init__(self, folder: Path, layout: Layout, rank: int, count: int, keep: int) -> None:
-        self.folder, self.layout = Path(folder), layout
+    def __init__(self, folder: Path, groups: ProcessGroups, rank: int, count: int, keep: int) -> None:
+        self.folder, self.groups = Path(folder), groups
         self.rank, self.count, self.keep = rank, count, keep
 
     def claim(self) -> None:
@@ -131,7 +131,7 @@ class Checkpoints:
             action()
         except (OSError, RuntimeError, CheckpointException) as error:
             problem = error
-        if not self.layout.agree([float(problem is not None)])[0]:
+        if not self.groups.agree([float(problem is not None)])[0]:
             return
         if self.rank == 0:
             with contextlib.suppress(OSError):
@@ -147,7 +147,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _tensors_of(self, path: Path) -> Iterator[dict[str, Any]]:
         with _alone():
-            group, alone = self.layout.control, self.layout.control is None
+            group, alone = self.groups.control, self.groups.control is None
             yield {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": alone}
 
     def _clear(self) -> None:

@@ -1,7 +1,7 @@
 """The loop that every stage runs through: forward, backward, clip, step, average, log, save.
 
 A stage says what a batch is and what its loss is (`Stage`); the loop knows nothing else about it. Runs on a CPU, a GPU
-or several (`accelerate launch`, `torchrun`), each place with its own stream of samples.
+or several (`accelerate launch`, `torchrun`), each data rank with its own stream of samples.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from training.config import TrainConfig
 from training.core.checkpoint import Checkpoints, describe, random_state, require_same, run_tensors, set_random_state
 from training.core.clock import Clock, Every
-from training.core.cost import Cost
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights
-from training.core.guard import StepGuard
+from training.core.guard import Guard
+from training.core.meter import Cost, Meter
 from training.core.optim import build_optimisers, rate_factor, set_rates, step_unless
 from training.core.precision import autocast
 from training.core.randomness import derived_seed, generator
+from training.core.tracking import Tracker
 from training.errors import RunStoppedError
-from training.parallel.processes import Layout, clip_gradients, lay_out, local, without_sync
-from training.watch.meter import Meter
-from training.watch.tracking import Tracker
+from training.parallel.processes import ProcessGroups, clip_gradients, local, process_groups, without_sync
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Stage(Protocol):
     """The module under training, ready to be wrapped."""
 
     def batches(self) -> Iterator[Any]:
-        """An endless stream of batches of this place, from the present position on."""
+        """An endless stream of batches of this data rank, from the present position on."""
         ...
 
     def loss(self, model: nn.Module, batch: Any, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -72,10 +71,6 @@ class Stage(Protocol):
 
     def summary(self) -> str:
         """What will be seen, as lines for a person."""
-        ...
-
-    def watcher(self, tracker: Tracker) -> Watcher | None:
-        """What looks at held-out samples on the way, if the configuration wants it."""
         ...
 
     def export(self, folder: Path) -> None:
@@ -106,22 +101,28 @@ class Trainer:
     """One run of one stage."""
 
     def __init__(
-        self, config: TrainConfig, stage: Stage, accelerator: Accelerator, layout: Layout | None = None
+        self,
+        config: TrainConfig,
+        stage: Stage,
+        accelerator: Accelerator,
+        groups: ProcessGroups | None = None,
+        build_watcher: Callable[[Tracker], Watcher] | None = None,
     ) -> None:
+        """build_watcher: makes what looks at held-out samples, when the run begins; None: nothing does."""
         self.config, self.stage, self.accelerator = config, stage, accelerator
-        self.layout = layout or lay_out(config, accelerator)
-        self.folder = Path(config.output)
+        self.groups = groups or process_groups(config, accelerator)
+        self.folder, self.build_watcher = Path(config.output), build_watcher
         self.step = self.samples = 0
-        self.skipped = torch.zeros((), dtype=torch.long, device=self.layout.device)
-        self.wrapped = self.layout.wrap(stage.model, accelerator)
+        self.skipped = torch.zeros((), dtype=torch.long, device=self.groups.device)
+        self.wrapped = self.groups.wrap(stage.model, accelerator)
         self.optimisers = build_optimisers(stage.model, config.optimiser)
         self.ema = Ema(stage.model, config.optimiser.ema_decay)
-        self.guard = StepGuard(config.guard)
+        self.guard = Guard(config.guard)
         self.rounded = RoundedWeights(stage.model) if config.float8_share else None
         self.clock = Clock(config.max_steps, config.max_minutes)
-        self.meter = Meter(self.layout.device, accelerator.num_processes, self.layout.place.count)
+        self.meter = Meter(self.groups.device, accelerator.num_processes, self.groups.data_rank.count)
         rank, count = accelerator.process_index, accelerator.num_processes
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.layout, rank, count, config.save.keep)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.groups, rank, count, config.save.keep)
         self._stopping = False
         self._saved = 0
         self._save_owed = False
@@ -138,14 +139,14 @@ class Trainer:
             if finished:
                 with self.ema.swapped_in():
                     self.stage.export(self.folder)
-            self.layout.wait()
+            self.groups.wait()
         finally:
             self.tracker.close()
         return finished
 
     def _train(self) -> bool:
         """Take the steps that are left and save. Returns whether the schedule is over."""
-        self.watcher = self.stage.watcher(self.tracker)
+        self.watcher = self.build_watcher(self.tracker) if self.build_watcher else None
         batches, first = self.stage.batches(), self.step
         while (moment := self._look()).progress < 1.0:
             if moment.stop or moment.broken:
@@ -173,7 +174,7 @@ class Trainer:
         wishes = (own, self._save_every.due(), self._sample_every.due()) if first else (0.0, False, False)
         self.guard.settle()
         own_verdicts = (float(self._stopping), float(self.guard.too_many()))
-        progress, save, sample, stop, broken = self.layout.agree([*map(float, wishes), *own_verdicts])
+        progress, save, sample, stop, broken = self.groups.agree([*map(float, wishes), *own_verdicts])
         by_steps = bool(self.config.save.steps) and self.step % self.config.save.steps == 0 and self.step > 0
         return Moment(progress, bool(stop), bool(save) or by_steps, bool(sample), bool(broken))
 
@@ -183,7 +184,7 @@ class Trainer:
         if not (due or self._save_owed):
             return
         self.guard.settle(wait=True)  # saving waits for the device anyway
-        self._save_owed = self.guard.last_was_skipped
+        self._save_owed = self.guard.last_was_bad
         if not self._save_owed:
             self.save()
 
@@ -198,11 +199,11 @@ class Trainer:
             f"precision=float32; {kept}"
         )
         verdicts = (broken or self.guard.too_many(ended), not self._is_finite())
-        skipped, poisoned = map(bool, self.layout.agree([*map(float, verdicts)]))
+        skipped, poisoned = map(bool, self.groups.agree([*map(float, verdicts)]))
         if skipped:
             raise RunStoppedError(
-                f"stopped at step {self.step}: {self.guard} had gradients that are not finite and were skipped, more "
-                f"than guard.max_skipped_share={self.config.guard.max_skipped_share:g}; {advice}"
+                f"stopped at step {self.step}: {self.guard} steps had gradients that are not finite and were skipped, "
+                f"more than guard.max_skipped_share={self.config.guard.max_skipped_share:g}; {advice}"
             )
         if poisoned:
             raise RunStoppedError(f"stopped at step {self.step}: the weights are not finite; {advice}")
@@ -211,7 +212,7 @@ class Trainer:
         """Whether what this process trains of the weights is, and its averages."""
         trained = [parameter for parameter in self.stage.model.parameters() if parameter.requires_grad]
         tensors = [*trained, *self.ema.shadow.values()]
-        flags = [local(tensor.detach()).isfinite().all().to(self.layout.device) for tensor in tensors]
+        flags = [local(tensor.detach()).isfinite().all().to(self.groups.device) for tensor in tensors]
         return bool(torch.stack(flags).all())
 
     def _optimise(self, batches: Iterator[Any], progress: float) -> list[dict[str, Tensor]]:
@@ -221,16 +222,16 @@ class Trainer:
             micro_batches = [next(batches) for _ in range(count)]
         costs = [self.stage.cost(batch) for batch in micro_batches]
         together = sum(cost.samples for cost in costs)
-        self.samples += together * self.layout.place.count
+        self.samples += together * self.groups.data_rank.count
         logs = []
         with rounding or contextlib.nullcontext():
             for micro, (batch, cost) in enumerate(zip(micro_batches, costs, strict=True)):
                 self.meter.add(cost)
                 here = (config.seed, self.step, micro)
-                random = generator(self.layout.device, "loss", *here, self.layout.place.rank)
+                random = generator(self.groups.device, "loss", *here, self.groups.data_rank.rank)
                 torch.manual_seed(derived_seed("drop-out", *here, self.accelerator.process_index))
                 with without_sync(self.wrapped, self.accelerator, hold=micro < count - 1):
-                    with autocast(config.precision, self.layout.device):
+                    with autocast(config.precision, self.groups.device):
                         loss, parts = self.stage.loss(self.wrapped, batch, random)
                     (loss * (cost.samples / together)).backward()  # every sample counts alike
                 logs.append({"loss": loss.detach(), **parts})
@@ -247,8 +248,8 @@ class Trainer:
         return [parts | {"grad_norm": norm} for parts in logs]
 
     def _start_clock(self) -> None:
-        if self.layout.device.type == "cuda":
-            torch.cuda.synchronize(self.layout.device)
+        if self.groups.device.type == "cuda":
+            torch.cuda.synchronize(self.groups.device)
         self.clock.start()
         self.meter.read()
 
@@ -259,7 +260,7 @@ class Trainer:
         values = self.accelerator.reduce(values, "mean")
         self.guard.settle(wait=True)
         figures = dict(zip(logs[0], values.tolist(), strict=True))
-        record: dict[str, Any] = ({} if self.guard.last_was_skipped else figures) | self.stage.figures()
+        record: dict[str, Any] = ({} if self.guard.last_was_bad else figures) | self.stage.figures()
         record |= {
             "progress": progress,
             "learning_rate": self.optimisers[0].param_groups[0]["lr"],
@@ -293,7 +294,7 @@ class Trainer:
             tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
             process = {
                 "stage": self.stage.state_dict(),
-                "random": random_state(self.layout.device),
+                "random": random_state(self.groups.device),
                 "skipped": int(self.skipped),
                 "guard": self.guard.state_dict(),
             }
@@ -331,7 +332,7 @@ class Trainer:
         self.guard.load_state_dict(process.get("guard", ()))
         self.stage.load_state_dict(process["stage"])
         if same:
-            set_random_state(process["random"], self.layout.device)
+            set_random_state(process["random"], self.groups.device)
         self._tell_changes(run)
         return True
 

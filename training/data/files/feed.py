@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.core.batch import Batch, Place, without_broken_rows
-from training.core.guard import SampleGuard
+from training.core.batch import Batch, without_broken_rows
+from training.core.guard import Guard
+from training.data.encoders import Encoders
 from training.data.files.adapters import adapter
 from training.data.files.buckets import Signature, assign, batch_sizes, model_width, signatures, table
 from training.data.files.cache import ContentCache
@@ -33,7 +34,7 @@ from training.data.files.manifest import Dropped, manifest_files
 from training.data.files.paired import Clip, PairedClips, Reading, ReadSample, ReadStep
 from training.data.files.sampler import Sampler, make_groups
 from training.errors import ConfigError, DataError, NotFiniteError
-from training.stages.encoders import Encoders
+from training.parallel.processes import DataRank
 
 logger = logging.getLogger(__name__)
 
@@ -115,10 +116,10 @@ class ManifestFeed:
     everything: `fill_cache` sees to that beforehand. The VAE stays, since perturbed sources and samples need it.
     """
 
-    def __init__(self, config: TrainConfig, encoders: Encoders, place: Place) -> None:
+    def __init__(self, config: TrainConfig, encoders: Encoders, data_rank: DataRank) -> None:
         """Raises ConfigError: see `ManifestData`."""
-        self.config, self.encoders, self.place = config, encoders, place
-        self.data = ManifestData(config, place.rank, place.count)
+        self.config, self.encoders, self.data_rank = config, encoders, data_rank
+        self.data = ManifestData(config, data_rank.rank, data_rank.count)
         self.sampler = self.data.sampler
         self.cache: ContentCache | None = None
         if config.data.manifest.cache:
@@ -126,7 +127,7 @@ class ManifestFeed:
         self.dataset = self.data.dataset(self.cache)
         self.replaced: Counter[str] = Counter()
         """Samples that could not be read or used in this session, by origin."""
-        self.guard = SampleGuard(config.guard)
+        self.guard = Guard(config.guard)
         self._latents_type = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
     def batches(self) -> Iterator[Batch]:
@@ -140,7 +141,7 @@ class ManifestFeed:
             sampler=self.sampler,
             num_workers=workers,
             prefetch_factor=READ_AHEAD if workers else None,
-            pin_memory=self.place.device.type == "cuda",
+            pin_memory=self.data_rank.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,
             worker_init_fn=_one_thread,
             generator=torch.Generator(),  # else it draws a number from the global one, which belongs to the run
@@ -148,7 +149,7 @@ class ManifestFeed:
         for read in _said_plainly(loader):
             batch, finite = without_broken_rows(self.encode(read))
             self._note(read.replaced)
-            self.guard.note(finite, [sample.number for sample in read.samples])
+            self.guard.note(~finite, [sample.number for sample in read.samples])
             self._settle()
             self.sampler.take(read.step)
             yield batch
@@ -185,7 +186,7 @@ class ManifestFeed:
         return "\n".join(lines)
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> Counter[str]:
-        """Encode and keep what this place's share of the samples still lacks: targets, sources of edits, anchors and
+        """Encode and keep what this rank's share of the samples still lacks: targets, sources of edits, anchors and
         every prompt. Returns how many entries were made, of how many samples nothing could be read, and how many
         entries were not finite and therefore not kept.
 
@@ -194,7 +195,7 @@ class ManifestFeed:
         if self.cache is None:
             raise ConfigError("data.manifest.cache names no folder: nothing would be kept")
         made: Counter[str] = Counter()
-        mine = np.flatnonzero(self.data.chosen >= 0)[self.place.rank :: self.place.count]
+        mine = np.flatnonzero(self.data.chosen >= 0)[self.data_rank.rank :: self.data_rank.count]
         for done, index in enumerate(mine.tolist(), 1):
             signature = self.data.known[self.data.chosen[index]]
             try:
@@ -245,7 +246,7 @@ class ManifestFeed:
 
         With a cache, clips are encoded one by one, so that what is kept does not depend on who shared the batch.
         """
-        device, ready = self.place.device, {}
+        device, ready = self.data_rank.device, {}
         fresh = [number for number, clip in enumerate(clips) if clip.latents is None]
         for some in [[number] for number in fresh] if self.cache else [fresh] if fresh else []:
             # Each travels by itself: their stack on the host would leave the page-locked memory.
@@ -261,7 +262,7 @@ class ManifestFeed:
 
     def _anchors(self, samples: Sequence[ReadSample]) -> Tensor:
         """(N, 65, semantic_dim) on the device."""
-        device, ready = self.place.device, []
+        device, ready = self.data_rank.device, []
         for sample in samples:
             if sample.anchor is not None:
                 ready.append(sample.anchor.to(device, non_blocking=True))
@@ -285,14 +286,14 @@ class ManifestFeed:
                 used = int(full.abs().amax(dim=1).nonzero().max()) + 1
                 self._keep(key, states=full[:used])
             else:
-                kept = found["states"].to(self.place.device)
+                kept = found["states"].to(self.data_rank.device)
                 full = kept.new_zeros(self.encoders.text_length, kept.shape[1])
                 full[: len(kept)] = kept
             states.append(full)
         return torch.stack(states)
 
     def _failures(self) -> Path:
-        return self.data.folder / f"unreadable-{self.place.rank}.jsonl"
+        return self.data.folder / f"unreadable-{self.data_rank.rank}.jsonl"
 
     def _note(self, replaced: Sequence[Dropped]) -> None:
         """Write down what could not be used."""
