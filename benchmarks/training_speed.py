@@ -120,7 +120,7 @@ class RandomFeed:
         import torch
 
         from sama.shapes import NUM_SEMANTIC_TOKENS, latent_shape
-        from training.core.batch import Batch
+        from training.core.batch import EncodedBatch
 
         random = torch.Generator(device).manual_seed(1)
 
@@ -130,7 +130,7 @@ class RandomFeed:
         shape = (arguments["in_channels"], *latent_shape(setting.frames, setting.height, setting.width))
         text = noise(128 if setting.model == "tiny" else 512, arguments["text_dim"])
         semantic = noise(NUM_SEMANTIC_TOKENS, arguments["semantic_dim"])
-        self.batch = Batch(noise(*shape), noise(*shape), text, semantic)
+        self.batch = EncodedBatch(noise(*shape), noise(*shape), text, semantic)
 
     def batches(self) -> Iterator[Any]:
         """The batch, without end."""

@@ -44,7 +44,7 @@ class Largest(NamedTuple):
     latents: LatentShape
 
 
-def plan(config: TrainConfig, processes: int = 1) -> str:
+def preview(config: TrainConfig, processes: int = 1) -> str:
     """The plan for so many processes as lines. ConfigError: it cannot be run, whatever is on this machine."""
     sizes = None if config.stage in ("vae", "tower") else FrozenSizes.read(config.base, config.tower, fetch=False)
     model = _model(config, sizes)
@@ -245,9 +245,9 @@ def _held_bytes(config: TrainConfig, sizes: FrozenSizes, latents: LatentShape) -
 def _data(config: TrainConfig, sizes: FrozenSizes | None, places: int) -> list[str]:
     rendered = config.data.rendered
     if sizes is not None and config.data.source == "manifest":
-        from training.data.files.feed import describe
+        from training.data.files.feed import data_summary
 
-        return describe(config, places).splitlines()
+        return data_summary(config, places).splitlines()
     lines = []
     if not Path(rendered.pack).is_dir():
         lines.append(f"{rendered.pack} is not here: python -m training.synth.ingredients --out {rendered.pack}")

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=argument(Count),
         const=0,
         metavar="PROCESSES",
-        help="show the plan, the memory and the data for so many processes (default: as few as can be), and end",
+        help="show what would run, the memory and the data for so many processes (default: as few as can be), and end",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -72,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         if options.dry_run is not None:
-            from training.dry_run import plan
+            from training.dry_run import preview
 
-            sys.stdout.write(plan(config, options.dry_run or config.parallel.sequence))
+            sys.stdout.write(preview(config, options.dry_run or config.parallel.sequence))
             return 0
         return train(config, options.resume)
     except (ConfigError, DataError, NotFiniteError, RunStoppedError) as error:

@@ -20,7 +20,7 @@ from sama.video import read_clip, write_clip
 from tests.media import make_clip
 from tests.tiny import TEXT_DIM, tiny_pipeline, tiny_tokenizer
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
-from training.core.batch import Batch
+from training.core.batch import EncodedBatch
 from training.data.encoders import Encoders
 from training.data.files.buckets import SIZES
 from training.data.files.feed import ManifestFeed
@@ -49,7 +49,7 @@ class Sides(NamedTuple):
     """A stage with a batch of its feed, and a pipeline, on one clip and one instruction."""
 
     stage: EditStage
-    batch: Batch
+    batch: EncodedBatch
     pipeline: SamaPipeline
     clip: np.ndarray
     target: np.ndarray

@@ -25,7 +25,7 @@ from training.data.check import main as check
 from training.data.encoders import Encoders
 from training.data.files.buckets import SIZES, Signature
 from training.data.files.clips import look
-from training.data.files.feed import ManifestData, ManifestFeed, describe
+from training.data.files.feed import ManifestData, ManifestFeed, data_summary
 from training.data.files.manifest import Media
 from training.data.files.paired import draw_task
 from training.data.files.sampler import Draw
@@ -408,7 +408,7 @@ def test_the_summary_tells_sets_drops_and_buckets(tmp_path, base, media):
 
 
 def test_a_dry_run_without_the_data_says_what_is_missing(tmp_path, base):
-    told = describe(configuration(tmp_path, base, SetConfig("data/not-there.jsonl")), places=8)
+    told = data_summary(configuration(tmp_path, base, SetConfig("data/not-there.jsonl")), places=8)
     assert "data/not-there.jsonl" in told and "96x48x5" in told
     assert not (tmp_path / "data").exists()
 

@@ -5,7 +5,7 @@ import torch
 
 from sama.shapes import LatentShape, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
-from training.core.batch import Batch
+from training.core.batch import EncodedBatch
 from training.core.meter import Cost, Meter, batch_cost, forward_flops
 from training.stages.noise_levels import BandMeans
 
@@ -52,7 +52,9 @@ def test_a_resumed_run_goes_on_with_what_was_added():
 
 def batch(source=True, anchored=True):
     latents, anchors = torch.zeros(2, 16, 3, 4, 6), torch.zeros(2, 65, SEMANTIC_DIM)
-    return Batch(latents if source else None, latents, torch.zeros(2, 7, TEXT_DIM), anchors if anchored else None)
+    return EncodedBatch(
+        latents if source else None, latents, torch.zeros(2, 7, TEXT_DIM), anchors if anchored else None
+    )
 
 
 def test_the_cost_of_a_batch_is_of_what_the_model_sees():

@@ -14,7 +14,7 @@ from tests.tiny import tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from tests.unit.test_training_loop import MODEL, base, editor, stage_config, stop_after  # noqa: F401 - fixtures
 from training.config import LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig, WatchConfig
-from training.core.batch import Batch
+from training.core.batch import EncodedBatch
 from training.core.loop import Trainer
 from training.core.optim import build_optimisers, state_tensors
 from training.core.precision import autocast
@@ -31,7 +31,7 @@ def batch(size=4, frames=2, source=True):
     random = torch.Generator().manual_seed(0)
     clips = [torch.randn(size, 16, frames, 4, 6, generator=random) for _ in range(2)]
     text, anchors = (torch.randn(size, count, 32, generator=random) for count in (64, 65))
-    return Batch(clips[0] if source else None, clips[1], text, anchors)
+    return EncodedBatch(clips[0] if source else None, clips[1], text, anchors)
 
 
 def gradients(stage, given, sigmas):
@@ -39,7 +39,7 @@ def gradients(stage, given, sigmas):
     stage.model.zero_grad()
     losses = []
     for row in range(len(given.target)):
-        one = Batch(*(None if part is None else part[row : row + 1] for part in vars(given).values()))
+        one = EncodedBatch(*(None if part is None else part[row : row + 1] for part in vars(given).values()))
         flow, semantic = stage.errors(stage.model, one, sigmas[row : row + 1], torch.Generator().manual_seed(row))
         losses.append(flow + 0.1 * semantic)
     loss = torch.cat(losses).mean()

@@ -52,7 +52,7 @@ class Net(nn.Module):
 
 
 class ToyStage:
-    """Batch n is a function of n."""
+    """EncodedBatch n is a function of n."""
 
     def __init__(self, broken=()):
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass
-class Batch:
+class EncodedBatch:
     """Encoded samples of one bucket, on the device.
 
     source: (B, C, F, H, W) normalised latents, float32 or bfloat16; None to train text-to-video.
@@ -36,7 +36,7 @@ def finite_rows(*tensors: Tensor | None) -> Tensor:
     return torch.stack(rows).all(0)
 
 
-def without_broken_rows(batch: Batch) -> tuple[Batch, Tensor]:
+def without_broken_rows(batch: EncodedBatch) -> tuple[EncodedBatch, Tensor]:
     """A batch in which the first row of finite values stands in place of every row with a value that is not finite, and
     which rows were finite, (B,) bool. Without a finite row nothing changes.
 
@@ -46,14 +46,14 @@ def without_broken_rows(batch: Batch) -> tuple[Batch, Tensor]:
     numbers = torch.arange(len(finite), device=finite.device)
     rows = torch.where(finite, numbers, finite.to(torch.uint8).argmax())
     source, anchors = (None if tensor is None else tensor[rows] for tensor in (batch.source, batch.anchors))
-    return Batch(source, batch.target[rows], batch.text[rows], anchors), finite
+    return EncodedBatch(source, batch.target[rows], batch.text[rows], anchors), finite
 
 
 class Feed(Protocol):
     """An endless stream of batches of one data rank (`training.parallel.processes.DataRank`), whose position can be
     stored."""
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         """Batches from the present position on. Every data rank has the same bucket in the same micro-step."""
         ...
 

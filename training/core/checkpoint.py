@@ -2,9 +2,11 @@
 
     <output>/checkpoints/step-00001234/
         tensors/         weights, averages and optimiser states (torch.distributed.checkpoint: sharded or not, one form)
-        process-0.pt     of every process: its generators, and the position of its feed
+        process-0.pt     of every process: the position of its feed, and what it has counted
         config.yaml      the configuration, overrides included
         run.json         step, clock, number of processes
+
+Generators are not stored: what a step draws is seeded by its number (`training.core.randomness`).
 
 A checkpoint is written into a hidden folder and takes its name when every process is done: a folder with a name is
 complete, at whatever moment the run was killed.
@@ -15,14 +17,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
@@ -120,7 +120,7 @@ class Checkpoints:
         """
         with self._tensors_of(path) as how:
             dcp.load(dict(tensors), **how)
-        stored = self.rank % describe(path)["processes"]
+        stored = self.rank % run_facts(path)["processes"]
         own: dict[str, Any] = torch.load(path / f"process-{stored}.pt", map_location="cpu", weights_only=True)
         return own
 
@@ -161,7 +161,7 @@ class Checkpoints:
         shutil.rmtree(hidden)
 
 
-def describe(path: Path) -> dict[str, Any]:
+def run_facts(path: Path) -> dict[str, Any]:
     """What all processes share of a checkpoint: `step`, `processes` and what was given as `run`."""
     described: dict[str, Any] = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
     return described
@@ -215,29 +215,6 @@ def run_tensors(model: nn.Module, ema: Ema, optimisers: Sequence[torch.optim.Opt
     for number, optimiser in enumerate(optimisers):
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state_tensors(optimiser).items()}
     return tensors
-
-
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Every generator that this process has: Python's, numpy's, torch's and the device's."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [kind, torch.tensor(np.asarray(keys, np.int64)), int(place), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-        "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Go on from a stored `random_state`."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["device"], device)
 
 
 def require_same(path: Path, config: TrainConfig, except_for: Sequence[str] = ()) -> None:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.config import TrainConfig
-from training.core.checkpoint import Checkpoints, describe, random_state, require_same, run_tensors, set_random_state
+from training.core.checkpoint import Checkpoints, require_same, run_facts, run_tensors
 from training.core.clock import Clock, Every
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights
@@ -294,7 +294,6 @@ class Trainer:
             tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
             process = {
                 "stage": self.stage.state_dict(),
-                "random": random_state(self.groups.device),
                 "skipped": int(self.skipped),
                 "guard": self.guard.state_dict(),
             }
@@ -321,7 +320,7 @@ class Trainer:
         path = self.checkpoints.newest()
         if path is None:
             return False
-        run, count = describe(path), self.accelerator.num_processes
+        run, count = run_facts(path), self.accelerator.num_processes
         same = run["processes"] == count
         require_same(path, self.config, () if same else ("accumulate",))
         tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
@@ -331,8 +330,6 @@ class Trainer:
         self.skipped.fill_(process["skipped"])
         self.guard.load_state_dict(process.get("guard", ()))
         self.stage.load_state_dict(process["stage"])
-        if same:
-            set_random_state(process["random"], self.groups.device)
         self._tell_changes(run)
         return True
 

@@ -19,7 +19,7 @@ import torch
 
 from sama.flops import Flops, block_flops, peak_flops
 from sama.shapes import PATCH_SIZE, LatentShape, TokenCounts, token_counts
-from training.core.batch import Batch
+from training.core.batch import EncodedBatch
 
 GIB = 2**30
 
@@ -53,7 +53,7 @@ class Cost(NamedTuple):
     flops: int
 
 
-def batch_cost(config: Mapping[str, Any], batch: Batch, frozen: bool = False) -> Cost:
+def batch_cost(config: Mapping[str, Any], batch: EncodedBatch, frozen: bool = False) -> Cost:
     """The cost of training on a batch, from its real sizes. config: the transformer's. frozen: see
     `training_flops`. In a sequence-parallel group it is the cost for the group together."""
     shape, samples = LatentShape(*batch.target.shape[2:]), len(batch.target)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed
 from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
 from sama.files import whole_file
 from training.errors import ConfigError
+from training.parallel.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Tracker:
                 raise ConfigError(f"watch.trackers: {name} is not installed: pip install {name}, or leave it out")
         self.folder, self._names, self._config, self._resumed = Path(folder), tuple(names), dict(config), step
         self._trackers: list[GeneralTracker] | None = None
-        self._writes = not (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0)
+        self._writes = is_first_process()
 
     def log(self, record: Mapping[str, float | int], step: int) -> None:
         """Write figures of one step. A figure that is not finite is left out: it says nothing."""

@@ -141,6 +141,11 @@ def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that writes what all share."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
 from training.config import TrainConfig
-from training.core.batch import Batch, Feed
+from training.core.batch import EncodedBatch, Feed
 from training.core.meter import Cost, batch_cost
 from training.data.encoders import Encoders
 from training.parallel.activations import checkpoint_activations
@@ -55,10 +55,10 @@ class EditStage:
             self.transformer.compile_repeated_blocks(dynamic=False if config.data.source == "rendered" else None)
         checkpoint_activations(self.transformer, config.parallel, preserve_rng=config.lora.dropout > 0)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         return self.feed.batches()
 
-    def loss(self, model: nn.Module, batch: Batch, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: EncodedBatch, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its parts, for the log. random: of noise levels and noise, on the batch's device."""
         sigmas = sample_sigmas(len(batch.target), self.config.objective, random)
         flow, semantic = self.errors(model, batch, sigmas, random)
@@ -69,7 +69,7 @@ class EditStage:
         return loss, {"flow": flow.mean().detach(), "semantic": semantic.mean().detach()}
 
     def errors(
-        self, model: nn.Module, batch: Batch, sigmas: Tensor, random: torch.Generator
+        self, model: nn.Module, batch: EncodedBatch, sigmas: Tensor, random: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """Flow and semantic loss of each sample, (B,) float32 each, at noise levels `sigmas` (B,) and noise drawn from
         `random`; None without anchors or with `objective.semantic_weight` 0."""
@@ -98,7 +98,7 @@ class EditStage:
         self.feed.load_state_dict(state["feed"])
         self.bands.load_state_dict(state["bands"])
 
-    def cost(self, batch: Batch) -> Cost:
+    def cost(self, batch: EncodedBatch) -> Cost:
         return batch_cost(self.transformer.config, batch, frozen=self.config.stage == "lora")
 
     def figures(self) -> dict[str, float]:

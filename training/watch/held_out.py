@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from training.config import SetConfig, TrainConfig
-from training.core.batch import Batch
+from training.core.batch import EncodedBatch
 from training.data.encoders import Encoders
 from training.errors import ConfigError
 from training.watch.grids import shown_frames
@@ -27,7 +27,7 @@ class HeldOut:
     """
 
     words: str
-    batch: Batch
+    batch: EncodedBatch
     numbers: tuple[int, ...]
     source: list[np.ndarray]
     target: list[np.ndarray]
@@ -88,6 +88,6 @@ def _encoded(encoders: Encoders, source: np.ndarray, target: np.ndarray, words: 
     picture = clips[1, :1].permute(0, 3, 1, 2).to(encoders.device)
     text = encoders.text_states([encoders.prompt(words)])
     anchors = encoders.anchors(picture) if anchored else None
-    batch = Batch(latents[:1], latents[1:], text, anchors)
+    batch = EncodedBatch(latents[:1], latents[1:], text, anchors)
     numbers = shown_frames(len(source))
     return HeldOut(words, batch, numbers, [source[i] for i in numbers], [target[i] for i in numbers])

@@ -34,7 +34,7 @@ from training.core.precision import autocast
 from training.core.randomness import generator
 from training.core.tracking import Tracker
 from training.data.encoders import Encoders
-from training.parallel.processes import DataRank
+from training.parallel.processes import DataRank, is_first_process
 from training.stages.editor import EditStage
 from training.watch.grids import GridRow, draw_grid
 from training.watch.held_out import held_out_samples
@@ -90,7 +90,7 @@ class Validator:
             rounds = math.ceil(len(raw) / self.data_rank.count)  # of those that can be compared
             with ema.swapped_in():
                 averaged = self._sample_rounds(rounds, start + seconds)
-        if not _is_first():
+        if not is_first_process():
             return None
         if not raw:
             logger.warning(
@@ -221,7 +221,3 @@ def _merged(own: dict[int, list[np.ndarray]]) -> dict[int, list[np.ndarray]]:
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, own)
     return {number: frames for part in everyone for number, frames in part.items()}
-
-
-def _is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0

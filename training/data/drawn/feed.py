@@ -21,12 +21,12 @@ from torch import Tensor
 from sama.shapes import TINY_BUCKETS
 from training.closed_yaml import hint
 from training.config import TrainConfig
-from training.core.batch import Batch, finite_rows, without_broken_rows
+from training.core.batch import EncodedBatch, finite_rows, without_broken_rows
 from training.core.guard import Guard
 from training.core.randomness import derived_seed
 from training.data.drawn.group_cache import GroupCache
 from training.data.drawn.latents import LatentStore
-from training.data.drawn.scenes import PairedClips, RenderedGroups, stream
+from training.data.drawn.scenes import GroupedPairs, RenderedGroups, stream
 from training.data.encoders import CLIPS_AT_ONCE, Encoders
 from training.errors import ConfigError, NotFiniteError
 from training.parallel.processes import DataRank
@@ -61,7 +61,7 @@ class RenderedFeed:
         """Counts clips whose encoding is not finite, by the number of their scene."""
         self._random = torch.Generator(data_rank.device)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         """Fill the store, then draw from it; `refresh_per_step` new groups are encoded before each batch. Clips that do
         not encode to finite values are named and not trained on. Raises NotFiniteError when they are too many."""
         refresh = self.data.refresh_per_step
@@ -115,7 +115,7 @@ class RenderedFeed:
             return f"{size}: image edits in {images:.0%} of the micro-steps{many}, clips to restore in the others"
         return f"{size}, {data.pretext_share if self.config.objective.pretext else 0.0:.0%} restorations"
 
-    def _draw(self, store: LatentStore) -> Batch:
+    def _draw(self, store: LatentStore) -> EncodedBatch:
         config, encoders = self.config, self.encoders
         number, image, restorations = self._kind_of(self.drawn)
         size = self.data.image_batch if image and self.data.image_batch else config.batch_size
@@ -126,7 +126,7 @@ class RenderedFeed:
         chance = torch.rand(len(drawn.token_ids), 1, generator=self._random, device=self.data_rank.device)
         token_ids = torch.where(chance < config.data.text_dropout, encoders.bare_ids, drawn.token_ids)
         anchors = encoders.anchors(drawn.pictures) if config.objective.semantic_weight else None
-        batch, _ = without_broken_rows(Batch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors))
+        batch, _ = without_broken_rows(EncodedBatch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors))
         return batch
 
     def _kind_of(self, batch: int) -> tuple[int, bool, float]:
@@ -189,7 +189,7 @@ class RenderedFeed:
         """Groups from number `start` on, drawn and encoded. While one is encoded, the next one's clips travel to the
         device."""
         data, device = self.data, self.data_rank.device
-        transform = PairedClips(str(Path(self.encoders.base) / "tokenizer"), self.encoders.spelling, data.paraphrases)
+        transform = GroupedPairs(str(Path(self.encoders.base) / "tokenizer"), self.encoders.spelling, data.paraphrases)
         dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.data_rank.rank, start=start)
         travel = torch.cuda.Stream(device) if device.type == "cuda" else None
         ahead: tuple[dict[str, Any], Tensor] | None = None

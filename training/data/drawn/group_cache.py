@@ -60,7 +60,7 @@ class GroupCache:
         return group | {"bucket": Bucket(*entry["bucket"].tolist())}, entry["latents"]
 
     def store(self, number: int, group: dict[str, Any], latents: Tensor) -> None:
-        """Keep a group of `training.data.drawn.scenes.PairedClips` and its latents, unless it is there."""
+        """Keep a group of `training.data.drawn.scenes.GroupedPairs` and its latents, unless it is there."""
         self.flush()
         if number in self:
             return

@@ -151,7 +151,7 @@ class LabelledAnchors:
 
 
 @dataclass(frozen=True)
-class PairedClips:
+class GroupedPairs:
     """For the editor: all clips of a group, its pairs in several wordings, and pretext versions of some clips.
 
     Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Everything

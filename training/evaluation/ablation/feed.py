@@ -9,7 +9,7 @@ from itertools import islice
 
 from sama.shapes import TINY_BUCKETS
 from training.config import TrainConfig
-from training.core.batch import Batch
+from training.core.batch import EncodedBatch
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.latents import LatentStore
 from training.data.encoders import Encoders
@@ -25,7 +25,7 @@ class SharedStoreFeed(RenderedFeed):
         self._store = copy.copy(store)
         self._store.seed = config.seed
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         """Batches without end. The first one is the run's first, whoever drew from the store before."""
         while True:
             batch = self._draw(self._store)
