@@ -45,7 +45,7 @@ class Largest(NamedTuple):
 
 
 def preview(config: TrainConfig, processes: int = 1) -> str:
-    """The plan for so many processes as lines. ConfigError: it cannot be run, whatever is on this machine."""
+    """What a run with so many processes would do and need, as lines. Raises ConfigError where it cannot be run."""
     sizes = None if config.stage in ("vae", "tower") else FrozenSizes.read(config.base, config.tower, fetch=False)
     model = _model(config, sizes)
     counts = _counts(model)
@@ -182,10 +182,10 @@ def state_bytes(config: TrainConfig, model: nn.Module, shards: int) -> dict[str,
 
 
 def gathered_bytes(model: nn.Module) -> float:
-    """Bytes of what is whole for a moment where weights are sharded, at most.
+    """Bytes of the layers that are whole for a moment where weights are sharded, at most.
 
-    Of blocks: the weights of one and of the next, which is fetched ahead, the gradient of one, and its copy in the
-    exchange. The layers outside of them are whole throughout a backward pass, and at its end their gradients, too.
+    For blocks: the weights of one and of the next, which is fetched ahead, the gradient of one, and its copy in the
+    exchange. The layers outside the blocks are whole throughout a backward pass, and at its end their gradients, too.
     """
     blocks = [_size(block) for block in getattr(model, "blocks", [])]
     block, outside = max(blocks, default=0), _size(model) - sum(blocks)

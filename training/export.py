@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def export_checkpoint(checkpoint: Path, folder: Path, averaged: bool | None = None) -> None:
     """Write the weights of a checkpoint, or of a run's newest one, to a new folder. averaged: see `read_weights`.
-    ConfigError: there is no such checkpoint, or the folder is there already."""
+    Raises ConfigError where there is no such checkpoint, or the folder exists."""
     path = find_checkpoint(checkpoint)
     if path is None:
         raise ConfigError(f"{checkpoint} is no checkpoint, and no run's folder that holds one: give one of these")

@@ -88,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(config: TrainConfig, resume: bool = False) -> int:
-    """Run a configuration. Returns 0 at its end, and when it was told to end before. ConfigError: it cannot be run as
-    it is. DataError, NotFiniteError, RunStoppedError: it was begun and cannot go on."""
+    """Run a configuration. Returns 0 at its end, and when it was told to end before. Raises ConfigError for one that
+    cannot be run; DataError, NotFiniteError or RunStoppedError for one that has begun and cannot go on."""
     rendered = config.data.rendered
     if config.data.source == "rendered" and not Path(rendered.pack).is_dir():
         raise ConfigError(

@@ -53,8 +53,8 @@ class Checkpoints:
         self.rank, self.count, self.keep = rank, count, keep
 
     def claim(self) -> None:
-        """Keep other runs out of the folder as long as this process lives. ConfigError: one is there already, such as
-        the processes of a launcher that was killed."""
+        """Keep other runs out of the folder as long as this process lives. Raises ConfigError where one is there
+        already, such as the processes of a launcher that was killed."""
         if self.rank != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -79,9 +79,9 @@ class Checkpoints:
         """Write a checkpoint and remove those that are too old.
 
         tensors: on the device, replicated or sharded; every process gives its own. process: what this process alone
-        has, in types that `torch.load` reads without running code. run: what all share, in types of JSON.
-        ConfigError, in every process: one of them could not write, such as to a full disk. The checkpoints that were
-        there stay, and nothing is left of the new one.
+        has, in types that `torch.load` reads without running code. run: what all share, in types of JSON. Raises
+        ConfigError in every process where one could not write, such as to a full disk: the earlier checkpoints stay,
+        and nothing is left of the new one.
         """
         path = self.folder / f"step-{step:08d}"
         part = self.folder / f".{path.name}"
@@ -92,8 +92,8 @@ class Checkpoints:
                 part.mkdir(parents=True)
 
         def write() -> None:
-            with self._tensors_of(part) as how:
-                dcp.save(dict(tensors), **how)
+            with _alone():
+                dcp.save(dict(tensors), **self._store(part))
             torch.save(dict(process), part / f"process-{self.rank}.pt")
 
         def finish() -> None:
@@ -115,17 +115,17 @@ class Checkpoints:
     def load(self, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Overwrite `tensors` by what is stored, and return what this process stored for itself.
 
-        Tensors may be sharded in another way than they were. Of another number of processes, this one gets what the
-        one stored whose number is this one's, counted round.
+        Tensors may be sharded in another way than they were. Written by n processes, this one gets what number
+        `rank % n` stored.
         """
-        with self._tensors_of(path) as how:
-            dcp.load(dict(tensors), **how)
+        with _alone():
+            dcp.load(dict(tensors), **self._store(path))
         stored = self.rank % run_facts(path)["processes"]
         own: dict[str, Any] = torch.load(path / f"process-{stored}.pt", map_location="cpu", weights_only=True)
         return own
 
     def _together(self, action: Callable[[], None], step: int) -> None:
-        """Do a part of the work of saving in every process, and wait for all of them. ConfigError: see `save`."""
+        """Do a part of the work of saving in every process, and wait for all of them. Raises ConfigError as `save`."""
         problem: BaseException | None = None
         try:
             action()
@@ -144,11 +144,10 @@ class Checkpoints:
             f"there): make room, then go on with --resume from {newest.name if newest else 'the beginning'}"
         ) from problem
 
-    @contextlib.contextmanager
-    def _tensors_of(self, path: Path) -> Iterator[dict[str, Any]]:
-        with _alone():
-            group, alone = self.groups.control, self.groups.control is None
-            yield {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": alone}
+    def _store(self, path: Path) -> dict[str, Any]:
+        """Where and with whom `torch.distributed.checkpoint` writes and reads."""
+        group = self.groups.control
+        return {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": group is None}
 
     def _clear(self) -> None:
         """Remove what a killed run has left."""
@@ -168,23 +167,23 @@ def run_facts(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The checkpoint that `path` is, or the newest one of a run's folder; None: it is neither."""
+    """The checkpoint at `path`, or the newest one where `path` is a run's folder; None where it is neither."""
     if (path / RUN_FILE).is_file():
         return path
     return _newest(path / "checkpoints")
 
 
 def stored_config(path: Path) -> TrainConfig:
-    """The configuration that a checkpoint was written with. ConfigError: it cannot be read by this version."""
+    """The configuration that a checkpoint was written with. Raises ConfigError where this version cannot read it."""
     return load_config(path / CONFIG_FILE)
 
 
 def read_weights(path: Path, averaged: bool | None = None) -> tuple[dict[str, Tensor], bool]:
     """The trained weights of a checkpoint by the model's own names, whole and on the host, whatever processes wrote
-    them; and whether they are the averages. Each is read into its place: one model is all the memory that it takes.
+    them; and whether they are the averages. Takes the memory of one model.
 
-    averaged: the averages, the weights themselves, or, of None, the averages where there are any. ConfigError: they
-    are not there, or the checkpoint cannot be read.
+    averaged: the averages, or the weights themselves; None: the averages where there are any. Raises ConfigError where
+    they are missing, or the checkpoint cannot be read.
     """
     folder = path / "tensors"
     try:
@@ -207,8 +206,8 @@ def read_weights(path: Path, averaged: bool | None = None) -> tuple[dict[str, Te
 
 
 def run_tensors(model: nn.Module, ema: Ema, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All tensors of a run by name, as they are at this moment. Frozen weights are left out: they come from where the
-    run started."""
+    """All tensors of a run by name, sharing memory. Frozen weights are left out: they come from where the run
+    started."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items() if name not in frozen}
     tensors |= {f"{AVERAGE}{name}": value for name, value in ema.shadow.items()}
@@ -218,8 +217,8 @@ def run_tensors(model: nn.Module, ema: Ema, optimisers: Sequence[torch.optim.Opt
 
 
 def require_same(path: Path, config: TrainConfig, except_for: Sequence[str] = ()) -> None:
-    """Raise ConfigError that shows every key in which a checkpoint's configuration differs from the present one, of
-    those that decide what a step computes. except_for: keys that may differ."""
+    """Raises ConfigError where a checkpoint's configuration differs from the present one in keys that decide what a
+    step computes; the message shows each. except_for: keys that may differ."""
     file = path / CONFIG_FILE
     if not file.is_file():
         raise ConfigError(f"{path} has no {CONFIG_FILE}: it is of an earlier version, which can go on with it")
@@ -252,7 +251,7 @@ def _alone() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong; of a failure in several processes, of the first one's."""
+    """The first line of an error; where several processes failed, of the first one's."""
     if isinstance(error, CheckpointException):
         error = next((failure[0] for failure in error.failures.values()), error)
     lines = str(error).strip().splitlines()

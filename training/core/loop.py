@@ -34,8 +34,8 @@ from training.parallel.processes import ProcessGroups, clip_gradients, local, pr
 logger = logging.getLogger(__name__)
 
 UNTIMED_STEPS = 6
-"""The first steps of a session compile, tune kernels and wait for data: they do not count against `max_minutes`. There
-are as many as the embedded model has buckets, and one more."""
+"""Steps at the beginning of a session that do not count against `max_minutes`, because they compile, tune kernels and
+wait for data: one for each bucket of the embedded model, and one more."""
 
 
 class Stage(Protocol):
@@ -49,8 +49,8 @@ class Stage(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Any, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts, for the log. `model` is the wrapped module to call, `random` all the
-        randomness there may be, on the model's device."""
+        """The loss of a batch and its parts, for the log. model: the wrapped module to call. random: the generator of
+        all that is drawn, on the model's device."""
         ...
 
     def cost(self, batch: Any) -> Cost:
@@ -129,9 +129,9 @@ class Trainer:
         self._save_every, self._sample_every = Every(config.save.minutes), Every(config.watch.sample_every_minutes)
 
     def run(self) -> bool:
-        """Train to the end of the schedule and write the averaged weights. False: it was told to stop before the end,
-        and has saved what it takes to go on. RunStoppedError: too many steps were skipped, or weights are not finite;
-        the last checkpoint stays as it is, and nothing is exported."""
+        """Train to the end of the schedule and write the averaged weights. Returns False where it was told to stop
+        before the end, and has saved what it takes to go on. Raises RunStoppedError for too many skipped steps, or
+        weights that are not finite; the last checkpoint then stays as it is, and nothing is exported."""
         settings = dataclasses.asdict(self.config)
         self.tracker = Tracker(self.folder, self.config.watch.trackers, settings, self.step)
         try:
@@ -168,7 +168,8 @@ class Trainer:
         self._stopping = True
 
     def _look(self) -> Moment:
-        """By the clock processes differ, and all must use the same rates and act together: the first one's counts."""
+        """What is to be done before the next step. Clocks differ between processes, and all must act together: the
+        first one's counts."""
         first = self.accelerator.is_main_process
         own = self.clock.progress(self.step)
         wishes = (own, self._save_every.due(), self._sample_every.due()) if first else (0.0, False, False)
@@ -179,8 +180,8 @@ class Trainer:
         return Moment(progress, bool(stop), bool(save) or by_steps, bool(sample), bool(broken))
 
     def _save_if_due(self, due: bool) -> None:
-        """Save, but only after a step that was taken: a run in which every step is skipped keeps its last good
-        checkpoints, however often it would have saved before it is stopped."""
+        """Save, if the last step was not skipped; otherwise later. A run in which every step is skipped keeps its last
+        good checkpoints."""
         if not (due or self._save_owed):
             return
         self.guard.settle(wait=True)  # saving waits for the device anyway
@@ -189,8 +190,10 @@ class Trainer:
             self.save()
 
     def _require_sound(self, ended: bool, broken: bool) -> None:
-        """RunStoppedError if too many steps were skipped, or the weights or averages are not finite. ended: the
-        schedule is over, and the steps that there were are judged, however few. broken: it is known already."""
+        """Raises RunStoppedError where too many steps were skipped, or weights or averages are not finite.
+
+        ended: the schedule is over, so that fewer steps than a window are judged as well. broken: too many skipped
+        steps are known already."""
         self.guard.settle(wait=True)
         last = self.checkpoints.newest()
         kept = f"the last good checkpoint, {last}, is kept" if last else "there is no checkpoint yet"
@@ -209,7 +212,7 @@ class Trainer:
             raise RunStoppedError(f"stopped at step {self.step}: the weights are not finite; {advice}")
 
     def _is_finite(self) -> bool:
-        """Whether what this process trains of the weights is, and its averages."""
+        """Whether the trained weights and averages of this process are finite."""
         trained = [parameter for parameter in self.stage.model.parameters() if parameter.requires_grad]
         tensors = [*trained, *self.ema.shadow.values()]
         flags = [local(tensor.detach()).isfinite().all().to(self.groups.device) for tensor in tensors]
@@ -292,27 +295,18 @@ class Trainer:
             return
         with self.meter.paused():
             tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
-            process = {
-                "stage": self.stage.state_dict(),
-                "skipped": int(self.skipped),
-                "guard": self.guard.state_dict(),
-            }
-            run = {
-                "seconds": self.clock.elapsed(),
-                "samples": self.samples,
-                "averaged": self.ema.updates,
-                "fingerprint": self.config.fingerprint(),
-                "accumulate": self.config.accumulate,
-                "max_steps": self.config.max_steps,
-                "max_minutes": self.config.max_minutes,
-            }
+            stage, skipped = self.stage.state_dict(), int(self.skipped)
+            process = {"stage": stage, "skipped": skipped, "guard": self.guard.state_dict()}
+            run: dict[str, Any] = {"seconds": self.clock.elapsed(), "samples": self.samples}
+            run |= {"averaged": self.ema.updates, "fingerprint": self.config.fingerprint()}
+            run |= {name: getattr(self.config, name) for name in ("accumulate", "max_steps", "max_minutes")}
             self.checkpoints.save(self.step, tensors, process, run, self.config)
         self._saved = self.step
         self._save_every.restart()
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint of the output folder, if there is one. ConfigError: it belongs to another
-        configuration.
+        """Go on from the newest checkpoint of the output folder; returns whether there is one. Raises ConfigError where
+        it belongs to another configuration.
 
         With the number of processes that it was written by, exactly as if there had been no break. With another one
         the tensors are divided anew, every feed goes on as its `load_state_dict` says, and `accumulate` may differ.
@@ -334,7 +328,7 @@ class Trainer:
         return True
 
     def _tell_changes(self, run: Mapping[str, Any]) -> None:
-        """What is another in this session than in the one that wrote the checkpoint."""
+        """Log how this session differs from the one that wrote the checkpoint."""
         config, count = self.config, self.accelerator.num_processes
         if run["processes"] != count:
             micro_steps = count * config.accumulate / (run["processes"] * run["accumulate"])

@@ -59,7 +59,8 @@ class EditStage:
         return self.feed.batches()
 
     def loss(self, model: nn.Module, batch: EncodedBatch, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts, for the log. random: of noise levels and noise, on the batch's device."""
+        """The loss of a batch and its parts, for the log. random: draws noise levels and noise, on the batch's
+        device."""
         sigmas = sample_sigmas(len(batch.target), self.config.objective, random)
         flow, semantic = self.errors(model, batch, sigmas, random)
         self.bands.add(sigmas, flow, semantic)
@@ -72,7 +73,7 @@ class EditStage:
         self, model: nn.Module, batch: EncodedBatch, sigmas: Tensor, random: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """Flow and semantic loss of each sample, (B,) float32 each, at noise levels `sigmas` (B,) and noise drawn from
-        `random`; None without anchors or with `objective.semantic_weight` 0."""
+        `random`. The semantic loss is None without anchors or with `objective.semantic_weight` 0."""
         target = batch.target.float()
         source = None if batch.source is None else batch.source.float()
         anchors = batch.anchors if self.config.objective.semantic_weight else None
@@ -91,7 +92,7 @@ class EditStage:
         return losses(velocity, video.velocity, weights, semantic, None if plan is None else plan.velocity)
 
     def state_dict(self) -> dict[str, Any]:
-        """The feed's position, and the losses by noise level that were not told yet."""
+        """The feed's position, and the losses by noise level since the last call of `figures`."""
         return {"feed": self.feed.state_dict(), "bands": self.bands.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -109,8 +110,8 @@ class EditStage:
         return self.feed.summary()
 
     def pipeline(self) -> SamaPipeline:
-        """The live transformer with the frozen parts, for samples. A large text encoder is left out, since it may have
-        been released: prompts are given as states then."""
+        """A pipeline of the live transformer and the frozen parts, for samples. A large text encoder is left out, since
+        it may have been released: such a pipeline takes prompts as states."""
         encoders, small = self.encoders, self.encoders.small
         return SamaPipeline(
             transformer=self.transformer,
@@ -126,7 +127,7 @@ class EditStage:
         )
 
     def export(self, folder: Path) -> None:
-        """Write what the run gives: see `training.export`."""
+        """Write what the run gives: see `training.stages.export`."""
         weights = full_state_dict(self.transformer)
         if not self.accelerator.is_main_process:
             return
