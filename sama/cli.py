@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sama.errors import CheckpointError, EditError, EditFailedError
 from sama.files import whole_folder
+from sama.memory import MEMORY_MODES
 from sama.presets import PRESETS
 
 if TYPE_CHECKING:
-    from sama.edit import EditEvent, EditResult
+    from sama.edit import EditEvent, EditRequest, EditResult
     from sama.edit.estimate import Estimate
     from sama.video import VideoInfo
 
@@ -101,8 +102,25 @@ def _info(arguments: argparse.Namespace) -> int:
     check_weights(request.preset, request.model)
     from sama.edit.estimate import estimate
 
-    print(_told(estimate(request, info)))
+    told = estimate(request, info)
+    print(_told(told))
+    for line in _memory(request, info, told):
+        print(line)
     return OK
+
+
+def _memory(request: EditRequest, info: VideoInfo, told: Estimate) -> list[str]:
+    """Where the weights will wait and why, and on a GPU what every mode would take."""
+    if not told.device.startswith("cuda"):
+        return ["Memory mode: resident (all weights stay in main memory)"]
+    from sama.edit.estimate import architecture_of, known_speed, measure_speed
+    from sama.edit.outlook import outlook
+    from sama.placement import can_compile, free_bytes, host_memory
+
+    device, tokens = told.device, told.tokens.total
+    speed = known_speed(device) or measure_speed(device, tokens, architecture_of(request.preset, request.model))
+    free = free_bytes(device)
+    return outlook(request, info, speed, free, host_memory(), can_compile=can_compile()).sentences()
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -334,6 +352,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--detail", help="the source's detail in the edit: auto (default), on or off")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
+    parser.add_argument("--memory", help=f"where weights wait on a GPU: {', '.join(MEMORY_MODES)}")
+    parser.add_argument("--compile", help="compile the blocks on a GPU: auto (default), on or off")
 
 
 def _add_doctor(commands: Any, common: argparse.ArgumentParser) -> None:

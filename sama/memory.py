@@ -32,6 +32,8 @@ class MemoryMode(StrEnum):
 
 MEMORY_MODES = ("auto", *(mode.value for mode in MemoryMode))
 """What a user may ask for."""
+COMPILE = ("auto", "on", "off")
+"""Whether the transformer's blocks are compiled."""
 
 _ACTIVATIONS, _ACTIVATIONS_COMPILED = 12.5, 7.6  # tensors of (tokens, width) at a block's peak
 _DECODER = 5.8e3  # elements per pixel of one frame, of a decoder with 96 base channels, at its peak

@@ -26,7 +26,7 @@ _HOST_SHARE = 0.9  # of the free main memory; the rest is for the clip and every
 _COMFORT = 0.9  # of the free device memory; what needs more goes without savings that take memory
 _VAE_SHARE = 0.92  # of the free device memory; kernels are tried out in the rest
 _PLACEMENT = "_sama_placement"
-_COMPILE_PAYS = 5e16  # FLOP: a hundred evaluations of the 14B on 17 frames
+COMPILE_PAYS = 5e16  # FLOP: a hundred evaluations of the 14B on 17 frames
 _MANY = 100  # evaluations: one edit of a Wan model
 _WAN_WINDOW = (81, 480, 832)  # frames, height, width: what a pipeline must have room for where no clip is known yet
 
@@ -225,7 +225,7 @@ def compiling_pays(pipeline: SamaPipeline, window: tuple[int, int, int], forward
     width = config["num_attention_heads"] * config["attention_head_dim"]
     tokens = work_of(pipeline, *window).tokens
     one = block_flops(tokens, pipeline.config["max_sequence_length"], width, config["ffn_dim"], config["num_layers"])
-    return one.total * (_MANY if forwards is None else forwards) >= _COMPILE_PAYS
+    return one.total * (_MANY if forwards is None else forwards) >= COMPILE_PAYS
 
 
 def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
@@ -244,7 +244,7 @@ def shares_of(vae: Any, side: int) -> tuple[float, ...]:
 
     if not can_stripe(vae):
         return (1.0,)
-    latents = side // vae["scale_factor_spatial"]
+    latents = side // vae.get("scale_factor_spatial", 8)
     return tuple(stripe_share(latents, count, decoder_rim(vae)) for count in range(1, MAX_STRIPES + 1))
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from sama.edit.user_mask import MaskError, check_mask
 from sama.errors import EditError, VideoError
-from sama.memory import MEMORY_MODES
+from sama.memory import COMPILE, MEMORY_MODES
 from sama.model.lora_keys import Stored, complaint
 from sama.presets import PRESETS, missing_weights
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
@@ -33,7 +33,7 @@ MAX_SEED = 2**32 - 1
 KEEP_SOURCE = ("auto", "on", "off")
 DETAIL = ("auto", "on", "off")
 SCHEDULERS = ("euler", "unipc")
-COMPILE = ("auto", "on", "off")
+
 SETTINGS_MARK = "sama_version"
 """The field by which a file of settings is known."""
 

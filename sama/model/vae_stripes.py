@@ -111,7 +111,7 @@ def encoder_rim(config: Mapping[str, Any]) -> int:
 
 def can_stripe(config: Mapping[str, Any]) -> bool:
     """Whether nothing but the middle block attends, as in all of Wan's autoencoders."""
-    return not config["attn_scales"]
+    return not config.get("attn_scales")
 
 
 def stripe_share(side: int, stripes: int, rim: int) -> float:

@@ -77,6 +77,7 @@ def test_settings_fill_what_is_not_given(clip, model, tmp_path):
         (["{clip}", "Make it snowy", "--steps", "none"], "invalid int value"),
         (["{clip}", "Make it snowy", "--guidance", "nan"], "guidance cannot be nan"),
         (["{clip}", "Make it snowy", "--preset", "huge"], "tiny, 14b, 1.3b"),
+        (["{clip}", "Make it snowy", "--memory", "lots"], "auto, resident, offload"),
         (["{clip}", "Make it snowy", "--sharpen"], "nrecognized arguments"),
         (["{clip}", "Make it snowy", "--steps", "0"], "steps cannot be 0"),
         (["{clip}", "Make it snowy", "-o", "y" * 300 + ".mp4"], "too long"),

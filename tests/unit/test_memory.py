@@ -187,7 +187,7 @@ def test_weights_that_are_replaced_are_taken_up(chain):
     plain.layers[1].append(nn.Linear(4, 4))
     plain.load_state_dict(chain.state_dict())
     assert torch.equal(plain(x), added)
-    assert len({float(value.sum()) for value in (in_place, replaced, added)}) == 3
+    assert len({float(value.detach().sum()) for value in (in_place, replaced, added)}) == 3
 
 
 def test_a_lora_acts_on_streamed_weights(tmp_path):
@@ -228,16 +228,12 @@ def test_weights_of_a_file_stay_in_it(tmp_path):
 # --- The autoencoder in stripes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("size", [(16, 416), (416, 16)])
+@pytest.mark.parametrize(("residual", "size"), [(True, (16, 240)), (False, (240, 16))])
 def test_stripes_are_the_whole_picture(residual, size, monkeypatch):
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        vae = (
-            tiny_vae()
-            if residual
-            else AutoencoderKLWan(base_dim=4, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
-        )
+        small = {"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, "z_dim": 4}
+        vae = tiny_vae() if residual else AutoencoderKLWan(**small, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
         for module in vae.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):  # so that far pixels matter
                 nn.init.normal_(module.weight, std=1.5 * module.weight[0].numel() ** -0.5)
@@ -248,10 +244,10 @@ def test_stripes_are_the_whole_picture(residual, size, monkeypatch):
         assert pixels.shape == clip.shape and pixels.std() > 0.1 and latents.std() > 0.01
         torch.testing.assert_close(vae_stripes.encode(vae, clip, 3), latents, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(vae_stripes.decode(vae, noise, 3), pixels, atol=1e-5, rtol=1e-5)
-        monkeypatch.setattr(vae_stripes, "decoder_rim", lambda _: 3)
-        monkeypatch.setattr(vae_stripes, "encoder_rim", lambda _: 3)
-        assert (vae_stripes.encode(vae, clip, 3) - latents).abs().max() > 1e-4
-        assert (vae_stripes.decode(vae, noise, 3) - pixels).abs().max() > 1e-4
+        monkeypatch.setattr(vae_stripes, "decoder_rim", lambda _: 2)
+        monkeypatch.setattr(vae_stripes, "encoder_rim", lambda _: 2)
+        assert (vae_stripes.encode(vae, clip, 2) - latents).abs().max() > 1e-4
+        assert (vae_stripes.decode(vae, noise, 2) - pixels).abs().max() > 1e-4
 
 
 def test_the_pipeline_cuts_when_memory_is_short(monkeypatch):

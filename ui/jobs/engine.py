@@ -67,7 +67,8 @@ class Engine:
         from sama.edit import load_pipeline
 
         device = "cuda" if self._settings.zero_gpu else self._settings.device
-        return load_pipeline(self._settings.preset, device=device, lora=paths)
+        chosen = self._settings
+        return load_pipeline(chosen.preset, device, paths, memory=chosen.memory, compile=chosen.compile)
 
     def warm(self) -> None:
         """Load the model and run it once on a grey clip, so that the first visitor does not pay for it."""
