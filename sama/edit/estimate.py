@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sama.edit.request import Canvas, EditRequest, plan_of
-from sama.flops import block_flops, known_gpu
+from sama.flops import Flops, block_flops, known_gpu, shared_flops, unread_flops
 from sama.memory import MemoryMode, peak_bytes
 from sama.placement import default_device
 from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
-from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
+from sama.shapes import NUM_SEMANTIC_TOKENS, TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def estimate(
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
     forwards = len(plan.windows) * steps * passes
-    step = passes * step_seconds(model, tokens.total, speed)
+    step = step_seconds(model, tokens.total, speed, passes, guidance != 1)
     painting = len(plan.windows) * steps * step + vae / speed.convolution
     writing = _WRITE_SECONDS * plan.frames * info.width * info.height
     return Estimate(
@@ -194,13 +194,21 @@ def estimate(
     )
 
 
-def step_seconds(model: Architecture, tokens: int, speed: Speed, compiled: bool = False) -> float:
-    """Seconds of one evaluation of the transformer's blocks on a sequence."""
+def step_seconds(
+    model: Architecture, tokens: int, speed: Speed, passes: int = 1, guided: bool = False, compiled: bool = False
+) -> float:
+    """Seconds of one denoising step of `passes` evaluations of the transformer's blocks. guided: whether two of them
+    differ in their text alone, and so share what comes before the text."""
     linear, attention = block_flops(tokens, model.text_tokens, model.width, model.ffn, model.blocks)
+    source = (tokens - NUM_SEMANTIC_TOKENS) // 2
+    unread = unread_flops(source, tokens, model.text_tokens, model.width, model.ffn)
+    shared = shared_flops(tokens, model.width) if guided else Flops(0, 0)
+    linear = passes * (linear - unread.linear) - shared.linear
+    attention = passes * (attention - unread.attention) - shared.attention
     between = 0.0
     if speed.kernels_only:
         cost = _BETWEEN_COMPILED if compiled else _BETWEEN
-        between = cost * tokens * model.width * model.blocks / speed.linear
+        between = passes * cost * tokens * model.width * model.blocks / speed.linear
     return linear / speed.linear + attention / speed.attention + between
 
 

@@ -83,7 +83,7 @@ def outlook(
         work = work_of_architecture(model, length, bucket.height, bucket.width, compiled)
     needs = {mode: peak_bytes(mode, weights, work, free) for mode in MemoryMode}
     choice = choose(request.memory, needs, free, weights.blocks + weights.text, host_free)
-    step = passes * step_seconds(model, work.tokens, speed, compiled)
+    step = step_seconds(model, work.tokens, speed, passes, guidance != 1, compiled)
     modes = tuple(
         ModeOutlook(mode, needs[mode], _slowed(mode, step, passes, weights), needs[mode] <= free) for mode in MemoryMode
     )

@@ -9,7 +9,7 @@ from sama.edit.estimate import Speed, architecture_of, estimate, measure_speed
 from sama.edit.outlook import outlook, weights_of_architecture
 from sama.edit.request import EditRequest
 from sama.errors import EditError
-from sama.flops import block_flops
+from sama.flops import block_flops, shared_flops, unread_flops
 from sama.model.transformer import SamaTransformer3DModel
 from sama.presets import PRESETS
 from sama.video import VideoInfo
@@ -34,14 +34,22 @@ def test_the_formula_counts_what_the_model_computes():
             semantic_dim=32, semantic_hidden_dim=32,
         )  # fmt: skip
     latents, tokens = torch.zeros(1, 16, 2, 8, 8, device="meta"), 2 * 2 * 16 + 65
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(
-            latents, torch.zeros(1, device="meta"), torch.zeros(1, text, 32, device="meta"), latents,
-            torch.zeros(1, 65, 32, device="meta"),
-        )  # fmt: skip
-    per_module = counter.get_flop_counts()
-    counted = sum(sum(per_module[f"SamaTransformer3DModel.blocks.{index}"].values()) for index in range(blocks))
-    assert block_flops(tokens, text, dim, ffn, blocks).total == counted
+
+    def counted(attended=None):
+        with FlopCounterMode(display=False) as counter:
+            model(
+                latents, torch.zeros(1, device="meta"), torch.zeros(1, text, 32, device="meta"), latents,
+                torch.zeros(1, 65, 32, device="meta"), attended=attended,
+            )  # fmt: skip
+        per_module = counter.get_flop_counts()
+        return sum(sum(per_module[f"SamaTransformer3DModel.blocks.{index}"].values()) for index in range(blocks))
+
+    whole = block_flops(tokens, text, dim, ffn, blocks).total
+    assert counted() == whole
+    with torch.no_grad():
+        unread, attended = unread_flops(2 * 16, tokens, text, dim, ffn).total, []
+        assert counted() == counted(attended) == whole - unread
+        assert counted(attended) == whole - unread - shared_flops(tokens, dim).total
 
 
 def test_the_14b_edit_takes_what_is_published():
