@@ -45,8 +45,7 @@ from training.synth.material.fetch import PACKAGES, check_file, fetch_package, t
 from training.synth.material.names import Name, curated_names
 from training.synth.material.palette import COLOURS, sprite_colour
 from training.synth.material.sources import film_end, shots, stills
-
-__all__ = ["build_pack", "main"]
+from training.synth.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -62,46 +61,6 @@ ALPHA_FLOOR = 8  # fainter pixels do not widen the box
 
 FILM_ZIP = "docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip"
 FILM_SHA256 = "475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0"
-
-
-LICENCES: list[dict[str, str]] = [
-    {
-        "files": "sprites.zip: fluent-*",
-        "licence": "MIT",
-        "attribution": "Fluent Emoji: Microsoft, packaged by LobeHub",
-        "source": "npm @lobehub/fluent-emoji-3d 1.1.0",
-    },
-    {
-        "files": "sprites.zip: animated-*",
-        "licence": "MIT",
-        "attribution": "Fluent Emoji (animated): Microsoft, packaged by LobeHub",
-        "source": "npm @lobehub/fluent-emoji-anim-1 1.0.0",
-    },
-    {
-        "files": "sprites.zip: noto-*",
-        "licence": "OFL-1.1",
-        "attribution": "Noto Color Emoji: Google",
-        "source": "Debian fonts-noto-color-emoji",
-    },
-    {
-        "files": "pack.json: labels behind the names",
-        "licence": "MIT",
-        "attribution": "emojibase: Miles Johnson",
-        "source": "npm emojibase-data 17.0.0",
-    },
-    {
-        "files": "film.mp4",
-        "licence": "CC-BY-3.0",
-        "attribution": "Big Buck Bunny: (c) copyright Blender Foundation | www.bigbuckbunny.org",
-        "source": "PyPI moviepy 2.2.1 (source distribution)",
-    },
-    {
-        "files": "font.ttf",
-        "licence": "Bitstream Vera licence; DejaVu changes are in the public domain",
-        "attribution": "DejaVu fonts: Bitstream, Inc., Tavmjong Bah and the DejaVu authors",
-        "source": "Debian fonts-dejavu-core",
-    },
-]
 
 
 # --- sprites ----------------------------------------------------------------------------------------------------------
@@ -306,7 +265,7 @@ def _assemble(sources: dict[str, Path], work: Path, out: Path) -> None:
         "sprites": sprites,
     }
     (out / "pack.json").write_text(json.dumps(pack, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = json.dumps([*LICENCES, *licences], indent=1, ensure_ascii=False)
+    text = json.dumps([*read_table("material/licences.yaml"), *licences], indent=1, ensure_ascii=False)
     (out / "LICENSES.json").write_text(text + "\n", encoding="utf-8")
 
 

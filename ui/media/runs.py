@@ -132,17 +132,20 @@ class FinishedEdit:
 
     @property
     def packed(self) -> Path | None:
-        path = self.folder / "packed.mp4"
-        return path if path.is_file() else None
+        return self._made("packed.mp4")
 
     @property
     def film(self) -> Path | None:
-        path = self.folder / "film.mp4"
-        return path if path.is_file() else None
+        return self._made("film.mp4")
 
     def tokens(self) -> Tokens | None:
-        path = self.folder / "tokens.npz"
-        return Tokens.load(path) if path.is_file() else None
+        path = self._made("tokens.npz")
+        return Tokens.load(path) if path else None
+
+    def _made(self, name: str) -> Path | None:
+        """A file that not every finished edit has."""
+        path = self.folder / name
+        return path if path.is_file() else None
 
     def comparison(self) -> Comparison:
         """The source beside the result; the result alone where they are not packed."""

@@ -15,12 +15,10 @@ from training.synth.edits.object_edits import choose_move, choose_objects, choos
 from training.synth.edits.styles import STYLES, WEATHERS
 from training.synth.edits.tasks import TASKS, Edit
 from training.synth.edits.texts import subtitle
-from training.synth.edits.variants import EditPair, SceneEdits, SceneVariant
+from training.synth.edits.variants import SceneEdits, SceneVariant
 from training.synth.material.pack import Pack, Split
 from training.synth.scenes.backgrounds import BACKGROUNDS
 from training.synth.scenes.scene import Scene
-
-__all__ = ["EditPair", "SceneEdits", "SceneVariant", "choose_edits"]
 
 _ABSENT = ("remove", "remove", "recolour", "replace", "move", "resize")
 

@@ -8,18 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = [
-    "COLOURS",
-    "DEFAULT_PLACE",
-    "POSITIONS",
-    "RESIZE_FACTOR",
-    "SIZES",
-    "TASKS",
-    "WHICH_WORDS",
-    "Edit",
-    "object_side",
-]
-
 
 @dataclass(frozen=True)
 class Edit:

@@ -14,8 +14,6 @@ import numpy as np
 
 from training.synth.tables import read_table
 
-__all__ = ["CELL", "is_held_out_text", "subtitle", "subtitle_limit", "subtitle_phrases", "subtitle_words"]
-
 CELL = 16
 """Pixels from one letter to the next, in every frame size: the side of one token of the editor, so that a letter never
 lies across two."""

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from training.errors import IngredientError
 
-__all__ = ["PACKAGES", "Package", "check_file", "fetch_package", "tar_members", "unpack_deb"]
-
 log = logging.getLogger(__name__)
 
 

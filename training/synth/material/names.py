@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from training.synth.tables import read_table
 
-__all__ = ["Name", "categories", "curated_names"]
-
 
 @dataclass(frozen=True)
 class Name:

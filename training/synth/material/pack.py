@@ -27,8 +27,6 @@ from PIL import Image, ImageFont
 from sama.files import whole_file
 from training.errors import PackError
 
-__all__ = ["Pack", "Shot", "Split", "Sprite", "Still", "require_pack"]
-
 Split = Literal["train", "test"]
 
 _COMMAND = "python -m training.synth.ingredients --out"
@@ -98,17 +96,8 @@ def _decode_sprite(entry: dict[str, Any], data: bytes) -> Sprite:
     count = entry["frames"]
     if len(strip) % count:
         raise PackError(f"sprite {entry['id']} is not a strip of {count} frames; make the pack again.")
-    return Sprite(
-        id=entry["id"],
-        name=entry["name"],
-        style=entry["style"],
-        category=entry["category"],
-        colour=entry["colour"],
-        target=entry["target"],
-        holdout=entry["holdout"],
-        frames=np.split(strip, count),
-        aliases=tuple(entry["aliases"]),
-    )
+    same = {name: entry[name] for name in ("id", "name", "style", "category", "colour", "target", "holdout")}
+    return Sprite(**same, frames=np.split(strip, count), aliases=tuple(entry["aliases"]))
 
 
 def _decode_still(folder: Path, entry: dict[str, Any]) -> Still:

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from training.synth.tables import read_table
 
-__all__ = ["ShotSource", "StillSource", "film_end", "shots", "stills"]
-
 
 class ShotSource(NamedTuple):
     """A shot: frames `start` to `end` (exclusive) of the film, its split ("train" or "test") and what it shows."""

@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 
 from sama.shapes import Bucket
-from training.synth.edits.choose import EditPair, SceneEdits, SceneVariant, choose_edits
+from training.synth.edits.choose import choose_edits
 from training.synth.edits.styles import apply_style, apply_weather
 from training.synth.edits.subtitles import subtitle_patch
 from training.synth.edits.tasks import TASKS, Edit
+from training.synth.edits.variants import EditPair, SceneEdits, SceneVariant
 from training.synth.material.pack import Pack, Split
 from training.synth.scenes.backdrop import canvas_size, middle
 from training.synth.scenes.backgrounds import background
@@ -29,8 +30,6 @@ from training.synth.scenes.light import Light, light_of
 from training.synth.scenes.motion import Camera
 from training.synth.scenes.scene import Scene, sample_scene
 from training.synth.words.language import caption
-
-__all__ = ["DrawnCase", "EditPair", "SceneGroup", "render_case", "render_group", "render_pair"]
 
 _WEATHER_ADJECTIVES = {"snow": "snowy", "rain": "rainy", "fog": "foggy"}
 
@@ -140,7 +139,7 @@ class _Artist:
         """The variant as (T, H, W, 3) uint8."""
         clip = self._composite(variant.background, variant.objects)
         if variant.style:
-            clip = np.stack([apply_style(variant.style, frame, i) for i, frame in enumerate(clip)])
+            clip = np.stack([apply_style(variant.style, frame) for frame in clip])
         elif variant.weather:
             clip = np.stack([apply_weather(variant.weather, frame, i) for i, frame in enumerate(clip)])
         if variant.text:

@@ -324,25 +324,3 @@ def likely_places(sprite: Sprite) -> tuple[str, ...]:
     if flies(sprite.name):
         return ("", "left", "right", "center", *sky, *sky)
     return (*ground, *ground, *ground, *sky)
-
-
-__all__ = [
-    "CANONICAL_STYLE",
-    "Scene",
-    "SceneObject",
-    "by_familiarity",
-    "clashes",
-    "depth_order",
-    "fits",
-    "inside",
-    "is_canonical",
-    "jitter",
-    "likely_places",
-    "moved",
-    "overlap",
-    "placed",
-    "placed_beside",
-    "resized",
-    "sample_scene",
-    "successor",
-]
