@@ -71,7 +71,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class FinishedEdit:
-    """A finished edit and what a page says about it. `settings` is the content of settings.json."""
+    """A finished edit and what a page shows of it. `settings` is the content of settings.json."""
 
     folder: Path
     title: str
@@ -143,7 +143,7 @@ class FinishedEdit:
         return Tokens.load(path) if path else None
 
     def _made(self, name: str) -> Path | None:
-        """A file that not every finished edit has."""
+        """The path of an optional file; None where it was not made."""
         path = self.folder / name
         return path if path.is_file() else None
 
@@ -164,9 +164,11 @@ class FinishedEdit:
 
 
 def finish(folder: Path, source: Path, tokens: Tokens | None, notices: tuple[str, ...] = ()) -> FinishedEdit:
-    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit. Quick.
+    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit. It decodes no
+    video.
 
-    notices: what the source does not keep of the upload that it was made from.
+    notices: sentences about what the transcoded source lost of the upload.
+
     """
     settings = add_notices(folder / "result.json", notices)
     settings |= {"video": "source.mp4", "output": "result.mp4"}
