@@ -1,7 +1,7 @@
-"""Looks of a whole picture: styles and weathers, each a deterministic function of one frame and its index.
+"""Styles and weathers of whole pictures: deterministic functions of a frame (weathers also of its index).
 
-All take and give (height, width, 3) uint8 RGB. Textures, flakes and streaks come from fields that are the same for
-every clip, so that the result of "make it snowy" is determined by the source alone.
+All take and return (height, width, 3) uint8 RGB. Textures, snowflakes and rain come from fixed fields, so that the
+source alone determines the result of "make it snowy".
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Frame = np.ndarray
 
 
 def apply_style(name: str, frame: Frame) -> Frame:
-    """The frame in the named style (one of STYLES). Raises KeyError for another name."""
+    """The frame in a style, one of STYLES. Raises KeyError for another name."""
     return _STYLES[name](frame)
 
 
 def apply_weather(name: str, frame: Frame, index: int = 0) -> Frame:
-    """The frame under the named weather (one of WEATHERS); ``index`` moves flakes and streaks. Raises KeyError."""
+    """The frame under a weather, one of WEATHERS; ``index`` is the frame's number. Raises KeyError for another name."""
     return _WEATHERS[name](frame, index)
 
 

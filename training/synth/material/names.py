@@ -1,4 +1,4 @@
-"""What the drawings are called, by the labels of the emoji set: `names.yaml`."""
+"""Names of the drawings by the labels of the emoji set, from `names.yaml`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.synth.tables import read_table
 
 @dataclass(frozen=True)
 class Name:
-    """One curated drawing: its official label and what we call it."""
+    """A drawing: its official label and its name here."""
 
     label: str
     name: str

@@ -1,4 +1,4 @@
-"""Reads the pack of raw material: sprites, stills, the film and its shots, a font.
+"""Reads the pack of raw material: sprites, stills, the film with its shots, and a font.
 
     pack = Pack.load("data/pack")
     targets = pack.sprites("train", target=True)
@@ -83,8 +83,8 @@ class Shot:
 
 
 def require_pack(path: str | Path) -> Path:
-    """The folder of a pack. Raises PackError, with the command that makes it, when there is none: to be asked before
-    anything slow is done."""
+    """The folder of a pack. Raises PackError, with the command that makes one, when there is none. Call it before slow
+    work."""
     folder = Path(path)
     if not (folder / "pack.json").is_file():
         raise PackError(f"there is no pack in {folder}; make it with: {_COMMAND} {folder}")
@@ -114,7 +114,7 @@ def _read_sprites(path: Path, entries: list[dict[str, Any]]) -> list[Sprite]:
 
 @dataclass
 class Pack:
-    """The loaded pack. Safe to share with forked and spawned workers; the film is mapped, not copied."""
+    """A loaded pack. It can be shared with forked and spawned workers; the film is memory-mapped, not copied."""
 
     folder: Path
     all_sprites: list[Sprite]

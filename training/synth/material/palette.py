@@ -34,7 +34,7 @@ def _classify(pixels: np.ndarray) -> np.ndarray:
 
 
 def sprite_colour(image: np.ndarray) -> str:
-    """The colour word for most of the opaque pixels of an (h, w, 4) uint8 RGBA image, one of `COLOURS`.
+    """The most frequent colour word, one of `COLOURS`, of the opaque pixels of an (h, w, 4) uint8 RGBA image.
 
     Raises:
         ValueError: the image has no opaque pixel.

@@ -1,4 +1,4 @@
-"""Draws groups of paired clips: variants of one scene that share every pixel which their edits do not concern.
+"""Draws groups of paired clips: variants of one scene that are equal wherever their edits change nothing.
 
     group = render_group(pack, seed=1, bucket=Bucket(256, 144))
     for pair in group.pairs:
@@ -67,7 +67,7 @@ def render_group(pack: Pack, seed: int, bucket: Bucket, frames: int = 17, split:
 
 @dataclass(frozen=True)
 class DrawnCase:
-    """One pair with what an examiner needs to know about it.
+    """One pair with the facts that scoring needs.
 
     Attributes:
         source, target: uint8 (T, H, W, 3).
@@ -124,7 +124,7 @@ def _with_edits(
 
 
 class _Artist:
-    """Draws variants of one scene and keeps what they share."""
+    """Draws the variants of one scene and caches what they share."""
 
     def __init__(self, pack: Pack, scene: Scene, edits: SceneEdits) -> None:
         self.pack, self.scene, self.edits = pack, scene, edits
@@ -150,7 +150,7 @@ class _Artist:
         return clip
 
     def case(self, pair: EditPair) -> DrawnCase:
-        """A pair with its examiner's knowledge."""
+        """The drawn pair, with mask and box of the object that an edit adds or changes."""
         before, after = self.edits.variants[pair.source], self.edits.variants[pair.target]
         source, target = self.clip(before), self.clip(after)
         new = [number for number in after.objects if number not in before.objects]
@@ -185,7 +185,7 @@ class _Artist:
         return labels
 
     def _visible(self, variant: SceneVariant, number: int) -> np.ndarray:
-        """Where the object is seen in frame 0: not behind what stands before it."""
+        """Visible pixels of the object in frame 0, (H, W) bool."""
         mask = self._layer(number, variant.background).mask.copy()
         for other in variant.objects[variant.objects.index(number) + 1 :]:
             mask &= ~self._layer(other, variant.background).mask
@@ -194,7 +194,7 @@ class _Artist:
         return mask
 
     def _composite(self, name: str, objects: tuple[int, ...]) -> np.ndarray:
-        """The place with the objects: their shadows lie on the ground, below all of them."""
+        """Background and objects as (T, H, W, 3); all shadows are drawn below all objects."""
         key = (name, objects)
         if key not in self.composites:
             scene, clip = self.scene, self._backdrop(name).copy()
@@ -211,7 +211,7 @@ class _Artist:
         return self.composites[key]
 
     def _foreground(self, background: str) -> Foreground | None:
-        """What stands before the objects: it belongs to the scene's own place."""
+        """The foreground; a variant with another background has none."""
         return None if background else self.scene.foreground
 
     def _layer(self, number: int, background: str) -> Layer:
@@ -262,7 +262,7 @@ def _filmed(pictures: np.ndarray, camera: Camera, times: list[float], width: int
 
 
 def _caption(edits: SceneEdits, variant: SceneVariant, rng: np.random.Generator) -> str:
-    """The clip in words: what is in it, where, and its look."""
+    """A description of the clip: objects, background and style or weather."""
     things = [edits.objects[number] for number in variant.objects]
     words = caption(
         variant.background or edits.scene.backdrop.words, [f"{t.tint} {t.name}".strip() for t in things], rng
