@@ -6,13 +6,12 @@ random codes, so that letters are learned independently of their neighbours.
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 
-from training.synth.tables import read_table
+from training.synth.tables import read_table, text_hash
 
 CELL = 16
 """Pixels from one letter to the next, in every frame size: the side of one token of the editor, so that a letter never
@@ -47,9 +46,9 @@ def is_held_out_text(text: str) -> bool:
     One word in 16 and one pair of neighbouring words in 8 are held out.
     """
     words = [word.strip("!?.,") for word in text.split()]
-    if any(_bucket("word " + word) % 16 == 0 for word in words):
+    if any(text_hash("word " + word) % 16 == 0 for word in words):
         return True
-    return any(_bucket(f"pair {a} {b}") % 8 == 0 for a, b in pairwise(words))
+    return any(text_hash(f"pair {a} {b}") % 8 == 0 for a, b in pairwise(words))
 
 
 def subtitle(rng: np.random.Generator, width: int, split: str) -> str:
@@ -88,8 +87,3 @@ def _code(rng: np.random.Generator, limit: int) -> str:
     if size > 5:
         letters[int(rng.integers(2, size - 2))] = " "
     return "".join(letters)
-
-
-def _bucket(text: str) -> int:
-    """A hash of the text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")

@@ -18,11 +18,6 @@ class Name:
     target: bool
 
 
-def categories() -> tuple[str, ...]:
-    """The kinds of drawings, for example "animal"."""
-    return tuple(read_table("material/names.yaml"))
-
-
 def curated_names() -> dict[str, Name]:
     """The drawings to keep, by official label.
 

@@ -88,14 +88,6 @@ class DrawnCase:
     without: np.ndarray | None = None
 
 
-def render_pair(
-    pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str
-) -> tuple[np.ndarray, np.ndarray, Edit]:
-    """One pair (source, target, edit) of the given task; see :func:`render_case`."""
-    case = render_case(pack, seed, bucket, frames, split, task)
-    return case.source, case.target, case.edit
-
-
 def render_case(pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str) -> DrawnCase:
     """One pair of the given task, drawn as in :func:`render_group`.
 

@@ -7,7 +7,6 @@ never uses (see :data:`PARAPHRASE_HOLDOUT`), so that understanding of new wordin
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from training.synth.edits.tasks import Edit
+from training.synth.tables import text_hash
 from training.synth.words.nouns import (
     article,
     definite,
@@ -319,7 +319,7 @@ def _split_templates(task: str, split: str) -> tuple[Groups, Groups]:
             core.append(tuple(fresh) if split == "train" else ())
             continue
         only_test = number >= len(ordinary)
-        held = [only_test or _fraction(f"{task}: {template}") < PARAPHRASE_HOLDOUT for template in fresh]
+        held = [only_test or text_hash(f"{task}: {template}") < PARAPHRASE_HOLDOUT * 2**32 for template in fresh]
         others.append(tuple(t for t, h in zip(fresh, held, strict=True) if h == (split == "test")))
     return tuple(filter(None, core)), tuple(filter(None, others))
 
@@ -336,8 +336,3 @@ def _eligible(task: str, split: str, available: frozenset[str], required: frozen
 
     core, more = _split_templates(task, split)
     return fitting(core), fitting(more)
-
-
-def _fraction(text: str) -> float:
-    """A hash of the text in [0, 1), the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32
