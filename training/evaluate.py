@@ -29,7 +29,15 @@ from pydantic import Field
 from training.errors import CaseError, PackError
 from training.evaluation.held_out.cases import PUBLISHED, CaseLine, make_cases, read_cases, write_cases
 from training.evaluation.held_out.report import write_report
-from training.evaluation.held_out.runner import Examination, about_model, examine, finished, read_later, write_sheets
+from training.evaluation.held_out.runner import (
+    ABOUT_FILE,
+    Examination,
+    about_model,
+    examine,
+    finished,
+    read_later,
+    write_sheets,
+)
 from training.evaluation.held_out.scoring import Judge, Score, unread
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack, require_pack
@@ -38,7 +46,6 @@ from training.values import Count, Frames, NonNegative, Number, argument
 logger = logging.getLogger(__name__)
 
 WORK = Path("runs/benchmark")
-ABOUT = "about.json"
 Quality = Annotated[int, Field(ge=0, le=101)]
 """Quality of WebP files; see `Examination.store`."""
 
@@ -54,19 +61,19 @@ def run(options: argparse.Namespace) -> None:
     about = about_model(how) | {"cases": _digest(lines)}
     work = options.work or WORK / f"{about['model']}-{_named(about)}"
     work.mkdir(parents=True, exist_ok=True)
-    (work / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (work / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
     _report(examine(lines, how, work, options.workers), lines, work, about, options)
 
 
 def read(options: argparse.Namespace) -> None:
     """Read what a machine without OCR left unread, and write the report and sheets (again)."""
     lines = _lines(options)
-    if not (options.work / ABOUT).is_file():
-        raise CaseError(f"{options.work} is not the work folder of a run: it has no {ABOUT}")
+    if not (options.work / ABOUT_FILE).is_file():
+        raise CaseError(f"{options.work} is not the work folder of a run: it has no {ABOUT_FILE}")
     count = read_later(lines, options.work, Pack.load(options.pack))
     logger.info("read the subtitles of %d cases", count)
     scores = [score for line in lines if (score := finished(options.work, line)) is not None]
-    about = json.loads((options.work / ABOUT).read_text(encoding="utf-8"))
+    about = json.loads((options.work / ABOUT_FILE).read_text(encoding="utf-8"))
     _report(scores, lines, options.work, about, options)
 
 

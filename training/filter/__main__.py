@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.errors import JudgeError
-from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
-from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
+from training.evaluation.judge.answers import AnswerLog, read_answers
+from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of
 from training.evaluation.judge.client import JudgeClient, Server
 from training.evaluation.judge.session import Effort, Session, Subject
+from training.evaluation.shard import WHOLE, Shard
 from training.filter.criteria import ABOUT_PICTURES, ABOUT_VIDEOS
 from training.filter.merge import merge
 from training.filter.pairs import Manifest
@@ -67,12 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        effort, shard = effort_of(options), shard_of(options)
+        effort, shard = effort_of(options), options.shard
         manifest = Manifest(options.manifest, options.adapter, options.root)
         if not options.merge:
             score(manifest, options.out, server_of(options), effort, shard)
             if shard != WHOLE:
-                print(f"Part {options.shard} is done; when all parts are, merge them with --merge.")
+                print(f"Part {shard.index}/{shard.count} is done; when all parts are, merge them with --merge.")
                 return 0
         standings = read_answers(options.out / "answers", None)
         summary = merge(manifest, standings, options.out, effort.runs, effort.attempts, options.partial)

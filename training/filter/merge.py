@@ -12,7 +12,7 @@ from typing import Any
 
 from sama.files import whole_file
 from training.errors import JudgeError
-from training.evaluation.judge.answers import Standing, request_name
+from training.evaluation.judge.answers import Standing
 from training.filter.criteria import (
     ABOUT_PICTURES,
     ABOUT_VIDEOS,
@@ -83,17 +83,14 @@ def decide(standing: Standing | None, runs: int, attempts: int) -> Verdict:
     kind = {True: "images", False: "videos", None: "unknown"}[standing.picture]
     picture = bool(standing.picture)
     questions = ABOUT_PICTURES if picture else ABOUT_VIDEOS
-    requests = [request_name(question.name, run) for question in questions for run in range(runs)]
-    missing = [request for request in requests if request not in standing.scored]
-    if not missing:
-        thresholds = PICTURE_THRESHOLDS if picture else VIDEO_THRESHOLDS
-        scores = {name: mean for question in questions for name, mean in standing.means(question).items()}
-        low = [f"{name} below {thresholds[name]:g}" for name in shortcomings(scores, thresholds)]
-        return Verdict(scores, tuple(low), kind)
-    failure = standing.failure(missing, attempts)
-    if failure is None:
+    grades = standing.grades(questions, runs, attempts)
+    if grades is None:
         return Verdict({}, (NO_ANSWER,), kind, still_open=True)
-    return Verdict({}, (failure,), kind)
+    if isinstance(grades, str):
+        return Verdict({}, (grades,), kind)
+    thresholds = PICTURE_THRESHOLDS if picture else VIDEO_THRESHOLDS
+    low = [f"{name} below {thresholds[name]:g}" for name in shortcomings(grades, thresholds)]
+    return Verdict(grades, tuple(low), kind)
 
 
 def merge(

@@ -300,7 +300,7 @@ class _Clock:
 def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
     """The plan of the first window, with the tower's tokens of the two frames that it is about."""
     tower = getattr(pipeline, "semantic_tower", None)
-    if tower is None or result.semantic_tokens is None:
+    if tower is None or result.semantic_tokens is None or not result.semantic_tokens.size:
         return None
     import torch
 

@@ -63,7 +63,7 @@ def look(media: Media) -> Facts:
         with _opened(files[0]) as picture:
             width, height = picture.size
         return Facts(len(files), Fraction(0), width, height, digest, size, changed)
-    with _as_file(media) as path:
+    with as_file(media) as path:
         if media.is_image:
             with _opened(path) as picture:
                 width, height = picture.size
@@ -154,7 +154,7 @@ def _frames(media: Media, size: tuple[int, int], first: int, last: int) -> Itera
         for number, file in enumerate(_pictures(media)[first : last + 1], first):
             yield number, _picture(file, size)
         return
-    with _as_file(media) as path:
+    with as_file(media) as path:
         if media.is_image:
             yield 0, _picture(path, size)
             return
@@ -167,7 +167,7 @@ def _frames(media: Media, size: tuple[int, int], first: int, last: int) -> Itera
 
 
 @contextmanager
-def _as_file(media: Media) -> Iterator[Path]:
+def as_file(media: Media) -> Iterator[Path]:
     """The clip as a file of its own: itself, or a temporary copy of a shard's member."""
     if not media.member:
         yield Path(media.path)

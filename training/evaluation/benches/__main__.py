@@ -25,10 +25,11 @@ from training.errors import JudgeError
 from training.evaluation.benches.benchmarks import BENCHMARKS, Benchmark
 from training.evaluation.benches.cases import Case, Found, find_results, read_cases, result_of
 from training.evaluation.benches.tables import Graded, as_dict, as_markdown, grade
-from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
-from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
+from training.evaluation.judge.answers import AnswerLog, read_answers
+from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of
 from training.evaluation.judge.client import JudgeClient, Server
 from training.evaluation.judge.session import Effort, Session, Subject
+from training.evaluation.shard import WHOLE, Shard
 from training.values import Count, argument
 
 logger = logging.getLogger("training.evaluation.benches")
@@ -55,7 +56,7 @@ def edit(options: argparse.Namespace, cases: Sequence[Case], shard: Shard) -> in
     from sama.edit import load_pipeline
     from training.evaluation.benches.editing import produce
 
-    mine = [case for index, case in enumerate(cases) if index % shard.count == shard.index]
+    mine = shard.of(cases)
     if all(result_of(case, options.results) for case in mine):
         return 0
     pipeline = load_pipeline(options.preset, options.device, options.lora, options.weights)
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or options.results / f"judged-{benchmark.name}"
     failed = 0
     try:
-        effort, shard = effort_of(options), shard_of(options)
+        effort, shard = effort_of(options), options.shard
         server = server_of(options) if options.url or not options.edit else None
         if shard != WHOLE and not options.edit:
             raise JudgeError("--shard divides the editing (--edit); a benchmark is judged by one process.")

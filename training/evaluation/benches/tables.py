@@ -9,7 +9,7 @@ from typing import Any
 
 from training.evaluation.benches.benchmarks import Benchmark
 from training.evaluation.benches.cases import Case, Found
-from training.evaluation.judge.answers import Standing, request_name
+from training.evaluation.judge.answers import Standing
 
 
 @dataclass
@@ -35,17 +35,13 @@ def grade(
         if result is None:
             graded.missing.append(case)
             continue
-        standing = standings.get(key, Standing())
-        questions = benchmark.questions[case.task]
-        wanted = [request_name(question.name, run) for question in questions for run in range(runs)]
-        missing = [request for request in wanted if request not in standing.scored]
-        if not missing:
-            scores = {name: mean for question in questions for name, mean in standing.means(question).items()}
-            graded.cases.setdefault(case.task, []).append((case, benchmark.grade(scores)))
-        elif (reason := standing.failure(missing, attempts)) is not None:
-            graded.failed.append((case, reason))
-        else:
+        grades = standings.get(key, Standing()).grades(benchmark.questions[case.task], runs, attempts)
+        if grades is None:
             graded.waiting.append(case)
+        elif isinstance(grades, str):
+            graded.failed.append((case, grades))
+        else:
+            graded.cases.setdefault(case.task, []).append((case, benchmark.grade(grades)))
     return graded
 
 

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 20.0
 
+ABOUT_FILE = "about.json"
+"""What was examined and how, in a work folder."""
+
 
 @dataclass(frozen=True)
 class Examination:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from training.errors import JudgeError
-from training.evaluation.judge.answers import Shard
 from training.evaluation.judge.client import Server
 from training.evaluation.judge.questions import Question
 from training.evaluation.judge.session import Effort
+from training.evaluation.shard import WHOLE, Shard
 from training.values import Count, NonNegative, Number, Positive, argument
 
 
@@ -29,7 +29,7 @@ def add_judge_options(parser: argparse.ArgumentParser, effort: Effort) -> None:
     server.add_argument("--concurrency", type=argument(Count), default=8, help="requests under way at once")
     server.add_argument("--timeout", type=argument(Positive), default=300.0, help="seconds for one answer")
     server.add_argument(
-        "--retries", type=argument(Number), default=6, help="repetitions after a passing fault of server or line"
+        "--retries", type=argument(Number), default=10, help="repetitions after a passing fault of server or line"
     )
     server.add_argument(
         "--temperature", type=argument(NonNegative), default=0.7, help="0 makes repeated runs copies of one"
@@ -49,7 +49,7 @@ def add_judge_options(parser: argparse.ArgumentParser, effort: Effort) -> None:
         help="pixels of a frame's longer side at most",
     )
     work.add_argument(
-        "--shard", default="0/1", help="do part i of n (i/n, i from 0), for several processes or machines"
+        "--shard", type=Shard.parse, default=WHOLE, help="i/n: part i of n, from 0, for several processes or machines"
     )
 
 
@@ -79,11 +79,6 @@ def server_of(arguments: argparse.Namespace) -> Server:
 def effort_of(arguments: argparse.Namespace) -> Effort:
     """How much the options ask for. Raises JudgeError."""
     return Effort(arguments.runs, arguments.attempts, arguments.frames, arguments.side)
-
-
-def shard_of(arguments: argparse.Namespace) -> Shard:
-    """The part of the work that the options name. Raises JudgeError."""
-    return Shard.parse(arguments.shard)
 
 
 def settings_of(server: Server, effort: Effort, questions: Sequence[Question]) -> dict[str, Any]:

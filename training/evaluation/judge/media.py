@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image, ImageOps
 
 from sama.errors import VideoError
 from sama.video import FrameReader, probe
+from training.data.files.clips import as_file
 from training.data.files.manifest import IMAGES, Media
 from training.evaluation.judge.client import Part, picture_part, text_part
 from training.evaluation.judge.questions import Show
@@ -30,7 +29,7 @@ class Pair:
     """
 
     def __init__(self, source: Media, edited: Media, frames: int, side: int, offset: int = 0) -> None:
-        with _on_disk(source) as first, _on_disk(edited) as second:
+        with as_file(source) as first, as_file(edited) as second:
             clips = [_open(path) for path in (first, second)]
             self.picture = clips[0].frames == 1
             if self.picture != (clips[1].frames == 1):
@@ -54,19 +53,6 @@ class Pair:
             kind = "image" if self.picture else f"video, {count} moments in the order of time"
             parts += [text_part(f"{name} {kind}:"), *_pictures(pictures)]
         return parts
-
-
-@contextmanager
-def _on_disk(media: Media) -> Iterator[Path]:
-    """The clip as a file; one in a shard is copied for as long as it is needed."""
-    if not media.member:
-        yield Path(media.path)
-        return
-    with Path(media.path).open("rb") as shard, tempfile.NamedTemporaryFile(suffix=media.suffix) as copy:
-        shard.seek(media.offset)
-        copy.write(shard.read(media.size))
-        copy.flush()
-        yield Path(copy.name)
 
 
 class _Pictures:
