@@ -36,9 +36,10 @@ from training.evaluation.held_out.runner import (
     examine,
     finished,
     read_later,
+    score_folder,
     write_sheets,
 )
-from training.evaluation.held_out.scoring import Judge, Score, unread
+from training.evaluation.held_out.scoring import Score, Scorer, unread
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack, require_pack
 from training.values import Count, Frames, NonNegative, Number, argument
@@ -115,12 +116,11 @@ def export(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     """Score results that were made elsewhere."""
     from training.evaluation.held_out.editor import load_tower
-    from training.evaluation.held_out.foreign import score_folder
 
     require_pack(options.pack)
     lines = _lines(options)
     distance = None if options.tower == "none" else load_tower(options.tower)
-    scores, missing = score_folder(lines, options.results, Judge(Pack.load(options.pack), distance))
+    scores, missing = score_folder(lines, options.results, Scorer(Pack.load(options.pack), distance))
     if missing:
         logger.warning("%d of %d cases have no result: %s", len(missing), len(lines), ", ".join(missing[:5]))
     about = {"results": options.results.name, "missing": missing, "cases": _digest(lines)}
@@ -130,7 +130,7 @@ def score(options: argparse.Namespace) -> None:
 
 def real(options: argparse.Namespace) -> None:
     """Show edits of the whole picture on real clips."""
-    from training.evaluation.held_out.real import GLOBAL_EDITS, edit_real_clips
+    from training.evaluation.held_out.real_clips import GLOBAL_EDITS, edit_real_clips
 
     clips = sorted(file for file in options.clips.iterdir() if file.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm"))
     if not clips:

@@ -7,9 +7,9 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from sama.errors import VideoError
 from tests.judging import Reply, judge_server
 from tests.media import barcode_frame, make_clip, make_text, read_barcode
+from training.data.files.clips import ClipError
 from training.data.files.manifest import Media
 from training.errors import JudgeError
 from training.evaluation.judge.answers import AnswerLog, read_answers
@@ -256,9 +256,9 @@ def test_a_pair_in_words_and_pictures(tmp_path):
     Image.fromarray(barcode_frame(5)).save(tmp_path / "p.png")
     still = pair_of(tmp_path / "p.png", tmp_path / "p.png", frames=8, side=640)
     assert still.picture and still.source[0].size == (96, 64)
-    with pytest.raises(VideoError, match="picture and the other a video"):
+    with pytest.raises(ClipError, match="picture and the other a video"):
         pair_of(tmp_path / "p.png", source, frames=8, side=640)
-    with pytest.raises(VideoError):
+    with pytest.raises(ClipError):
         pair_of(make_text(tmp_path / "t.mp4"), source, frames=8, side=640)
     folder = tmp_path / "frames"
     folder.mkdir()

@@ -13,6 +13,7 @@ from typing import Any
 from sama.files import whole_file
 from training.errors import JudgeError
 from training.evaluation.judge.answers import Standing
+from training.evaluation.tables import markdown_table
 from training.filter.criteria import (
     ABOUT_PICTURES,
     ABOUT_VIDEOS,
@@ -63,18 +64,22 @@ class Summary:
 
     def as_markdown(self) -> str:
         """For summary.md."""
-        lines = ["| pairs | kept | dropped | share kept |", "| --- | --- | --- | --- |"]
+        kinds = []
         for kind in sorted({*self.kept, *self.dropped}):
             kept, dropped = self.kept[kind], self.dropped[kind]
-            lines.append(f"| {kind} | {kept} | {dropped} | {kept / (kept + dropped):.1%} |")
-        lines += ["", "| reason for dropping | pairs |", "| --- | --- |"]
-        lines += [f"| {reason} | {count} |" for reason, count in self.reasons.most_common()]
-        lines += ["", "| score | mean | 10 % | median | 90 % |", "| --- | --- | --- | --- | --- |"]
+            kinds.append([kind, str(kept), str(dropped), f"{kept / (kept + dropped):.1%}"])
+        reasons = [[reason, str(count)] for reason, count in self.reasons.most_common()]
+        spreads = []
         for name, histogram in sorted(self.histograms.items()):
             spread = _spread(histogram)
-            figures = (spread[column] for column in ("mean", "p10", "p50", "p90"))
-            lines.append(f"| {name} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
-        return "\n".join(lines) + "\n"
+            spreads.append([name, *(f"{spread[column]:.2f}" for column in ("mean", "p10", "p50", "p90"))])
+        return "\n".join(
+            (
+                markdown_table(["pairs", "kept", "dropped", "share kept"], kinds),
+                markdown_table(["reason for dropping", "pairs"], reasons),
+                markdown_table(["score", "mean", "10 %", "median", "90 %"], spreads),
+            )
+        )
 
 
 def decide(standing: Standing | None, runs: int, attempts: int) -> Verdict:

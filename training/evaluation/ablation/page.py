@@ -26,8 +26,9 @@ from training.evaluation.ablation.results import (
     over_seeds,
 )
 from training.evaluation.ablation.runs import EXPERIMENT, Variant
-from training.evaluation.held_out.report import markdown_table, written
+from training.evaluation.held_out.report import written
 from training.evaluation.held_out.summary import DECIDED, Mean
+from training.evaluation.tables import markdown_table
 
 SMOOTHED = 5
 """Logged points over which the training loss is averaged for the plot."""
