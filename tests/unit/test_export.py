@@ -16,15 +16,15 @@ from training.config import LoraConfig, ObjectiveConfig, OptimiserConfig
 from training.core.checkpoint import read_weights
 from training.core.loop import Trainer
 from training.errors import ConfigError
-from training.stages.editor import build_stage
+from training.train import build_stage
 
 CPU = Accelerator(cpu=True)
 ADAMW = OptimiserConfig(name="adamw", learning_rate=1e-2, warmup_steps=1, decay_share=0.0, ema_decay=0.5)
 
 
 def run(config):
-    stage, layout = build_stage(config, CPU)
-    assert Trainer(config, stage, CPU, layout).run()
+    stage, groups = build_stage(config, CPU)
+    assert Trainer(config, stage, CPU, groups).run()
     return config.output
 
 
@@ -94,8 +94,11 @@ def test_an_adapter_is_exported_as_its_file_without_the_model_below_it(config, t
 
 def test_layers_that_rest_come_from_where_the_run_started(config, tmp_path, base):  # noqa: F811
     tower = str(base / "semantic_tower")
-    run(replace(config, objective=ObjectiveConfig(semantic_weight=0.0), tower=tower))
+    model = MODEL | {"source_positions": "shifted"}
+    run(replace(config, objective=ObjectiveConfig(semantic_weight=0.0), tower=tower, model=model))
     assert export.main([config.output, str(tmp_path / "out")]) == 0
+    written = SamaPipeline.load_config(tmp_path / "out" / "transformer")
+    assert (written["num_semantic_tokens"], written["source_positions"]) == (0, "shifted")
     name = "transformer/diffusion_pytorch_model.safetensors"
     assert same(tmp_path / "out" / name, tmp_path / "run" / name)
     assert same(tmp_path / "out" / "semantic_tower" / "model.safetensors", f"{tower}/model.safetensors")

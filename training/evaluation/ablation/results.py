@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from sama.files import whole_file
+from training.core.tracking import read_metrics
 from training.errors import ConfigError
 from training.evaluation.ablation.runs import CASES, STAGE0, Claim, Plan, Run, plan_of, scores_of
 from training.evaluation.held_out.runner import ABOUT_FILE
 from training.evaluation.held_out.scoring import Measures, Score
 from training.evaluation.held_out.summary import COLUMNS, DECIDED, Mean, mean_of
-from training.watch.tracking import read_metrics
 
 HELD_OUT, TRAINED = "validation/raw/flow", "flow"
 """The curves that are kept and drawn: of held-out samples, and of what was trained on."""

@@ -22,7 +22,7 @@ from training.evaluation.held_out.metrics import Motion, edit_mask, gmsd, named_
 from training.evaluation.held_out.ocr import read_text, text_accuracy
 from training.evaluation.held_out.retrieval import NearestSprite, SpritePlace
 from training.synth.material.pack import Pack
-from training.synth.scenes.render import Case
+from training.synth.scenes.render import DrawnCase
 
 READABLE = 0.8
 """A subtitle counts as read when at least this share of its letters is right (1 - normalised edit distance)."""
@@ -119,14 +119,14 @@ class Scorer:
             self._banks[known] = NearestSprite(bank)
         return self._banks[known]
 
-    def case(self, case: Case) -> CaseScorer:
+    def case(self, case: DrawnCase) -> CaseScorer:
         return CaseScorer(self, case)
 
 
 class CaseScorer:
     """Measures clips of one case with what they share: the mask, the truth's motion, the drawings in place."""
 
-    def __init__(self, scorer: Scorer, case: Case) -> None:
+    def __init__(self, scorer: Scorer, case: DrawnCase) -> None:
         self.scorer, self.case = scorer, case
         self.mask = edit_mask(case.source, case.target)
         self.motion = Motion(case.target)
