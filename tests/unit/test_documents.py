@@ -75,7 +75,7 @@ def test_the_table_of_speed_follows_from_its_results():
 @pytest.mark.skipif(not ABLATION.is_file(), reason=f"{ABLATION} is not there: no ablation is kept")
 def test_the_ablations_page_follows_from_its_results():
     from training.evaluation.ablation.page import page_text
-    from training.evaluation.ablation.record import read_record
+    from training.evaluation.ablation.results import read_record
 
     page = page_text(read_record(ABLATION), "ablation", Path("docs/ablation/notes.md"))
     assert page == Path("docs/ablation.md").read_text()
