@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.core.checkpoint import Checkpoints, require_same, run_facts, run_tensors
-from training.core.clock import Clock, Every
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights
 from training.core.guard import Guard
-from training.core.meter import Cost, Meter
+from training.core.meter import Clock, Cost, Every, Meter
 from training.core.optim import build_optimisers, rate_factor, set_rates, step_unless
 from training.core.precision import autocast
 from training.core.randomness import derived_seed, generator
