@@ -38,6 +38,8 @@ ROOMS = {
     "sama/model": ("sama.pipeline", "sama.edit", "sama.video"),
     "sama/pipeline": ("sama.edit", "sama.video"),
     "sama/video": ("sama.model", "sama.pipeline", "sama.edit"),
+    "sama/video/picture": ("sama.video.tracks", "sama.video.reading", "sama.video.writing", "sama.video.uploads"),
+    "sama/video/tracks": ("sama.video.picture", "sama.video.reading", "sama.video.writing", "sama.video.uploads"),
 }
 """What no file of a room imports, wherever the statement stands."""
 
