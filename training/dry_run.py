@@ -22,7 +22,7 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 from transformers import SiglipVisionConfig
 
-from sama.shapes import TINY_BUCKETS, LatentShape, latent_shape, token_counts
+from sama.shapes import LatentShape, latent_shape, token_counts
 from training.config import TrainConfig
 from training.core.batch import Place
 from training.core.cost import ModelShape, forward_flops, training_flops
@@ -30,6 +30,7 @@ from training.core.float8 import is_large_matrix
 from training.core.optim import is_matrix
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.scenes import ANCHOR_SIZE, MAX_CLIPS
+from training.data.sizes import tiny_buckets
 from training.parallel.processes import require_fitting
 from training.stages.encoders import FrozenSizes
 from training.stages.model import build_transformer, require_arguments, told_by_section
@@ -215,7 +216,7 @@ def _size(module: nn.Module) -> int:
 def _largest(config: TrainConfig) -> Largest:
     if config.data.source == "rendered":
         frames = config.data.rendered.frames
-        shapes = [latent_shape(frames, bucket.height, bucket.width) for bucket in TINY_BUCKETS]
+        shapes = [latent_shape(frames, bucket.height, bucket.width) for bucket in tiny_buckets()]
         return Largest(config.batch_size, max(shapes, key=lambda shape: shape.height * shape.width))
     from training.data.files.buckets import batch_sizes, model_width, signatures
 

@@ -29,7 +29,7 @@ from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.pipeline.schedule import TIMESTEPS, FlowScheduler, denoised, guide, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
-from sama.shapes import LatentShape, latent_shape
+from sama.shapes import Canvas, LatentShape, latent_shape
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     spell_quotes: whether and where quoted texts are spelled, see `sama.pipeline.prompts.model_prompt`.
     shift: of the noise schedule. default_steps, default_guidance: where the caller names none.
     round_timestep_to_bf16: evaluates the model at timesteps rounded to bfloat16, as the official code does.
+    buckets, window, window_overlap: sizes (width, height) and frames that the model was trained on, and the frames that
+        neighbouring windows of a longer clip share; see `sama.shapes.Canvas`. None where nobody said.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -77,10 +79,14 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         default_steps: int = WAN_STEPS,
         default_guidance: float = WAN_GUIDANCE,
         round_timestep_to_bf16: bool = False,
+        buckets: Sequence[Sequence[int]] | None = None,
+        window: int | None = None,
+        window_overlap: int | None = None,
     ) -> None:
         super().__init__()
         if spell_quotes not in SPELLINGS:
             raise ValueError(f"spell_quotes must be one of {SPELLINGS}, not {spell_quotes!r}")
+        canvas = Canvas.of_settings({"buckets": buckets, "window": window, "window_overlap": window_overlap})
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -97,6 +103,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             default_steps=default_steps,
             default_guidance=default_guidance,
             round_timestep_to_bf16=round_timestep_to_bf16,
+            **(canvas.settings() if canvas else {}),
         )
         self._vae_lock = threading.Lock()  # Wan's VAE keeps its frame cache in the module
         self._interrupt = False
@@ -137,6 +144,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     @property
     def current_timestep(self) -> Tensor | None:
         return self._current_timestep
+
+    @property
+    def canvas(self) -> Canvas | None:
+        """Sizes and window that the model was trained on; None for a pipeline that was saved without them."""
+        return Canvas.of_settings(self.config)
 
     @property
     def transformer_arguments(self) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from tests.media import make_clip
 from tests.tiny import TEXT_DIM, tiny_pipeline, tiny_tokenizer
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
 from training.core.batch import Batch, Place
-from training.data.files.buckets import SIZES
 from training.data.files.feed import ManifestFeed
 from training.stages.editor import EditStage
 from training.stages.encoders import Encoders
@@ -72,7 +71,7 @@ def both(request, tmp_path_factory):
     pipeline = SamaPipeline.from_pretrained(folder / "base")
     pipeline.set_progress_bar_config(disable=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "tiny", (Bucket(96, 48),))
+        patch.setattr("training.data.files.buckets.tiny_buckets", lambda: (Bucket(96, 48),))
         stage = EditStage(config, Accelerator(cpu=True), ManifestFeed(config, encoders, place), encoders, place)
         clips = (read_clip(folder / f"{name}.mp4") for name in ("source", "target"))
         yield Sides(stage, next(stage.batches()), pipeline, *clips)

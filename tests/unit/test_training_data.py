@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS
-from sama.shapes import TINY_BUCKETS, Bucket
+from sama.shapes import Bucket
 from tests.tiny import tiny_tokenizer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.data.drawn.latents import LatentStore
 from training.data.drawn.scenes import ALL_TASKS, MAX_CLIPS, MAX_PAIRS, NO_TASK, PairedClips, RenderedGroups, stream
 from training.data.prompts import TEXT_LENGTH
+from training.data.sizes import tiny_buckets
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import render_group
@@ -182,7 +183,7 @@ def test_samples_have_the_shapes_that_they_promise(samples):
     for sample in samples(6):
         bucket = Bucket(*sample["bucket"])
         count = len(sample["clips"])
-        assert bucket in TINY_BUCKETS and count <= MAX_CLIPS
+        assert bucket in tiny_buckets() and count <= MAX_CLIPS
         assert sample["clips"].shape == (count, 5, bucket.height, bucket.width, 3)
         assert sample["clips"].dtype == torch.uint8 and sample["clips"].is_contiguous()
         assert sample["anchors"].shape == (count - 2, 3, 128, 128)
@@ -227,7 +228,7 @@ def test_the_number_of_workers_changes_nothing_and_a_stream_may_start_anywhere(s
 
 def test_all_ranks_have_the_same_buckets_and_each_once_in_every_five(samples):
     mine, theirs = ([Bucket(*sample["bucket"]) for sample in samples(10, rank=rank)] for rank in (0, 1))
-    assert mine == theirs and sorted(mine[:5]) == sorted(mine[5:]) == sorted(TINY_BUCKETS)
+    assert mine == theirs and sorted(mine[:5]) == sorted(mine[5:]) == sorted(tiny_buckets())
 
 
 def test_batches_of_a_stream_are_its_samples_in_order(pack, words, monkeypatch, samples):  # noqa: F811

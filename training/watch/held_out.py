@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sama.shapes import TINY_BUCKETS
 from training.config import SetConfig, TrainConfig
 from training.core.batch import Batch
 from training.core.finite import finite_rows
+from training.data.sizes import tiny_buckets
 from training.errors import ConfigError
 from training.stages.encoders import Encoders
 from training.watch.grids import shown_frames
@@ -73,10 +73,10 @@ def _drawn(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.nda
     from training.synth.scenes.render import render_case
     from training.synth.words.language import instruction
 
-    tasks = TASKS[::3] + TASKS[1::3] + TASKS[2::3]  # neighbours in the list are alike
+    tasks, buckets = TASKS[::3] + TASKS[1::3] + TASKS[2::3], tiny_buckets()  # neighbours in the list are alike
     pack = Pack.load(config.data.rendered.pack)
     for number in range(count):
-        seed, bucket = FIRST_SEED + number, TINY_BUCKETS[number % len(TINY_BUCKETS)]
+        seed, bucket = FIRST_SEED + number, buckets[number % len(buckets)]
         task = tasks[number % len(tasks)]
         case = render_case(pack, seed, bucket, config.data.rendered.frames, "test", task)
         yield case.source, case.target, instruction(case.edit, np.random.default_rng((seed, 3)), split="test")

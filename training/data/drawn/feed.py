@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sama.shapes import TINY_BUCKETS
 from training.closed_yaml import hint
 from training.config import TrainConfig
 from training.core.batch import Batch, Place, without_broken_rows
@@ -28,6 +27,7 @@ from training.core.randomness import derived_seed
 from training.data.drawn.group_cache import GroupCache
 from training.data.drawn.latents import LatentStore
 from training.data.drawn.scenes import PairedClips, RenderedGroups, stream
+from training.data.sizes import tiny_buckets
 from training.errors import ConfigError, NotFiniteError
 from training.stages.encoders import CLIPS_AT_ONCE, Encoders
 from training.synth.edits.tasks import TASKS
@@ -52,7 +52,8 @@ class RenderedFeed:
                 raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint(task, TASKS)}")
         self.config, self.encoders, self.place = config, encoders, place
         self.data = config.data.rendered
-        self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))
+        self.buckets = tiny_buckets()
+        self.capacity = math.ceil(self.data.capacity_groups / len(self.buckets))
         """Groups held of each bucket."""
         self.filled = 0
         """Groups that were encoded before the first batch; 0: not yet known."""
@@ -66,11 +67,11 @@ class RenderedFeed:
         not encode to finite values are named and not trained on. Raises NotFiniteError when they are too many."""
         refresh = self.data.refresh_per_step
         encoded = self.filled + math.floor(self.drawn * refresh)
-        turns_gone = max(0, encoded // len(TINY_BUCKETS) - self.capacity)  # of all buckets: what was replaced since
+        turns_gone = max(0, encoded // len(self.buckets) - self.capacity)  # of all buckets: what was replaced since
         store = LatentStore(
             self.place.device, self.capacity, self.data.task_weights, self.config.seed, self.place.rank, turns_gone
         )
-        start = turns_gone * len(TINY_BUCKETS)
+        start = turns_gone * len(self.buckets)
         groups = self._groups(start)
         self._fill(store, groups, start, encoded - start)
         if not refresh:
@@ -92,7 +93,7 @@ class RenderedFeed:
 
     def summary(self) -> str:
         """What is rendered, held and drawn."""
-        data, sizes = self.data, ", ".join(f"{bucket.width}x{bucket.height}" for bucket in TINY_BUCKETS)
+        data, sizes = self.data, ", ".join(f"{bucket.width}x{bucket.height}" for bucket in self.buckets)
         first = f"{data.groups} scenes" if data.groups else f"the scenes of {data.encode_minutes:g} minutes"
         return "\n".join(
             [
@@ -148,7 +149,7 @@ class RenderedFeed:
                 self._cache.store(first + count, group, latents)
             count += 1
             late = time.monotonic() - start > self.data.encode_minutes * 60
-            if count == wanted or (not wanted and late and count % len(TINY_BUCKETS) == 0):
+            if count == wanted or (not wanted and late and count % len(self.buckets) == 0):
                 break
         if self._cache is not None:
             self._cache.flush()

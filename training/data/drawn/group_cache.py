@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sama.shapes import TINY_BUCKETS, Bucket
+from sama.shapes import Bucket
 from training.config import TrainConfig
 from training.data.files.cache import ContentCache
+from training.data.sizes import tiny_buckets
 from training.errors import NotFiniteError
 from training.stages.encoders import Encoders
 
@@ -44,7 +45,7 @@ class GroupCache:
         self._entries = ContentCache(folder, encoders.fingerprint())
         self._decides = [
             _digest_of(Path(rendered.pack)), rendered.frames, rendered.paraphrases, config.seed, rank,
-            [list(bucket) for bucket in TINY_BUCKETS],
+            [list(bucket) for bucket in tiny_buckets()],
         ]  # fmt: skip
         self._unwritten: tuple[int, dict[str, Tensor], torch.cuda.Event | None] | None = None
 

@@ -19,9 +19,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS, sample_generator
 from sama.pipeline.prompts import Spelling, model_prompt
-from sama.shapes import SEMANTIC_GRID, TINY_BUCKETS, Bucket
+from sama.shapes import SEMANTIC_GRID, Bucket
 from training.core.randomness import derived_seed
 from training.data.prompts import TEXT_LENGTH, tokenise
+from training.data.sizes import tiny_buckets
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import Group, render_group
@@ -48,8 +49,8 @@ class RenderedGroups(IterableDataset):
     """Groups of paired edits, each turned into a sample by `transform` in the worker that drew it.
 
     The n-th sample of a stream is a function of (seed, rank, n), whatever the number of workers: a loader takes the
-    workers in turn, and each draws the samples that fall to it. Every `len(TINY_BUCKETS)` samples have each bucket
-    once, in an order that all ranks share.
+    workers in turn, and each draws the samples that fall to it. As many samples in a row as there are buckets have
+    each bucket once, in an order that all ranks share.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class RenderedGroups(IterableDataset):
                 yield collate([self._sample(pack, index) for index in range(number * size, number * size + size)])
 
     def _sample(self, pack: Pack, number: int) -> dict[str, Any]:
-        turn, place = divmod(number, len(TINY_BUCKETS))
-        order = np.random.default_rng(derived_seed("buckets", self.seed, turn)).permutation(len(TINY_BUCKETS))
-        bucket = TINY_BUCKETS[int(order[place])]
+        buckets = tiny_buckets()
+        turn, place = divmod(number, len(buckets))
+        order = np.random.default_rng(derived_seed("buckets", self.seed, turn)).permutation(len(buckets))
+        bucket = buckets[int(order[place])]
         rng = np.random.default_rng(derived_seed("group", self.seed, self.rank, number))
         return self.transform(render_group(pack, int(rng.integers(2**31)), bucket, self.frames), rng, bucket)
 

@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 
-from sama.shapes import TINY_BUCKETS
 from training.config import TrainConfig
 from training.core.batch import Batch, Place
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.latents import LatentStore
+from training.data.sizes import tiny_buckets
 from training.errors import ConfigError
 from training.stages.encoders import Encoders
 
@@ -36,7 +36,7 @@ def fill_store(config: TrainConfig, encoders: Encoders, place: Place) -> LatentS
     """Render and encode `data.rendered.groups` groups. They depend only on the configuration's seed."""
     rendered = config.data.rendered
     feed = RenderedFeed(config, encoders, place)
-    capacity = math.ceil(rendered.groups / len(TINY_BUCKETS))
+    capacity = math.ceil(rendered.groups / len(tiny_buckets()))
     store = LatentStore(place.device, capacity, rendered.task_weights, config.seed, place.rank)
     groups = feed._groups(0)
     feed._fill(store, groups)
