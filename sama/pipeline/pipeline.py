@@ -24,6 +24,7 @@ from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline.batch import Batch
+from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
 from sama.pipeline.frames import OUTPUT_TYPES, as_frames, as_output
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.pipeline.schedule import TIMESTEPS, FlowScheduler, denoised, guide, run_scheduler, shifted_sigmas
@@ -162,20 +163,14 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         """Frames (B, T, H, W, 3) in [0, 1], T = 4k+1 and sides divisible by 16, as normalised latents
         (B, C, F, H / 8, W / 8), float32. Raises ValueError for other sizes."""
         self._latent_shape(frames)
-        pixels = frames.movedim(-1, 1).to(self._execution_device, self.vae.dtype) * 2 - 1
         with self._vae_lock:
-            latents = self.vae.encode(pixels).latent_dist.mode().float()
-        mean, std = self._latent_statistics(latents)
-        return (latents - mean) / std
+            return encode_clips(self.vae, frames.to(self._execution_device))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, F, h, w) as frames (B, T, H, W, 3) in [0, 1], float32."""
-        latents = latents.to(self._execution_device, torch.float32)
-        mean, std = self._latent_statistics(latents)
         with self._vae_lock:
-            pixels = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0].float()
-        return (pixels.clamp(-1, 1) / 2 + 0.5).movedim(1, -1)
+            return decode_clips(self.vae, latents.to(self._execution_device, torch.float32))
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
@@ -186,13 +181,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         prefix = self.config["prompt_prefix"] if prefix is None else prefix
         texts = [model_prompt(prompt, prefix, self.config["spell_quotes"]) for prompt in prompts]
         room = self.config["max_sequence_length"]
-        tokens = self.tokenizer(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
+        tokens = tokenise(self.tokenizer, texts, room)
         needed = max(map(len, self.tokenizer(texts, verbose=False).input_ids))
         if needed > room:
             logger.warning("the prompt has %d tokens and the model reads %d: its end is lost", needed, room)
-        ids, mask = tokens.input_ids.to(self._execution_device), tokens.attention_mask.to(self._execution_device)
-        states = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        return torch.where(mask.bool().unsqueeze(-1), states, 0.0)
+        return text_states(self.text_encoder, self.tokenizer, tokens.to(self._execution_device)).float()
 
     def unread(self, prompt: str, prefix: str | None = None) -> str:
         """The end of a prompt that is beyond `max_sequence_length` tokens, "" if there is none; see
@@ -207,11 +200,6 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     def _latent_shape(self, frames: Tensor) -> LatentShape:
         _, num_frames, height, width, _ = frames.shape
         return latent_shape(num_frames, height, width, self.vae.config["scale_factor_spatial"])
-
-    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, -1, 1, 1, 1)
-        mean, std = (latents.new_tensor(self.vae.config[name]) for name in ("latents_mean", "latents_std"))
-        return mean.view(shape), std.view(shape)
 
     # --- The run -----------------------------------------------------------------------------------------------------
 

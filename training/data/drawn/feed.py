@@ -185,7 +185,8 @@ class RenderedFeed:
         """Groups from number `start` on, drawn and encoded. While one is encoded, the next one's clips travel to the
         device."""
         data, device = self.data, self.place.device
-        transform = PairedClips(str(Path(self.encoders.base) / "tokenizer"), self.encoders.spelling, data.paraphrases)
+        words = str(Path(self.encoders.base) / "tokenizer")
+        transform = PairedClips(words, self.encoders.spelling, self.encoders.text_length, data.paraphrases)
         dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.place.rank, start=start)
         travel = torch.cuda.Stream(device) if device.type == "cuda" else None
         ahead: tuple[dict[str, Any], Tensor] | None = None

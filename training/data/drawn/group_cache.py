@@ -26,9 +26,9 @@ TENSORS = ("anchors", "pairs", "tokens")
 _SOURCES = (
     "training/synth/**/*.py",
     "training/data/drawn/scenes.py",
-    "training/data/prompts.py",
     "sama/model/pretext.py",
     "sama/pipeline/prompts.py",
+    "sama/pipeline/conditioning.py",
 )
 """Code that decides what is rendered and how it is asked for."""
 
@@ -45,7 +45,7 @@ class GroupCache:
         self._entries = ContentCache(folder, encoders.fingerprint())
         self._decides = [
             _digest_of(Path(rendered.pack)), rendered.frames, rendered.paraphrases, config.seed, rank,
-            [list(bucket) for bucket in tiny_buckets()],
+            encoders.text_length, [list(bucket) for bucket in tiny_buckets()],
         ]  # fmt: skip
         self._unwritten: tuple[int, dict[str, Tensor], torch.cuda.Event | None] | None = None
 

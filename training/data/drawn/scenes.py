@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS, sample_generator
+from sama.pipeline.conditioning import PADDING, tokenise
 from sama.pipeline.prompts import Spelling, model_prompt
 from sama.shapes import SEMANTIC_GRID, Bucket
 from training.core.randomness import derived_seed
-from training.data.prompts import TEXT_LENGTH, tokenise
 from training.data.sizes import tiny_buckets
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
@@ -155,12 +155,13 @@ class PairedClips:
     Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Everything
     that costs Python's time happens here, in the worker: the training process only copies tensors.
 
-    tokenizer: folder of the tokenizer; spelling: of quoted texts; paraphrases: wordings of each pair; pretext:
-    perturbed clips a group.
+    tokenizer: folder of the tokenizer. spelling: of quoted texts. text_length: tokens of a prompt. paraphrases:
+    wordings of each pair. pretext: perturbed clips a group.
     """
 
     tokenizer: str
     spelling: Spelling
+    text_length: int
     paraphrases: int
     pretext: int = 2
 
@@ -171,7 +172,7 @@ class PairedClips:
         clips: (N <= 16, T, H, W, 3) uint8, the perturbed ones last; anchors: (M, 3, 128, 128) uint8, first frames of
             all but those.
         pairs: (24, 3) int16 with source, target and index in `ALL_TASKS`; rows without a pair have `NO_TASK`.
-        tokens: (24, K, 64) int32, the prompts that the model sees.
+        tokens: (24, K, text_length) int32, the prompts that the model sees, as `tokenise` gives them.
         """
         clips = group.clips[: MAX_CLIPS - self.pretext]
         rows: list[tuple[int, int, int]] = []
@@ -195,8 +196,9 @@ class PairedClips:
         pairs = torch.full((MAX_PAIRS, 3), NO_TASK, dtype=torch.int16)
         pairs[:, :2] = 0
         pairs[: len(rows)] = torch.tensor(rows, dtype=torch.int16)
-        tokens = torch.zeros(MAX_PAIRS, self.paraphrases, TEXT_LENGTH, dtype=torch.int32)
-        tokens[: len(rows)] = tokenise(tokenizer(self.tokenizer), prompts).view(len(rows), self.paraphrases, -1)
+        tokens = torch.full((MAX_PAIRS, self.paraphrases, self.text_length), PADDING, dtype=torch.int32)
+        tokenised = tokenise(tokenizer(self.tokenizer), prompts, self.text_length)
+        tokens[: len(rows)] = tokenised.view(len(rows), self.paraphrases, -1)
         return {
             "bucket": bucket,
             "clips": torch.from_numpy(np.stack([*clips, *perturbed])),
