@@ -268,7 +268,7 @@ def test_settings_of_an_earlier_result_do_not_stay_beside_another_video(clip, re
     def broken(_):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("sama.edit.settings_file.model_fingerprint", broken)
+    monkeypatch.setattr("sama.fingerprint.of_pipeline", broken)
     with pytest.raises(EditFailedError, match="boom"):
         run(request_for(clip, frames=1, seed=1), pipeline)
     assert (tmp_path / "out.mp4").read_bytes() != earlier.read_bytes()

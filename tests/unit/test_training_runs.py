@@ -27,7 +27,6 @@ from training.config import load_config
 from training.core.batch import Place
 from training.core.loop import Trainer
 from training.data import check
-from training.data.files.buckets import SIZES
 from training.data.files.feed import ManifestFeed
 from training.stages.editor import build_stage
 from training.stages.encoders import Encoders
@@ -47,7 +46,7 @@ WIDTH, HEIGHT, FRAMES = 96, 48, 9
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
     """One size that a random VAE encodes in no time; a run's signal handlers are taken away again."""
-    monkeypatch.setitem(SIZES, "tiny", (Bucket(WIDTH, HEIGHT),))
+    monkeypatch.setattr("training.data.files.buckets.tiny_buckets", lambda: (Bucket(WIDTH, HEIGHT),))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():

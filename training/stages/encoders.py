@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils.hub import cached_file
 
+from sama import fingerprint
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.semantics import anchor_tokens
 from sama.pipeline import SamaPipeline
@@ -35,10 +36,6 @@ CLIPS_AT_ONCE = 4
 (`cudnn.benchmark`) for every shape that a convolution meets, which takes seconds."""
 
 TOWER_FOLDER = "semantic_tower"
-
-SAMPLED_BLOCKS, BLOCK_BYTES = 2048, 4096
-"""What the fingerprint reads of a file of weights, spread evenly over it (all of a file below 8 MB): a trained or
-rounded copy differs in nearly every block."""
 
 _STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 _FORMATS = ("safetensors", "bin")
@@ -239,7 +236,7 @@ class Encoders:
         parts = {"vae": (self.base, "vae"), "text": (self.base, "text_encoder"), "tower": (tower, *options.values())}
         for name, place in parts.items():
             if name not in self._fingerprints:
-                self._fingerprints[name] = _hash_of(_weight_files(*place))
+                self._fingerprints[name] = fingerprint.of_large_files(_weight_files(*place))
         everything = (self.precision, self.text_length, self.spelling, *sorted(self._fingerprints.items()))
         return hashlib.blake2b(repr(everything).encode(), digest_size=12).hexdigest()
 
@@ -278,17 +275,3 @@ def _weight_files(name: str, subfolder: str = "") -> list[Path]:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             return [shard for shard in map(find, shards) if shard is not None]
     raise ConfigError(f"{name}/{subfolder} has no weights: set `base` and `tower` to what there is")
-
-
-def _hash_of(files: Sequence[Path]) -> str:
-    """A hash of the sizes of files and of blocks spread over them."""
-    digest = hashlib.blake2b(digest_size=12)
-    for path in files:
-        size = path.stat().st_size
-        digest.update(size.to_bytes(8, "little"))
-        step = max(BLOCK_BYTES, size // SAMPLED_BLOCKS)
-        with path.open("rb") as file:
-            for start in range(0, size, step):
-                file.seek(start)
-                digest.update(file.read(BLOCK_BYTES))
-    return digest.hexdigest()

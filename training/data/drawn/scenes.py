@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS, sample_generator
+from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS
 from sama.pipeline.conditioning import PADDING, tokenise
 from sama.pipeline.prompts import Spelling, model_prompt
 from sama.shapes import SEMANTIC_GRID, Bucket
-from training.core.randomness import derived_seed
+from training.core.randomness import derived_seed, sample_generator
 from training.data.sizes import tiny_buckets
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
