@@ -4,7 +4,7 @@ ours (diffusers' for the backbone). They map onto each other one to one."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 PREFIXES = ("module.", "pipe.dit.", "model.diffusion_model.", "diffusion_model.")
 """What trainers and ComfyUI put before the official names."""
@@ -45,7 +45,6 @@ _FLAT_TOP = {name.replace(".", "_"): ours for official, ours in _TOP.items() for
 _FLAT_BLOCK = {name.replace(".", "_"): ours for official, ours in _BLOCK.items() for name in (official, ours)}
 _TOP_BACK = {ours: official for official, ours in _TOP.items()}
 _BLOCK_BACK = {ours: official for official, ours in _BLOCK.items()}
-_OUR_MARKS = ("condition_embedder.", ".attn1.", "proj_out.", "semantic_projector.")
 
 
 def from_official_name(name: str) -> str | None:
@@ -75,11 +74,6 @@ def strip_prefixes(name: str, prefixes: tuple[str, ...] = PREFIXES) -> str:
         if prefix is None:
             return name
         name = name.removeprefix(prefix)
-
-
-def has_our_names(names: Iterable[str]) -> bool:
-    """Whether keys are already ours (or a diffusers Wan's) instead of official ones."""
-    return any(mark in name for name in names for mark in _OUR_MARKS)
 
 
 def _translate(name: str, top: Mapping[str, str], block: Mapping[str, str]) -> str | None:

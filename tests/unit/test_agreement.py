@@ -13,7 +13,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from sama.model.semantics import anchor_tokens
 from sama.pipeline import SamaPipeline
-from sama.pipeline.conditioning import decode_clips, encode_clips
+from sama.pipeline.conditioning import encode_clips
 from sama.pipeline.schedule import shifted_sigmas
 from sama.pipeline.types import SamaStep
 from sama.shapes import Bucket
@@ -159,14 +159,13 @@ def test_prompts_are_read_alike_also_when_they_are_empty_or_too_long(both, words
     assert (len(seen) > encoders.text_length) == (len(words) > 500)
 
 
-def test_clips_are_encoded_alike_and_come_back(both):
+def test_clips_are_encoded_alike(both):
     encoders, pipeline, clip = both.stage.encoders, both.pipeline, torch.from_numpy(both.clip)[None]
     expected = pipeline.encode_video(clip.float() / 255)
     assert expected.isfinite().all() and expected.std() > 0.1
     assert torch.equal(encode_clips(encoders.vae, clip, encoders._statistics), expected)
     exact = encoders._one_pass is None  # which adds in another order
     torch.testing.assert_close(encoders.latents(clip), expected, rtol=0, atol=0 if exact else 1e-5)
-    assert torch.equal(decode_clips(encoders.vae, expected), pipeline.decode_latents(expected))
 
 
 def test_anchors_are_those_of_the_pipelines_tower_on_the_first_frame_of_the_target(both):
