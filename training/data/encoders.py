@@ -28,8 +28,8 @@ from sama.pipeline.conditioning import LatentStatistics, encode_clips, text_stat
 from sama.pipeline.prompts import Spelling, model_prompt
 from sama.presets import TINY_FOLDER, WAN_CANVAS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS, saved_settings
 from training.core.precision import autocast
+from training.data.whole_clip_vae import OnePassVAE
 from training.errors import ConfigError
-from training.stages.whole_clip_vae import OnePassVAE
 
 CLIPS_AT_ONCE = 4
 """Clips that the VAE encodes at a time, a group's last ones padded to it: one shape for each bucket. Kernels are tuned
