@@ -117,5 +117,6 @@ def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None) -> SamaPip
         preset.base_repo,
         transformer=load_transformer(weights, preset.transformer, dtype),
         scheduler=FlowMatchEulerDiscreteScheduler(),
+        **(preset.canvas.settings() if preset.canvas else {}),
         dtype={"text_encoder": dtype, "default": torch.float32},
     )

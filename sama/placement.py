@@ -229,12 +229,12 @@ def compiling_pays(pipeline: SamaPipeline, window: tuple[int, int, int], forward
 
 
 def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
-    """In how many stripes a pipeline's autoencoder takes a clip (B, 3, T, H, W) now: one unless a GPU is short of
+    """In how many stripes a pipeline's autoencoder takes a clip (B, T, H, W) now: one unless a GPU is short of
     memory."""
     device = pipeline._execution_device
     if device.type != "cuda":
         return 1
-    work = work_of(pipeline, clip[2], clip[3], clip[4])
+    work = work_of(pipeline, clip[1], clip[2], clip[3])
     return replace(work, pixels=clip[0] * work.pixels).stripes(_VAE_SHARE * free_bytes(device))
 
 

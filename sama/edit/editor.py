@@ -19,13 +19,14 @@ from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE
 from sama.edit.events import EditEvent, EditResult
 from sama.edit.failures import user_errors
 from sama.edit.painter import Painter
-from sama.edit.request import Canvas, EditRequest, Job, check_request
+from sama.edit.request import EditRequest, Job, check_preset, check_request
 from sama.edit.settings_file import write_settings
 from sama.edit.texts import Unread
 from sama.errors import EditFailedError
 from sama.loading import load_pipeline, needs_gpu
 from sama.placement import resolve_device
-from sama.shapes import padded_frame_count
+from sama.presets import canvas_of
+from sama.shapes import Canvas, padded_frame_count
 from sama.video import VideoWriter
 from sama.video.writing import holds_alpha
 
@@ -37,7 +38,6 @@ def edit_video(
     request: EditRequest,
     pipeline: SamaPipeline | None = None,
     previews: bool = False,
-    canvas: Canvas | None = None,
 ) -> Generator[EditEvent, None, None]:
     """Edits a file; the last event carries the result. Closing the generator cancels within one step, leaving no file.
 
@@ -45,12 +45,13 @@ def edit_video(
         a time may use a pipeline.
     previews: whether events carry a picture every second step: a decoded frame, or a linear guess at it where decoding
         would send the transformer off the device.
-    canvas: sizes and window of a pipeline that was trained on others than the preset's.
     Raises EditError for anything that the user can put right, before any file is made, and EditFailedError when the
     memory does not suffice, or when the settings cannot be written; the finished video stays then.
     """
     began = time.monotonic()
-    job = check_request(request, with_weights=pipeline is None, canvas=canvas)
+    job = check_request(
+        request, with_weights=pipeline is None, canvas=None if pipeline is None else _canvas(request, pipeline)
+    )
     if pipeline is None and (request.device not in (None, "cpu") or needs_gpu(request.preset, request.model)):
         resolve_device(request.device, needs_gpu(request.preset, request.model))
     windows = len(job.plan.windows)
@@ -116,6 +117,12 @@ def _extent(job: Job) -> tuple[tuple[int, int, int], int | None]:
     window = (padded_frame_count(stop - start), job.plan.bucket.height, job.plan.bucket.width)
     steps = job.request.steps
     return window, None if steps is None else 2 * steps * len(job.plan.windows)
+
+
+def _canvas(request: EditRequest, pipeline: SamaPipeline) -> Canvas:
+    """Sizes and window of a loaded pipeline; of one that was saved without them, the preset's."""
+    check_preset(request.preset)
+    return pipeline.canvas or canvas_of(request.preset)
 
 
 def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sama.edit.estimate import Architecture, Speed, architecture_of, step_seconds
-from sama.edit.request import CANVASES, Canvas, EditRequest, plan_of
+from sama.edit.request import EditRequest, plan_of
 from sama.flops import block_flops
 from sama.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
 from sama.placement import COMPILE_PAYS, channels_of, shares_of
+from sama.presets import canvas_of
 from sama.shapes import latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
 
@@ -58,7 +59,6 @@ def outlook(
     speed: Speed,
     free: float,
     host_free: float | None = None,
-    canvas: Canvas | None = None,
     can_compile: bool = True,
 ) -> Outlook:
     """The outlook for an edit on a GPU.
@@ -67,6 +67,7 @@ def outlook(
     not known. can_compile: whether the blocks can be compiled there. Raises EditError for a start beyond the
     clip's end.
     """
+    canvas = canvas_of(request.preset, request.model)
     plan = plan_of(request, info, canvas)
     model = architecture_of(request.preset, request.model)
     length = padded_frame_count(plan.windows[0][1] - plan.windows[0][0])
@@ -87,7 +88,7 @@ def outlook(
     modes = tuple(
         ModeOutlook(mode, needs[mode], _slowed(mode, step, passes, weights), needs[mode] <= free) for mode in MemoryMode
     )
-    window = (canvas or CANVASES[request.preset]).window
+    window = canvas.window
     largest = 0
     for frames in range(1, padded_frame_count(window) + 1, 4):
         one = work_of_architecture(model, frames, bucket.height, bucket.width, compiled)

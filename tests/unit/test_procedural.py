@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from sama.shapes import TINY_BUCKETS, Bucket
+from sama.shapes import Bucket
 from training.data.drawn.scenes import MAX_CLIPS, MAX_PAIRS
+from training.data.sizes import tiny_buckets
 from training.synth.edits.styles import STYLES, WEATHERS, apply_style, apply_weather
 from training.synth.edits.subtitles import FIRST_CELL, subtitle_patch
 from training.synth.edits.tasks import (
@@ -33,7 +34,7 @@ from training.synth.scenes.backgrounds import BACKGROUNDS, background
 from training.synth.scenes.layers import object_layer
 from training.synth.scenes.light import Light, light_of
 from training.synth.scenes.motion import Camera, ObjectMotion
-from training.synth.scenes.render import render_case, render_group, render_pair
+from training.synth.scenes.render import render_case, render_group
 from training.synth.scenes.scene import (
     SceneObject,
     depth_order,
@@ -96,7 +97,8 @@ def pack():
 
 def _pairs(pack, task, count=4, bucket=BUCKET, split="train", frames=5):
     for seed in range(count):
-        yield render_pair(pack, seed, bucket, frames, split, task)
+        case = render_case(pack, seed, bucket, frames, split, task)
+        yield case.source, case.target, case.edit
 
 
 def _changed(source, target):
@@ -112,7 +114,7 @@ def test_same_seed_gives_the_same_bytes(pack):
     assert not np.array_equal(first.clips[0], other.clips[0])
 
 
-@pytest.mark.parametrize("bucket", TINY_BUCKETS)
+@pytest.mark.parametrize("bucket", tiny_buckets())
 def test_clips_of_a_group_share_one_size(pack, bucket):
     group = render_group(pack, 1, bucket, frames=5)
     assert {clip.shape for clip in group.clips} == {(5, bucket.height, bucket.width, 3)}
@@ -247,7 +249,7 @@ def test_labels_name_what_is_there(pack):
 
 
 def test_two_of_a_kind_are_told_apart(pack):
-    told = [render_pair(pack, seed, BUCKET, 1, "train", "remove")[2].which for seed in range(60)]
+    told = [render_case(pack, seed, BUCKET, 1, "train", "remove").edit.which for seed in range(60)]
     assert {"left", "right"} <= set(told) and told.count("") < 50
     near = SceneObject(pack.sprites()[0], (100, 70), 50)
     far = SceneObject(pack.sprites()[0], (220, 72), 50)
@@ -291,7 +293,7 @@ def test_training_shows_every_letter_at_every_place():
 
 
 def test_a_letter_stays_in_its_cell_wherever_it_stands(pack):
-    for bucket in TINY_BUCKETS:
+    for bucket in tiny_buckets():
         for text in ("I", "LIT", "FILL IT"):  # the font at hand is not monospaced: slim letters
             patch = subtitle_patch(text, pack.font, *bucket)
             frame = np.full((bucket.height, bucket.width, 3), 90, np.uint8)
@@ -305,7 +307,7 @@ def test_a_letter_stays_in_its_cell_wherever_it_stands(pack):
 
 def test_unknown_task_is_refused(pack):
     with pytest.raises(ValueError, match="unknown task"):
-        render_pair(pack, 0, BUCKET, 5, "train", "explode")
+        render_case(pack, 0, BUCKET, 5, "train", "explode")
 
 
 @pytest.mark.parametrize("size", [(256, 144), (160, 224)])
