@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.speed_table import tables, write_result
+from benchmarks.speed_table import keep_results, tables, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -384,7 +384,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="begin nothing new after that")
     parser.add_argument("--toy", action="store_true", help="a small model on the CPU: to try the code, not the speed")
     parser.add_argument("--table", type=Path, metavar="PLACE", help="print the results of a folder or file, and end")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="put the results in --out into one file, and end")
     options = parser.parse_args()
+    if options.keep:
+        sys.stdout.write(f"{keep_results(options.out, options.keep)} results in {options.keep}\n")
+        return 0
     if options.table:
         sys.stdout.write(tables(options.table))
         return 0
