@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sama.edit.change import shown_change
-from sama.edit.compose import changes_everything, edit_mask
+from sama.edit.compose import changes_everything, differences, edit_mask
 from sama.edit.events import MAX_PLANS, EditEvent
 from sama.edit.painted import Painted
 from sama.edit.request import SCHEDULERS, Job, wants_detail
@@ -109,14 +109,14 @@ class Painter:
         if number == 1:
             self.anchors = (frames[0], result[0])
         if self.keep is False and not self.detail:
-            return Painted(result, shown_change(result, frames, None))
+            return Painted(result, shown_change(differences(result, frames), None))
         reference = self._decoded(source, count)
+        apart = differences(result, reference)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
-            self.keep = not changes_everything(result, reference)
-        mask = edit_mask(result, reference) if self.keep else None
-        change = shown_change(result, reference, mask)
-        return Painted.of(result, change, mask, reference if self.detail else None)
+            self.keep = not changes_everything(apart)
+        mask = edit_mask(apart) if self.keep else None
+        return Painted.of(result, shown_change(apart, mask), mask, reference if self.detail else None)
 
     def _limits(self) -> AbstractContextManager[Limits]:
         """The user's mask for one full-size frame after another; None for each where there is no mask."""
