@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sama.edit.change import changed_share
 from sama.edit.compose import compose, crossfade, enlarge, smooth_in_time
-from sama.edit.detail import fit_detail, shared_structure, with_detail
+from sama.edit.detail import fit_detail, shared_structure, with_detail, without_grain
 
 _KEPT_BYTES = 64 << 20
 """Fits of a window that are kept until its frames are written; those beyond are made again."""
@@ -109,11 +109,18 @@ class Painted:
         if self.reference is None:
             painted = enlarge(frame, width, height)
         else:
+            reference = self.reference[index]
             known = None if self.gains is None else self.gains[index]
-            gain = fit_detail(frame, self.reference[index]).gain if known is None else known.whole(*frame.shape[:2])
+            if known is not None:
+                gain = known.whole(*frame.shape[:2])
+            else:
+                fit = fit_detail(frame, reference)
+                gain = fit.gain
+                if self.mask is None:
+                    frame = without_grain(frame, reference, fit)
             if self.shared is not None:
                 gain = gain * self.shared[index][..., None, None]
-            painted = with_detail(source, frame, self.reference[index], gain)
+            painted = with_detail(source, frame, reference, gain)
         return painted if self.mask is None else compose(source, painted, self.mask[index])
 
     def changed(self, index: int, limit: NDArray[np.float32] | None = None) -> float:

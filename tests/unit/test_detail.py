@@ -6,7 +6,7 @@ import pytest
 
 from sama.edit import detail, painted
 from sama.edit.compose import differences, edit_mask, enlarge
-from sama.edit.detail import fit_detail, shared_structure, with_detail
+from sama.edit.detail import fit_detail, shared_structure, with_detail, without_grain
 from sama.edit.painted import Painted
 from training.evaluation.held_out.metrics import psnr, ssim
 
@@ -28,6 +28,28 @@ def through_the_model(picture):
 def sunset(picture):
     mixing = np.array([[0.75, 0.2, 0.0], [0.1, 0.6, 0.1], [0.0, 0.1, 0.5]], np.float32)
     return np.clip(picture @ mixing.T + (20, 0, 10), 0, 255).astype(np.uint8)
+
+
+def test_grain_of_a_change_of_light_goes_and_what_is_drawn_stays():
+    reference = through_the_model(texture())
+    clear = sunset(reference)
+    grain = np.random.default_rng(1).normal(0, 3, clear.shape)
+    result = np.clip(clear + grain, 0, 255).astype(np.uint8)
+    result[70:72, 40:60] = 250  # a line of the model's own
+    clean = without_grain(result, reference, fit_detail(result, reference))
+    elsewhere = np.ones(clear.shape[:2], bool)
+    elsewhere[50:92, 20:80] = False
+
+    def error(picture):
+        return np.abs(picture.astype(float) - clear)[elsewhere].mean()
+
+    assert error(clean) < 0.7 * error(result)
+    assert np.abs(clean[71, 42:58].astype(int) - 250).max() <= 3
+
+
+def test_grain_stays_where_an_edit_does_not_follow_the_source():
+    reference, result = through_the_model(texture()), through_the_model(texture(seed=5))
+    assert without_grain(result, reference, fit_detail(result, reference)) is result
 
 
 def disc(centre=(416, 240), radius=110):
