@@ -44,7 +44,7 @@ def build(settings: Settings) -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Edit"):
-                EditTab(jobs, examples, session)
+                edit = EditTab(jobs, examples, session)
             with gr.Tab("Pretext") as pretext:
                 PretextTab(pretext, jobs, examples, session)
             with gr.Tab("Semantic anchors") as anchors:
@@ -54,7 +54,12 @@ def build(settings: Settings) -> gr.Blocks:
         gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')
         add_api(jobs)
         gr.Timer(KEEP_SECONDS).tick(
-            _keep, [session.clip, session.runs], None, queue=False, api_visibility="private", show_progress="hidden"
+            _keep,
+            [session.clip, session.runs, edit.mask],
+            None,
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
         )
     demo.queue(api_open=False, max_size=settings.queue_size, default_concurrency_limit=4)
     jobs.start()
@@ -119,9 +124,9 @@ def _header(settings: Settings) -> str:
     )
 
 
-def _keep(clip: Clip | None, runs: list[FinishedEdit]) -> None:
-    """An open page needs its clip and its runs, whether it waits for its turn or looks at what it has."""
-    keep([clip.path if clip else None, *(edit.folder for edit in runs)])
+def _keep(clip: Clip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
+    """An open page needs its clip, mask and runs, whether it waits for its turn or looks at what it has."""
+    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)])
 
 
 def _housekeeping() -> None:
