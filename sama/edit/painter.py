@@ -15,6 +15,7 @@ from sama.edit.change import shown_change
 from sama.edit.compose import changes_everything, differences, edit_mask
 from sama.edit.events import MAX_PLANS, EditEvent
 from sama.edit.painted import Painted
+from sama.edit.region import planned_region, source_tokens, vouched
 from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
 from sama.edit.user_mask import open_mask
@@ -92,6 +93,7 @@ class Painter:
             output_type="latent",
             scheduler=self.scheduler,
         )
+        tokens = source_tokens(self.pipeline, frames[0])
         with closing(run):
             for step in run:
                 if isinstance(step, SamaPipelineOutput):
@@ -100,6 +102,7 @@ class Painter:
                 yield EditEvent(
                     "painting", step.step, step.num_steps, number, total,
                     message=f"Painting step {step.step} of {step.num_steps}", preview=self._preview(step),
+                    region=planned_region(tokens, step.semantic_tokens[0]),
                 )  # fmt: skip
         if len(self.plans) < MAX_PLANS:
             self.plans.append(output.semantic_tokens[0].numpy())
@@ -116,6 +119,9 @@ class Painter:
             # Decided once: a change between windows would be seen.
             self.keep = not changes_everything(apart)
         mask = edit_mask(apart) if self.keep else None
+        region = planned_region(tokens, output.semantic_tokens[0, -1])
+        if mask is not None and region is not None:
+            mask = vouched(mask, region)
         return Painted.of(result, shown_change(apart, mask), mask, reference if self.detail else None)
 
     def _limits(self) -> AbstractContextManager[Limits]:
