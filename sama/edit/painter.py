@@ -73,6 +73,7 @@ class Painter:
         """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source."""
         import torch
 
+        from sama.model.semantics import token_scale
         from sama.pipeline import SamaPipelineOutput
 
         request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
@@ -120,8 +121,8 @@ class Painter:
             self.keep = not changes_everything(apart)
         mask = edit_mask(apart) if self.keep else None
         region = planned_region(tokens, output.semantic_tokens[0, -1])
-        if mask is not None and region is not None:
-            mask = vouched(mask, region)
+        if mask is not None and tokens is not None and region is not None:
+            mask = vouched(mask, region, token_scale(tokens))
         return Painted.of(result, shown_change(apart, mask), mask, reference if self.detail else None)
 
     def _limits(self) -> AbstractContextManager[Limits]:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from sama.pipeline import SamaPipeline
 
-MEANT = 0.325
-"""A cell of the plan's region (1 - cosine) means a change from here on. Cells of clips that are left alone stay below
-0.3, and each edit that changes anything has one above 0.7; `docs/region.md` has the measurements."""
+MEANT = 0.5
+"""A cell of the plan's region (1 - cosine) means a change from this share of the picture's own scale on, see
+`sama.model.semantics.token_scale`; measured in `docs/region.md`."""
 
 
 def source_tokens(pipeline: SamaPipeline, picture: NDArray[np.uint8]) -> Tensor | None:
@@ -38,14 +38,15 @@ def planned_region(source: Tensor | None, plan: Tensor) -> NDArray[np.float32] |
     return None if source is None else plan_region(source, plan.float().cpu()).numpy()
 
 
-def vouched(mask: Mask, region: NDArray[np.float32]) -> Mask:
+def vouched(mask: Mask, region: NDArray[np.float32], scale: float) -> Mask:
     """`mask` without what the plan does not mean: regions, connected in space and time, that are in the first frame and
     nowhere near a cell that the plan means to change there.
 
-    The plan is of the first frame: what appears later is left as it is. mask: (T, h, w) in [0, 1]. region: (8, 8), by
-    `sama.model.semantics.plan_region`.
+    The plan is of the first frame: what appears later is left as it is.
+
+    mask: (T, h, w) in [0, 1]. region: (8, 8), by `sama.model.semantics.plan_region`. scale: of the source's tokens.
     """
-    near = cv2.dilate((region >= MEANT).astype(np.uint8), np.ones((3, 3), np.uint8))
+    near = cv2.dilate((region >= MEANT * scale).astype(np.uint8), np.ones((3, 3), np.uint8))
     height, width = mask.shape[1:]
     meant = cv2.resize(near, (width, height), interpolation=cv2.INTER_NEAREST) > 0
     labels = _regions(mask > 0)

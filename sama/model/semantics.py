@@ -110,6 +110,14 @@ def plan_region(source: Tensor, plan: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(here, there, dim=-1)).view(SEMANTIC_GRID, SEMANTIC_GRID)
 
 
+def token_scale(tokens: Tensor) -> float:
+    """How far apart different places of one picture are for the tower: the 90th percentile of 1 - cosine over all pairs
+    of its local tokens. tokens: (65, C). A distance says little without it: towers differ, and so do pictures."""
+    local = split_tokens(tokens)[0]
+    first, second = torch.triu_indices(len(local), len(local), 1)
+    return float((1 - cosines(local, local))[first, second].quantile(0.9))
+
+
 def match_to_grid(plan: Tensor, outcome: Tensor) -> list[int]:
     """Which planned token belongs to which cell, for a model whose anchors carry no position.
 

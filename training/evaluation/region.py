@@ -72,7 +72,7 @@ class Edited:
     """A pair and what the model made of its source, at the model's size.
 
     reference: the decoded source. regions: (2, 8, 8), where the plan means to change the picture, by
-    `sama.model.semantics.plan_region`, at the first and at the last step.
+    `sama.model.semantics.plan_region`, at the first and at the last step. scale: of the source's tokens.
     """
 
     key: CaseKey
@@ -81,6 +81,7 @@ class Edited:
     result: Clip
     reference: Clip
     regions: NDArray[np.float32]
+    scale: float
 
     @property
     def asked(self) -> NDArray[np.bool_]:
@@ -140,7 +141,7 @@ def plan_vouches(edit: Edited) -> Mask | None:
     mask = today(edit)
     if mask is None:
         return None
-    return vouched(mask, edit.regions[-1])
+    return vouched(mask, edit.regions[-1], edit.scale)
 
 
 def soft(edit: Edited) -> Mask | None:
@@ -161,8 +162,9 @@ RULES: dict[str, Rule] = {
 }
 WHOLE_PLAN = 0.40
 """Median of the plan's region from which on the plan means the whole picture."""
-WANTED = (0.20, 0.45)
-"""A cell of the plan's region means no change up to the first, and certainly one from the second on."""
+WANTED = (0.3, 0.7)
+"""A cell of the plan's region means no change up to the first, and certainly one from the second on, as shares of the
+source's own scale."""
 
 
 def _plan_is_whole(edit: Edited) -> bool:
@@ -171,7 +173,7 @@ def _plan_is_whole(edit: Edited) -> bool:
 
 def _wanted(edit: Edited) -> NDArray[np.float32]:
     """How far the plan means a change at each pixel or near it, (h, w) in [0, 1]."""
-    low, high = WANTED
+    low, high = (share * edit.scale for share in WANTED)
     cells = np.clip((edit.regions[-1] - low) / (high - low), 0, 1).astype(np.float32)
     height, width = edit.source.shape[1:3]
     near = cv2.dilate(cells, np.ones((3, 3), np.uint8))  # what lies across a cell's edge belongs to it
@@ -200,7 +202,7 @@ def make_edit(key: CaseKey, pack: Pack, pipeline: SamaPipeline, frames: int, ste
     """One pair, edited with its seed's noise."""
     import torch
 
-    from sama.model.semantics import picture_tokens, plan_region
+    from sama.model.semantics import picture_tokens, plan_region, token_scale
 
     case = render_case(pack, key.seed, TINY_BUCKETS[key.seed % len(TINY_BUCKETS)], frames, "test", key.task)
     words = instruction(case.edit, np.random.default_rng((key.seed, 3)), split="test")
@@ -214,7 +216,7 @@ def make_edit(key: CaseKey, pack: Pack, pipeline: SamaPipeline, frames: int, ste
     result, reference = (
         (pipeline.decode_latents(x)[0] * 255).round().byte().cpu().numpy() for x in (run.frames, latents)
     )
-    return Edited(key, case.source, case.target, result, reference, np.stack(regions))
+    return Edited(key, case.source, case.target, result, reference, np.stack(regions), token_scale(tokens))
 
 
 def edits(
@@ -227,7 +229,7 @@ def edits(
         path = work / key.file
         if path.is_file():
             with np.load(path) as data:
-                yield Edited(key, **{name: data[name] for name in data.files})
+                yield Edited(key, **({name: data[name] for name in data.files} | {"scale": float(data["scale"])}))
         elif limit is None or made < limit:
             edit, made = make(key), made + 1
             fields = {name: value for name, value in vars(edit).items() if name != "key"}
