@@ -273,8 +273,7 @@ class VideoWriter:
             return options | in_step | {"threads": threads}
         crf = 17 if self._crf is None else self._crf
         preset = self._preset or ("veryfast" if large else "fast")
-        # Mode 3 spends more on the dark, where others leave blocks: an edit to night loses its detail there.
-        return {"crf": str(crf), "preset": preset, "aq-mode": "3", "threads": threads}
+        return {"crf": str(crf), "preset": preset, "threads": threads}
 
     def _tag_colours(self) -> None:
         assert self._stream is not None
