@@ -172,8 +172,8 @@ def test_the_command_line_takes_a_mask(clip, pipe, tmp_path, monkeypatch, writte
 @pytest.mark.parametrize("kind", ["png", "mp4"])
 def test_the_api_takes_a_mask(kind, clip, pipe, tmp_path, monkeypatch, written):
     from ui.api import Api
+    from ui.jobs.jobs import Jobs
     from ui.settings import Settings
-    from ui.work.jobs import Jobs
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     mask = still(tmp_path / "mask.png", slice(24, 48))
@@ -195,15 +195,15 @@ def tab(pipe, tmp_path, monkeypatch):
     """The page's tab, whose model paints the box that its list names: everything, at first."""
     import gradio as gr
 
+    from ui.jobs.jobs import Jobs
     from ui.settings import Settings
-    from ui.tabs.controls import Session
+    from ui.tabs.controls import PageState
     from ui.tabs.edit import EditTab
-    from ui.work.jobs import Jobs
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     model = Copier(pipe, WHOLE)
     with gr.Blocks():
-        session = Session(gr.State(None), gr.State([]), gr.State(None))
+        session = PageState(gr.State(None), gr.State([]), gr.State(None))
         tab = EditTab(Jobs(Settings(pipeline_loader=lambda: model, warm=False)), [], session)
     tab.model = model
     return tab

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sama.edit.user_mask import MaskError, check_mask, is_still, open_mask
 from sama.errors import EditError
 from sama.video import UPLOAD_LIMITS, FrameReader
-from ui.media.clips import Clip, take_upload
+from ui.media.clips import PageClip, take_upload
 from ui.media.folders import new_folder
 
 _SIDE = 240
@@ -47,7 +47,7 @@ def beside(mask: Path | None, folder: Path) -> Path | None:
     return None if mask is None else Path(shutil.copyfile(mask, folder / mask.name))
 
 
-def over_clip(mask: Path, clip: Clip) -> NDArray[np.uint8]:
+def over_clip(mask: Path, clip: PageClip) -> NDArray[np.uint8]:
     """The clip's first frame, small, (h, w, 3), dark where the mask is black."""
     scale = min(1.0, _SIDE / max(clip.width, clip.height))
     size = (max(2, round(clip.width * scale)), max(2, round(clip.height * scale)))
