@@ -35,7 +35,8 @@ def test_grain_of_a_change_of_light_goes_and_what_is_drawn_stays():
     clear = sunset(reference)
     grain = np.random.default_rng(1).normal(0, 3, clear.shape)
     result = np.clip(clear + grain, 0, 255).astype(np.uint8)
-    result[70:72, 40:60] = 250  # a line of the model's own
+    bar = (slice(68, 78), slice(40, 70))
+    result[bar] = np.clip(clear[bar] + 30.0, 0, 255)  # of the model's own
     clean = without_grain(result, reference, fit_detail(result, reference))
     elsewhere = np.ones(clear.shape[:2], bool)
     elsewhere[50:92, 20:80] = False
@@ -44,7 +45,7 @@ def test_grain_of_a_change_of_light_goes_and_what_is_drawn_stays():
         return np.abs(picture.astype(float) - clear)[elsewhere].mean()
 
     assert error(clean) < 0.7 * error(result)
-    assert np.abs(clean[71, 42:58].astype(int) - 250).max() <= 3
+    assert np.abs(clean[bar].astype(int) - result[bar]).mean() < 0.8
 
 
 def test_grain_stays_where_an_edit_does_not_follow_the_source():

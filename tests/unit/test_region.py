@@ -114,9 +114,10 @@ def test_rules_are_judged_by_what_they_show():
     result[:, 40:60, 40:60] = 10  # something else
     edit = Edited(CaseKey("usual", "recolour", 1), source, target, result, source, np.stack([meant(1, 1)] * 2), 1.0)
     shown = {name: judge(edit, rule(edit)) for name, rule in study.RULES.items()}
-    in_use, vouches = shown["pixels (in use)"], shown["plan vouches for regions"]
+    in_use, vouches = shown["pixels"], shown["plan vouches for regions (in use)"]
     assert in_use.elsewhere > 0.05 and vouches.elsewhere == 0
     assert vouches.outside > in_use.outside + 20 and vouches.inside == pytest.approx(in_use.inside)
+    assert in_use.followed and in_use.reach == pytest.approx(0.9)
     assert not in_use.whole and in_use.right and judge(edit, None).right is False
     row = table({"a": [in_use], "b": [vouches]}).splitlines()
     assert "1 of 1" in row[2] and "0 of 1" in row[3]
