@@ -46,7 +46,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.training_settings import SETTINGS, Setting, keep_results, parse_setting, table, write_result
+from benchmarks.training_settings import SETTINGS, Setting, keep_results, parse_setting, results_table, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def stand_in_for_missing_packages() -> None:
             sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
 
 
-def model_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
+def setting_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
     """Arguments of the transformer; `toy`: the same kind of model, small enough for a test."""
     from sama.presets import TINY_FOLDER, transformer_config
 
@@ -149,7 +149,7 @@ class RandomFeed:
         return "random latents"
 
 
-def run_config(setting: Setting, arguments: dict[str, Any], out: Path) -> TrainConfig:
+def setting_config(setting: Setting, arguments: dict[str, Any], out: Path) -> TrainConfig:
     """The configuration that a YAML file with this setting would give."""
     from training.config import LoraConfig, OptimiserConfig, ParallelConfig, TrainConfig
 
@@ -214,7 +214,7 @@ def choose_attention(shape: tuple[int, int, int, int], wanted: str, device: torc
     return {"chosen": chosen, "seconds": taken}
 
 
-def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]:
+def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]:
     """Train for a few steps, writing what is known after each."""
     stand_in_for_missing_packages()
     import torch
@@ -242,8 +242,8 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
     accelerator = Accelerator(cpu=toy)
     device = accelerator.device
     limit_memory(setting.limit_gib, device)
-    frozen, arguments = setting.stage == "lora", model_arguments(setting, toy)
-    config = run_config(setting, arguments, out)
+    frozen, arguments = setting.stage == "lora", setting_arguments(setting, toy)
+    config = setting_config(setting, arguments, out)
     model = random_transformer(arguments, frozen, device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if frozen:
@@ -340,7 +340,7 @@ def run_here(text: str, out: Path, toy: bool) -> bool:
     name, setting = result_name(text), parse_setting(text, toy)
     is_first = os.environ.get("RANK", "0") == "0"
     try:
-        result = measure(name, setting, out, toy)
+        result = measure_setting(name, setting, out, toy)
     except Exception as error:
         result = {"name": name, "error": f"{type(error).__name__}: {error}"}
         if is_first:
@@ -390,7 +390,7 @@ def main() -> int:
         if options.keep:
             sys.stdout.write(f"{keep_results(options.out, options.keep)} results in {options.keep}\n")
         if options.table:
-            sys.stdout.write(table(options.table))
+            sys.stdout.write(results_table(options.table))
         if options.keep or options.table:
             return 0
         for text in options.settings:

@@ -19,6 +19,8 @@ ROOMS = {
     "sama/model": ("sama.pipeline", "sama.edit", "sama.video"),
     "sama/pipeline": ("sama.edit", "sama.video"),
     "sama/video": ("sama.model", "sama.pipeline", "sama.edit"),
+    "sama/video/picture": ("sama.video.tracks", "sama.video.reading", "sama.video.writing", "sama.video.uploads"),
+    "sama/video/tracks": ("sama.video.picture", "sama.video.reading", "sama.video.writing", "sama.video.uploads"),
     "training/core": (
         *("training.stages", "training.data", "training.synth", "training.tiny", "training.evaluation"),
         "training.filter",

@@ -24,6 +24,7 @@ TENSORS = ("anchors", "pairs", "tokens")
 
 _SOURCES = (
     "training/synth/**/*.py",
+    "training/synth/**/*.yaml",
     "training/data/drawn/scenes.py",
     "training/data/prompts.py",
     "sama/model/pretext.py",

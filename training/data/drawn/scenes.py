@@ -24,7 +24,7 @@ from training.core.randomness import derived_seed
 from training.data.prompts import TEXT_LENGTH, tokenise
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
-from training.synth.scenes.render import Group, render_group
+from training.synth.scenes.render import SceneGroup, render_group
 from training.synth.words.language import instruction
 
 ANCHOR_SIZE = 128
@@ -40,7 +40,7 @@ ALL_TASKS = (*TASKS, *PRETEXT_TASKS)
 NO_TASK = len(ALL_TASKS)
 """The task of rows that hold no pair."""
 
-Transform = Callable[[Group, np.random.Generator, Bucket], dict[str, Any]]
+Transform = Callable[[SceneGroup, np.random.Generator, Bucket], dict[str, Any]]
 Collate = Callable[[list[dict[str, Any]]], Any]
 
 
@@ -119,7 +119,7 @@ class ClipCrops:
     size: int
     clips: int
 
-    def __call__(self, group: Group, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
+    def __call__(self, group: SceneGroup, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
         """`frames`: (clips, 3, T, size, size) uint8."""
         chosen = rng.choice(len(group.clips), self.clips, replace=len(group.clips) < self.clips)
         crops = []
@@ -136,7 +136,7 @@ class LabelledAnchors:
 
     clips: int = 6
 
-    def __call__(self, group: Group, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:  # noqa: ARG002
+    def __call__(self, group: SceneGroup, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:  # noqa: ARG002
         """`anchors`: (N, 3, 128, 128) uint8; `cells`: (N, 64) names; `captions`: N descriptions."""
         chosen = rng.choice(len(group.clips), min(self.clips, len(group.clips)), replace=False)
         return {
@@ -162,7 +162,7 @@ class PairedClips:
     paraphrases: int
     pretext: int = 2
 
-    def __call__(self, group: Group, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
+    def __call__(self, group: SceneGroup, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
         """With K = `paraphrases`:
 
         bucket: the clips' size.
