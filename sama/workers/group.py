@@ -219,7 +219,7 @@ class _Group:
             try:
                 message = self._inbox.get(timeout=left)
             except queue.Empty:
-                raise EditFailedError(_too_long(seconds or 0)) from None
+                raise EditFailedError(too_long(seconds or 0)) from None
             if message.number == number:
                 yield message
                 if isinstance(message, Ended):
@@ -358,7 +358,8 @@ def _died(count: int, reason: str) -> str:
     return f"One of the {count} worker processes ended ({reason}), so the edit was lost; try again."
 
 
-def _too_long(seconds: float) -> str:
+def too_long(seconds: float) -> str:
+    """What is said of a job that was stopped because its time was over."""
     told = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return f"The edit took longer than the {told} allowed here and was stopped; choose fewer frames or steps."
 
