@@ -94,6 +94,12 @@ class Workers:
         return 0 if group is None else group.alive
 
     @property
+    def numbers(self) -> list[int]:
+        """The process numbers of the workers that were started last, by rank."""
+        group = self._group
+        return [] if group is None else [process.pid for process in group.processes]
+
+    @property
     def facts(self) -> Any:
         """What `describe` said; None before the workers are ready."""
         group = self._group
@@ -183,7 +189,7 @@ class _Group:
         threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
         context = _context()
         self._connections: list[Connection] = []
-        self._processes = []
+        self.processes = []
         for rank in range(count):
             ours, theirs = context.Pipe()
             member = Member(rank, count, f"file://{self._folder}/meeting", device, threads, quiet)
@@ -193,13 +199,13 @@ class _Group:
             process.start()
             theirs.close()
             self._connections.append(ours)
-            self._processes.append(process)
+            self.processes.append(process)
         threading.Thread(target=self._listen, name="workers", daemon=True).start()
 
     @property
     def alive(self) -> int:
         with suppress(ValueError):  # closed
-            return sum(process.is_alive() for process in self._processes)
+            return sum(process.is_alive() for process in self.processes)
         return 0
 
     # --- A job -------------------------------------------------------------------------------------------------------
@@ -265,23 +271,23 @@ class _Group:
                 with suppress(OSError, ValueError):
                     connection.send(None)
             deadline = time.monotonic() + (_CLOSE_SECONDS if was is State.READY else 0)
-            for process in self._processes:
+            for process in self.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
             self._kill()
         self.settled.set()
         self._inbox.put(Ended(self._number, EditFailedError("The workers were shut down; try again later.")))
 
     def _kill(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
-        for process in self._processes:
+        for process in self.processes:
             process.join()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- The listener ------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        sentinels = {process.sentinel: rank for rank, process in enumerate(self._processes)}
+        sentinels = {process.sentinel: rank for rank, process in enumerate(self.processes)}
         open_ = {connection: rank for rank, connection in enumerate(self._connections)}
         while self.state in (State.LOADING, State.READY):
             found = wait([*open_, *sentinels], timeout=1.0)
@@ -328,13 +334,13 @@ class _Group:
 
     def _first_dead(self, seconds: float) -> int | None:
         """A worker that has died, or dies within some seconds."""
-        sentinels = {process.sentinel: rank for rank, process in enumerate(self._processes)}
+        sentinels = {process.sentinel: rank for rank, process in enumerate(self.processes)}
         found = wait(list(sentinels), timeout=seconds if self.state is State.READY else 0)
         return sentinels[found[0]] if found else None
 
     def _bury(self, rank: int) -> None:
         if self.state in (State.LOADING, State.READY):
-            process = self._processes[rank]
+            process = self.processes[rank]
             process.join()
             self.lose(_how(process.exitcode))
 

@@ -21,6 +21,7 @@ from sama.edit.request import EditRequest
 from sama.errors import EditError, EditFailedError
 from sama.workers import group
 from sama.workers.group import Workers
+from tests.distributed.worker_jobs import endless, failing, four_steps, four_steps_on, half_a_run, silent, steps
 from tests.loras import in_style, pairs
 from tests.media import make_clip
 from tests.tiny import tiny_clip, tiny_pipeline
@@ -32,13 +33,7 @@ from ui.settings import Settings
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]
-STEPS = 4
 INSTRUCTION = "Make it snowy"
-
-
-def four_steps():
-    """The workers' pipeline: a function of a module, so that it can be sent to them."""
-    return tiny_pipeline(default_steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -74,43 +69,8 @@ def workers(jobs):
     return jobs.engine._workers
 
 
-def numbers(workers):
-    return [process.pid for process in workers._group._processes]
-
-
 def edit(jobs, clip, output, **given):
     return list(jobs.edit(EditRequest(clip, INSTRUCTION, output, keep_source="off", **given)))
-
-
-# Jobs that are sent to the workers.
-
-
-def failing(error, _pipeline):
-    yield "begun"
-    raise error
-
-
-def endless(_pipeline):
-    while True:
-        yield "still here"
-        time.sleep(0.01)
-
-
-def silent(_pipeline):
-    yield os.getpid()
-    time.sleep(600)
-
-
-def half_a_run(pipeline):
-    """A job that fails between two steps of a run, after which the others wait inside it for nobody."""
-    for step in pipeline.stream(video=tiny_clip(), prompt="a"):
-        yield step.step
-        raise KeyError("between two steps")
-
-
-def steps(count, pipeline):
-    for event in pipeline.stream(video=tiny_clip(), prompt="a", num_inference_steps=count, output_type="latent"):
-        yield getattr(event, "step", None)
 
 
 def test_an_app_with_workers_gives_what_an_app_without_gives(jobs, alone, clip, tmp_path):
@@ -135,7 +95,7 @@ def test_an_app_with_workers_gives_what_an_app_without_gives(jobs, alone, clip, 
 
 def test_a_job_that_ends_early_leaves_the_workers_to_the_next(jobs, workers, clip, tmp_path, caplog, capfd):
     caplog.set_level(logging.INFO)
-    before = numbers(workers)
+    before = workers.numbers
     run = jobs.edit(EditRequest(clip, INSTRUCTION, tmp_path / "stopped.mp4", steps=200))
     next(step for step in run if isinstance(step, JobStep) and step.step == 1)
     began = time.monotonic()
@@ -152,7 +112,7 @@ def test_a_job_that_ends_early_leaves_the_workers_to_the_next(jobs, workers, cli
     with pytest.raises(EditFailedError, match="longer than the 1 seconds"):
         list(workers.run(endless, seconds=1.0))
     assert list(workers.run(partial(steps, 2))) == [1, 2, None]
-    assert numbers(workers) == before  # none of this cost a process
+    assert workers.numbers == before  # none of this cost a process
     said = caplog.text + "".join(capfd.readouterr())
     assert "(edit): stopped" in said and "(edit): refused" in said
     assert "snowy" not in said and "clip.mp4" not in said
@@ -160,7 +120,7 @@ def test_a_job_that_ends_early_leaves_the_workers_to_the_next(jobs, workers, cli
 
 def test_a_worker_that_dies_costs_one_job(jobs, workers, clip, tmp_path):
     for victim in (0, 1):
-        before = numbers(workers)
+        before = workers.numbers
         run = jobs.edit(EditRequest(clip, INSTRUCTION, tmp_path / "lost.mp4", steps=200))
         next(step for step in run if isinstance(step, JobStep) and step.step == 1)
         os.kill(before[victim], signal.SIGKILL)
@@ -169,9 +129,9 @@ def test_a_worker_that_dies_costs_one_job(jobs, workers, clip, tmp_path):
         assert "One of the 2 worker processes ended (killed" in str(lost.value)
         assert sentence(lost.value).endswith("kept.") and "ref " not in sentence(lost.value)
         workers.wait()  # they are coming back by themselves
-        assert not set(before) & set(numbers(workers))
+        assert not set(before) & set(workers.numbers)
         assert not any(psutil.pid_exists(number) for number in before)
-    os.kill(numbers(workers)[1], signal.SIGKILL)  # while nothing is at work
+    os.kill(workers.numbers[1], signal.SIGKILL)  # while nothing is at work
     dead = workers._group
     deadline = time.monotonic() + 60
     while workers._group is dead and time.monotonic() < deadline:
@@ -182,11 +142,11 @@ def test_a_worker_that_dies_costs_one_job(jobs, workers, clip, tmp_path):
 
 def test_workers_that_do_not_stop_are_started_again(workers, monkeypatch):
     monkeypatch.setattr(group, "STOP_SECONDS", 0.2)
-    before, run = numbers(workers), workers.run(silent)
+    before, run = workers.numbers, workers.run(silent)
     assert next(run) == before[0]
     run.close()
     assert list(workers.run(partial(steps, 1))) == [1, None]
-    assert not set(before) & set(numbers(workers))
+    assert not set(before) & set(workers.numbers)
 
 
 def test_a_monitor_and_the_end_of_the_app(settings, jobs, clip, tmp_path):
@@ -206,7 +166,7 @@ def test_a_monitor_and_the_end_of_the_app(settings, jobs, clip, tmp_path):
     code, facts = health()
     assert (code, facts["status"], facts["workers_alive"], facts["workers"]) == (200, "ok", 2, 2)
     assert (facts["waiting"], facts["running"], facts["failed"]) == (0, 0, 1)
-    children = numbers(app.engine._workers)
+    children = app.engine.worker_numbers
 
     object.__setattr__(app.settings, "time_limit", None)
     run, ended = app.edit(EditRequest(clip, INSTRUCTION, tmp_path / "late.mp4", steps=200)), []
@@ -242,10 +202,6 @@ def test_a_monitor_and_the_end_of_the_app(settings, jobs, clip, tmp_path):
 def test_workers_that_cannot_be_are_refused_in_one_sentence(count, device, says):
     with pytest.raises(EditError, match=says), Workers(count, four_steps_on, device, restart=False) as workers:
         workers.wait()
-
-
-def four_steps_on(_device):
-    return four_steps()
 
 
 def test_an_app_refuses_impossible_numbers():

@@ -73,6 +73,11 @@ class WorkerEngine:
     def workers(self) -> tuple[int, int]:
         return self._workers.alive, self._workers.count
 
+    @property
+    def worker_numbers(self) -> list[int]:
+        """The workers' process numbers."""
+        return self._workers.numbers
+
     def close(self) -> None:
         """End the workers."""
         self._workers.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sama.edit.request import EditRequest
-from ui.media.runs import Tokens
+from ui.media.tokens import Tokens
 
 if TYPE_CHECKING:
     from sama.edit import EditResult
