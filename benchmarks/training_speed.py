@@ -24,7 +24,7 @@ What to try first if a figure disappoints: the attention's share of a step (`att
 each backend), `checkpointing` (`attention` spares most of the recomputation), `every=2` where memory is left,
 `compile=false` to see what compilation brings, a larger `batch` for short clips.
 
-MFU is by the formula of `training.core.cost`: three forward passes of model FLOPs (two for frozen layers), without
+MFU is by the formula of `training.core.meter`: three forward passes of model FLOPs (two for frozen layers), without
 recomputation, over the dense bfloat16 peak. `memory_gib` is the peak of what tensors took in the timed steps,
 `reserved_gib` of what the allocator held, `used_gib` what was taken on the device altogether.
 """
@@ -120,7 +120,7 @@ class RandomFeed:
         import torch
 
         from sama.shapes import NUM_SEMANTIC_TOKENS, latent_shape
-        from training.core.batch import Batch
+        from training.core.batch import EncodedBatch
 
         random = torch.Generator(device).manual_seed(1)
 
@@ -130,7 +130,7 @@ class RandomFeed:
         shape = (arguments["in_channels"], *latent_shape(setting.frames, setting.height, setting.width))
         text = noise(128 if setting.model == "tiny" else 512, arguments["text_dim"])
         semantic = noise(NUM_SEMANTIC_TOKENS, arguments["semantic_dim"])
-        self.batch = Batch(noise(*shape), noise(*shape), text, semantic)
+        self.batch = EncodedBatch(noise(*shape), noise(*shape), text, semantic)
 
     def batches(self) -> Iterator[Any]:
         """The batch, without end."""
@@ -153,7 +153,6 @@ def setting_config(setting: Setting, arguments: dict[str, Any], out: Path) -> Tr
     """The configuration that a YAML file with this setting would give."""
     from training.config import LoraConfig, OptimiserConfig, ParallelConfig, TrainConfig
 
-    known = "none" if setting.checkpointing.startswith("attention") else setting.checkpointing
     return TrainConfig(
         stage=setting.stage,  # type: ignore[arg-type]
         output=str(out / "run"),
@@ -161,7 +160,12 @@ def setting_config(setting: Setting, arguments: dict[str, Any], out: Path) -> Tr
         batch_size=setting.batch,
         compile=setting.compile,
         optimiser=OptimiserConfig() if setting.model == "tiny" else OptimiserConfig("adamw", 2e-5),
-        parallel=ParallelConfig(setting.weights, setting.sequence, known, setting.every),  # type: ignore[arg-type]
+        parallel=ParallelConfig(
+            setting.weights,  # type: ignore[arg-type]
+            setting.sequence,
+            setting.checkpointing,  # type: ignore[arg-type]
+            setting.every,
+        ),
         lora=LoraConfig(setting.rank, setting.rank),
     )
 
@@ -222,18 +226,17 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
 
     from sama.flops import peak_flops
     from sama.shapes import latent_shape, token_counts
-    from training.core.cost import batch_cost
     from training.core.loop import Trainer
-    from training.parallel.activations import keep_attention
-    from training.parallel.processes import lay_out
+    from training.core.meter import batch_cost
+    from training.parallel.processes import process_groups
     from training.stages.editor import EditStage
     from training.stages.lora import add_adapter
 
     class Timed(Trainer):
         def timed_step(self) -> float:
-            start = now(self.layout.device)
+            start = now(self.groups.device)
             logs = self._optimise(self.stage.batches(), 0.5)
-            seconds = now(self.layout.device) - start
+            seconds = now(self.groups.device) - start
             self.last_loss = float(logs[-1]["loss"])
             return seconds
 
@@ -248,7 +251,7 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if frozen:
         add_adapter(model, config.lora)
-    layout = lay_out(config, accelerator, parameters)
+    groups = process_groups(config, accelerator, parameters)
     feed = RandomFeed(setting, arguments, device)
     tokens = token_counts(latent_shape(setting.frames, setting.height, setting.width)).total
     heads = arguments["num_attention_heads"] // setting.sequence
@@ -256,10 +259,8 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
         (setting.batch, tokens, heads, arguments["attention_head_dim"]), setting.attention, device
     )
     model.set_attention_backend(attention["chosen"])
-    stage = EditStage(config, accelerator, feed, None, layout.place, model)  # type: ignore[arg-type]
-    if setting.checkpointing.startswith("attention"):
-        keep_attention(model, setting.every, on_host=setting.checkpointing.endswith("offload"))
-    trainer = Timed(config, stage, accelerator, layout)
+    stage = EditStage(config, accelerator, feed, None, groups.data_rank, model)  # type: ignore[arg-type]
+    trainer = Timed(config, stage, accelerator, groups)
 
     cost = batch_cost(model.config, feed.batch, frozen)
     result: dict[str, Any] = {
@@ -269,7 +270,7 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
         "devices": accelerator.num_processes,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "sharded": layout.sharded,
+        "sharded": groups.sharded,
         "parameters": parameters,
         "trained": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "tokens": tokens,
@@ -283,10 +284,10 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
     while len(result["seconds"]) < setting.steps:
         left = setting.minutes * 60 - (time.monotonic() - began)
         short = bool(result["seconds"]) and left < 1.2 * max(result["seconds"])
-        if layout.agree([float(short)])[0]:
+        if groups.agree([float(short)])[0]:
             break
         result["seconds"].append(trainer.timed_step())
-        add_figures(result, cost.tokens * layout.place.count, cost.flops * layout.place.count, device)
+        add_figures(result, cost.tokens * groups.data_rank.count, cost.flops * groups.data_rank.count, device)
         result |= {"loss": trainer.last_loss, "skipped_steps": int(trainer.skipped)}
         peak = peak_flops(result["device"])
         result["mfu"] = None if peak is None else result["tflops_per_device"] * 1e12 / peak
