@@ -114,8 +114,9 @@ def _info(arguments: argparse.Namespace) -> int:
         print(f"Note: {' '.join(info.notices)}")
     check_weights(request.preset, request.model)
     from sama.edit.estimate import estimate
+    from sama.workers.estimate import on_several
 
-    print(_told(estimate(request, info)))
+    print(_told(on_several(estimate(request, info), request, arguments.gpus)))
     return OK
 
 
@@ -321,7 +322,6 @@ def _add_edit(commands: Any, common: argparse.ArgumentParser) -> None:
         "--lora", action="append", metavar="FILE[@SCALE]", help="LoRA weights; may be given several times"
     )
     edit.add_argument("--scheduler", help="euler (default) or unipc")
-    edit.add_argument("--gpus", type=int, default=1, metavar="N", help="share the edit among N GPUs (1)")
     edit.add_argument("--quiet", action="store_true", default=False, help="no progress")
     edit.set_defaults(run=_edit)
 
@@ -349,6 +349,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--detail", help="the source's detail in the edit: auto (default), on or off")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="share the edit among N GPUs, or processes of a CPU (1)"
+    )
 
 
 def _add_doctor(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -50,3 +50,8 @@ def told_unused(gpus: int, heads: int, branches: int) -> str:
         return ""
     passes = f"{branches} guidance passes" if branches > 1 else "1 pass"
     return f"This edit uses {used} of the {gpus} GPUs: {passes} with {heads} attention heads cannot be shared by more."
+
+
+def not_a_number(gpus: int) -> str:
+    """What is said of a number of GPUs that is below 1."""
+    return f"The number of GPUs cannot be {gpus}; give a whole number of at least 1."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sama.model.split import split
+from sama.errors import EditError
+from sama.model.split import not_a_number, split
 
 if TYPE_CHECKING:
     from sama.edit.estimate import Estimate
@@ -18,7 +19,9 @@ def on_several(estimate: Estimate, request: EditRequest, gpus: int) -> Estimate:
     """The estimate of one GPU with steps as quick as several make them; the autoencoder runs on one of them."""
     from sama.edit.estimate import architecture_of
 
-    if gpus == 1:
+    if gpus < 1:
+        raise EditError(not_a_number(gpus))
+    if gpus == 1 or estimate.device == "cpu":  # processes of a CPU have its cores among them
         return estimate
     passes = max(1, estimate.forwards // (estimate.windows * estimate.steps))
     chosen = split(gpus, architecture_of(request.preset, request.model).heads, passes)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sama.errors import EditError, EditFailedError
+from sama.model.split import not_a_number
 from sama.workers import worker
 from sama.workers.worker import Ended, Item, Load, Member, Order, Prepare, Ready, Stop, Work
 
@@ -66,7 +67,7 @@ class Workers:
         quiet: bool = False,
     ) -> None:
         if count < 1:
-            raise EditError(f"The number of GPUs cannot be {count}; give a whole number of at least 1.")
+            raise EditError(not_a_number(count))
         self.count = count
         self._make = (load, device, describe or _nothing, quiet)
         self._restart = restart
