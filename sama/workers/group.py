@@ -256,7 +256,7 @@ class _Group:
                 return
             loading = self.state is State.LOADING
             self.state, self.reason = State.FAILED if loading else State.LOST, reason
-            self.error = error or EditFailedError(_died(self.count, reason))
+            self.error = error or EditFailedError((_not_started if loading else _died)(self.count, reason))
             number = self._number
         self._kill()
         self._inbox.put(Ended(number, self.error, broken=True))
@@ -363,6 +363,10 @@ def _how(code: int | None) -> str:
 
 def _died(count: int, reason: str) -> str:
     return f"One of the {count} worker processes ended ({reason}), so the edit was lost; try again."
+
+
+def _not_started(count: int, reason: str) -> str:
+    return f"One of the {count} worker processes ended while it was started ({reason}); try again."
 
 
 def too_long(seconds: float) -> str:
