@@ -155,8 +155,9 @@ class _PaintedOnce:
 
 def truth(edit: str, source: Clip) -> Clip:
     """What `edit`, a key of `EDITS`, asks for: drawn on the full-size frames."""
-    draw = apply_style if edit in STYLES else apply_weather
-    return np.stack([draw(edit, frame, index) for index, frame in enumerate(source)])
+    if edit in STYLES:
+        return np.stack([apply_style(edit, frame) for frame in source])
+    return np.stack([apply_weather(edit, frame, index) for index, frame in enumerate(source)])
 
 
 def edit_both(clip: Path, instruction: str, pipeline: SamaPipeline, work: Path, **values: Any) -> tuple[Clip, Clip]:

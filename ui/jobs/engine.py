@@ -1,4 +1,4 @@
-"""The one pipeline of an app: loaded once, warmed, and told which LoRAs act."""
+"""Holds the pipeline of an app: loads it once, warms it up and activates LoRAs."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class PromptReader:
 
 
 class Engine:
-    """The pipeline, loaded when it is first needed, by whoever comes first."""
+    """Loads the pipeline at the first use, from any thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self.busy = threading.Lock()
-        """Held by the job at work: a job that was stopped may be in its last step when the next one begins."""
+        """Held while a job runs: a stopped job may still be in its last step when the next one begins."""
         self._pipeline: SamaPipeline | None = None
 
     @property
@@ -134,7 +134,7 @@ def load_source(source: Source, device: str | None) -> SamaPipeline:
 
 
 def wear(lora: Sequence[str], offered: Sequence[Path], pipeline: SamaPipeline) -> None:
-    """Let exactly these LoRAs act, at their strengths; none leaves the model itself.
+    """Activate exactly these LoRAs (`FILE[@SCALE]`), or none.
 
     offered: those that were loaded, in this order. Raises EditError for one that is not among them.
     """

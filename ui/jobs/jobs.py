@@ -1,7 +1,7 @@
-"""Work for the model: one pipeline, and jobs as generators that yield every denoising step.
+"""Runs the model's jobs (edit, restoration) as generators that yield every denoising step.
 
-A generator is the only kind of job that can be stopped: closing it ends the work at its next step, here and on ZeroGPU.
-What it yields crosses a process there, so it is small and can be pickled. Nothing of a job outlives it in this module.
+Closing a generator stops its job at the next step, here and on ZeroGPU. On ZeroGPU its events come from another
+process, so they are small and can be pickled. A job leaves no state in this module.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Jobs:
-    """The jobs of one app."""
+    """Starts the jobs of one app and estimates how long they take."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -57,9 +57,12 @@ class Jobs:
         return 8 if self.settings.zero_gpu else 1
 
     def start(self) -> None:
-        """Load in the background; at once on ZeroGPU, which moves weights to its GPU only while the app starts.
+        """Load the model in the background, or before returning on ZeroGPU, which takes weights only while the app
+        starts.
 
-        There a model that cannot be loaded ends the start: every visitor's process would try again, on their quota.
+        On ZeroGPU a model that cannot be loaded raises: otherwise every visitor's process would try again, on their
+        quota.
+
         """
         if self.settings.zero_gpu:
             self.engine.load()
@@ -138,7 +141,8 @@ class Jobs:
         return self.engine.reader.unread(instruction) if self.engine.loaded else ""
 
     def _expected(self, request: EditRequest, info: VideoInfo) -> Estimate | None:
-        """Raises EditError for a range beyond the clip's end; None for weights without known numbers."""
+        """The estimate of an edit; None for weights whose size is not known. Raises EditError for a range beyond the
+        clip's end."""
         if self.settings.pipeline_loader is not None:
             return None
         from sama.edit.estimate import architecture_of, estimate
@@ -186,7 +190,7 @@ class Jobs:
             zero_gpu.refuse_too_long(expected.seconds - expected.startup_seconds)
 
     def _guess(self, frames: int, steps: int | None) -> float:
-        """Seconds of a job of weights without known numbers."""
+        """Seconds of a job with weights whose size is not known."""
         return 0.02 * frames * (steps or self.settings.info.steps)
 
     def _watched(self, kind: str, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:

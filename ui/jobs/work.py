@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobStep:
-    """Where a job is: step of steps in window of windows, counted from 1; 0 before the first.
+    """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
 
     seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None.
     """
@@ -40,7 +40,8 @@ class JobStep:
 
 @dataclass(frozen=True)
 class Edited:
-    """The end of an edit, whose files are written: its anchor tokens, where the model has them."""
+    """The last event of an edit, sent when its files are written: its anchor tokens, or None for a model without
+    them."""
 
     tokens: Tokens | None
     seconds: float
@@ -48,7 +49,7 @@ class Edited:
 
 @dataclass(frozen=True)
 class Restored:
-    """The end of a restoration: (T, H, W, 3) uint8."""
+    """The last event of a restoration: the frames, (T, H, W, 3) uint8."""
 
     frames: np.ndarray
 
@@ -106,7 +107,7 @@ def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Re
 
 
 class _Clock:
-    """Seconds left, from the pace since the first step."""
+    """Estimates the seconds left from the time of the steps after the first."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
@@ -123,7 +124,7 @@ class _Clock:
 
 
 def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
-    """The plan of the first window, with the tower's tokens of the two frames that it is about."""
+    """The anchor plan of the first window, with the vision tower's tokens of the anchor frames of source and result."""
     tower = getattr(pipeline, "semantic_tower", None)
     if tower is None or result.semantic_tokens is None:
         return None
