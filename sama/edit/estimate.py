@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,8 @@ def estimate(
     linear, attention = block_flops(tokens.total, model.text_tokens, model.width, model.ffn, model.blocks)
     encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
     decodes = 1 if request.keep_source == "off" and request.detail == "off" else 2
-    vae = len(plan.windows) * length * pixels * (encode + decodes * decode)
+    shared = sum(stop - start for (_, stop), (start, _) in pairwise(plan.windows))  # encoded again, see edit/windows.py
+    vae = pixels * (len(plan.windows) * length * (encode + decodes * decode) + shared * encode)
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
     forwards = len(plan.windows) * steps * passes

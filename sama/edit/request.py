@@ -38,8 +38,8 @@ SETTINGS_MARK = "sama_version"
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a preset's model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing
-    `overlap`."""
+    """What a preset's model sees at once: sizes in pixels, and `window` = 4k+1 frames, neighbouring windows sharing
+    `overlap` of them, see `sama.shapes.windows`."""
 
     buckets: tuple[Bucket, ...]
     window: int

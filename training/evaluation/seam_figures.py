@@ -33,7 +33,6 @@ class Measured:
     repeats: correlation of what the edit adds with itself one window later, above that at other distances.
     colour: largest distance in Lab of a window's mean colour, relative to the source's, from the first window's.
     identity: largest change, from the first window's, of the likeness to the source (cosine of the tower's tokens).
-    seconds: from request to file.
     """
 
     edit: str
@@ -47,7 +46,6 @@ class Measured:
     repeats: float
     colour: float
     identity: float
-    seconds: float
 
     @property
     def holds(self) -> bool:
@@ -127,7 +125,7 @@ def seams(windows: Windows) -> list[tuple[int, int]]:
 def measure(
     edit: str, joined: bool, result: Clip, source: Clip, painted: Sequence[Clip], windows: Windows, tower: Any
 ) -> Measured:
-    """The figures of one edit, but for `seconds`.
+    """The figures of one edit.
 
     result, source: (T, h, w, 3), the finished file and the clip at the model's size. painted: of each window.
     tower: the vision tower; None leaves the identity at 0.
@@ -156,7 +154,6 @@ def measure(
         repeats=repetition(result, source, windows[1][0] - windows[0][0]),
         colour=colour_drift(result, source, windows),
         identity=0.0 if tower is None else identity_drift(result, source, windows, tower),
-        seconds=0.0,
     )
 
 

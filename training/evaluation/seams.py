@@ -77,13 +77,12 @@ def examine(
         source = read_clip(video, plan.start, plan.frames, size=size)
         for joined in (False, True):
             recorded: Any = Recorded(pipeline, joined)
-            events = list(edit_video(request, recorded, canvas=canvas))
+            for _ in edit_video(request, recorded, canvas=canvas):
+                pass
             result = read_clip(Path(request.output), size=size)
             tower = pipeline.semantic_tower
-            each = measure(edit, joined, result, source, recorded.windows, plan.windows, tower)
-            seconds = 0.0 if events[-1].result is None else events[-1].result.seconds
-            measured.append(Measured(**(asdict(each) | {"seconds": seconds})))
-            logger.info("%s, %s: apart %.2f", edit, "joined" if joined else "each by itself", each.apart)
+            measured.append(measure(edit, joined, result, source, recorded.windows, plan.windows, tower))
+            logger.info("%s, %s: apart %.2f", edit, "joined" if joined else "each by itself", measured[-1].apart)
             painted.append(recorded.windows)
     return measured, painted, plan.windows
 
@@ -110,10 +109,9 @@ def table(measured: Sequence[Measured]) -> str:
                 f"{before.repeats:.2f} → {after.repeats:.2f}",
                 f"{before.colour:.1f} → {after.colour:.1f}",
                 f"{before.identity:.3f} → {after.identity:.3f}",
-                f"{before.seconds:.0f} → {after.seconds:.0f}",
             ]
         )
-    header = ["edit", "apart", "step (source)", "leap (source)", "repeats", "colour", "identity", "seconds"]
+    header = ["edit", "apart", "step (source)", "leap (source)", "repeats", "colour", "identity"]
     return markdown_table(header, rows)
 
 
@@ -152,7 +150,6 @@ each window by itself, from the same noise, so that a fade is all that joins the
 - **colour**, **identity**: drift with length. The largest distance in Lab of a window's mean colour from the first
   window's, and the largest change of the cosine between the vision tower's tokens of result and source; both relative
   to the source in the same window.
-- **seconds**: from request to file, on the machine of this run{load}.
 
 ## Tried and left out
 On 29 frames of a street, one seam, five steps, by *apart* in snow, watercolour and night: each window by itself 10.6,
@@ -174,7 +171,6 @@ def page(kept: dict[str, Any], out: Path, command: str) -> str:
     return _PAGE.format(
         command=command,
         **{name: kept[name] for name in ("about", "frames", "windows", "steps", "seed")},
-        load=f" ({kept['load']})" if kept["load"] else "",
         table=table(measured),
         holding=sum(each.holds for each in after),
         count=len(after),
@@ -212,7 +208,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=argument(Count), default=_DEFAULTS["frames"])
     parser.add_argument("--steps", type=argument(Count), help="denoising steps; the model's default if left out")
     parser.add_argument("--seed", type=int, default=_DEFAULTS["seed"])
-    parser.add_argument("--load", default="", help="words about the machine, for the page")
     parser.add_argument("--device", help="cpu, cuda, ...; the best there is if left out")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -239,7 +234,7 @@ def _add(edit: str, video: Path, about: str, pipeline: SamaPipeline, options: ar
     folder = options.out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
-        "about": about, "frames": windows[-1][1], "windows": len(windows), "seed": options.seed, "load": options.load,
+        "about": about, "frames": windows[-1][1], "windows": len(windows), "seed": options.seed,
         "steps": options.steps or pipeline.config["default_steps"],
     }  # fmt: skip
     results = folder / "results.json"
