@@ -18,15 +18,13 @@ from sama.edit.painted import Painted
 from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
 from sama.edit.user_mask import open_mask
-from sama.edit.windows import Continuity
+from sama.edit.windows import Continuity, as_pixels, faithful_latents
 from sama.errors import EditError
 from sama.placement import decoding_evicts
 from sama.shapes import padded_frame_count
 from sama.video import Frame, FrameReader, VideoWriter
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sama.edit.preview import LinearPreview
     from sama.pipeline import SamaPipeline, SamaStep
     from sama.pipeline.schedule import FlowScheduler
@@ -84,8 +82,8 @@ class Painter:
 
         request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
         padded = np.concatenate([frames, np.repeat(frames[-1:], padded_frame_count(count) - count, axis=0)])
-        held = None if known is None else self._encoded(known)
-        source = self._encoded(padded)
+        held = None if known is None else faithful_latents(self.pipeline, as_pixels(known))
+        source = self.pipeline.encode_video(as_pixels(padded))
         if self.previews and self.linear is None and decoding_evicts(self.pipeline):
             from sama.edit.preview import LinearPreview
 
@@ -133,11 +131,6 @@ class Painter:
         if job.request.mask is None:
             return nullcontext(repeat(None))
         return open_mask(job.request.mask, job.plan.start, (job.info.width, job.info.height))
-
-    def _encoded(self, frames: NDArray[np.uint8]) -> Tensor:
-        import torch
-
-        return self.pipeline.encode_video(torch.from_numpy(frames).unsqueeze(0).float() / 255)
 
     def _decoded(self, latents: Any, count: int) -> NDArray[np.uint8]:
         return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
