@@ -21,7 +21,7 @@ SIZE = (1280, 720)
 FRAMES = 17
 
 
-def measure(clip: Path, result: Path, arguments: list[str]) -> dict[str, float]:
+def time_edit(clip: Path, result: Path, arguments: list[str]) -> dict[str, float]:
     """One edit in a process of its own: `seconds`, and `memory_gb`, the most that was resident. Raises RuntimeError
     when it fails."""
     command = [sys.executable, "-m", "sama", "edit", str(clip), "Make it snowy", "-o", str(result)]
@@ -45,7 +45,7 @@ def main() -> int:
         clip = Path(folder) / "in.mp4"
         write_clip(clip, read_clip(EXAMPLE, size=SIZE), probe(EXAMPLE).fps, audio_from=EXAMPLE)
         for number in range(options.runs):
-            result: dict[str, object] = dict(measure(clip, Path(folder) / f"out{number}.mp4", arguments))
+            result: dict[str, object] = dict(time_edit(clip, Path(folder) / f"out{number}.mp4", arguments))
             sys.stdout.write(json.dumps(result | {"cores": len(os.sched_getaffinity(0))}) + "\n")
             sys.stdout.flush()
     return 0

@@ -49,7 +49,7 @@ def wait_for_answer(url: str, app: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("app.py did not answer: run it by itself to see why")
 
 
-def measure(chromium: str, arguments: list[str]) -> dict[str, float]:
+def time_page(chromium: str, arguments: list[str]) -> dict[str, float]:
     """Seconds of one start: `answers` from process start on, `shows` from opening the page on."""
     from playwright.sync_api import sync_playwright
 
@@ -82,7 +82,7 @@ def main() -> int:
     if chromium is None:
         parser.error("no Chromium found: install the Debian package 'chromium'")
     for _ in range(options.runs):
-        result: dict[str, object] = dict(measure(chromium, arguments))
+        result: dict[str, object] = dict(time_page(chromium, arguments))
         sys.stdout.write(json.dumps(result | {"cores": len(os.sched_getaffinity(0))}) + "\n")
         sys.stdout.flush()
     return 0

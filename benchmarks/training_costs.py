@@ -6,6 +6,8 @@ python -m benchmarks.training_costs
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 FRAMES = (1, 17, 33, 49, 81)
 HEIGHT, WIDTH, TEXT_TOKENS = 480, 832, 512
@@ -16,22 +18,26 @@ def costs() -> str:
     """The table: tokens, what activation checkpointing keeps (an activation a block, bfloat16), and PFLOP of a step."""
     from sama.presets import transformer_config
     from sama.shapes import latent_shape, token_counts
-    from training.core.cost import ModelShape, forward_flops, training_flops
+    from training.core.meter import forward_flops, training_flops
     from training.stages.model import empty_transformer
 
-    shapes = {}
+    configs = {}
     for name in ("14b", "1.3b"):
         arguments = {"in_channels": 16, "out_channels": 16, "semantic_dim": 1152} | transformer_config(name)
-        shapes[name] = ModelShape.of(empty_transformer(arguments).config)
+        configs[name] = empty_transformer(arguments).config
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
     for frames in FRAMES:
         counts = token_counts(latent_shape(frames, HEIGHT, WIDTH))
-        kept = {name: 2 * shape.width * shape.blocks * counts.total / 2**30 for name, shape in shapes.items()}
-        forward = {name: forward_flops(shape, counts, TEXT_TOKENS) for name, shape in shapes.items()}
+        kept = {name: 2 * _width(one) * one["num_layers"] * counts.total / 2**30 for name, one in configs.items()}
+        forward = {name: forward_flops(one, counts, TEXT_TOKENS) for name, one in configs.items()}
         steps = [(forward["14b"], False), (forward["14b"], True), (forward["1.3b"], False)]
         flops = [f"{training_flops(one, frozen=frozen) / 1e15:.2f} PFLOP" for one, frozen in steps]
         rows.append((str(frames), f"{counts.total:,}", f"{kept['14b']:.1f} GiB", f"{kept['1.3b']:.1f} GiB", *flops))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    return int(config["num_attention_heads"] * config["attention_head_dim"])
 
 
 if __name__ == "__main__":

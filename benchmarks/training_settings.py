@@ -119,7 +119,7 @@ def keep_results(folder: Path, file: Path) -> int:
     return len(kept)
 
 
-def table(place: Path) -> str:
+def results_table(place: Path) -> str:
     """The results of a folder, or of a file that keeps them, as Markdown."""
     results = read_results(place)
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, results)]

@@ -24,7 +24,7 @@ What to try first if a figure disappoints: the attention's share of a step (`att
 each backend), `checkpointing` (`attention` spares most of the recomputation), `every=2` where memory is left,
 `compile=false` to see what compilation brings, a larger `batch` for short clips.
 
-MFU is by the formula of `training.core.cost`: three forward passes of model FLOPs (two for frozen layers), without
+MFU is by the formula of `training.core.meter`: three forward passes of model FLOPs (two for frozen layers), without
 recomputation, over the dense bfloat16 peak. `memory_gib` is the peak of what tensors took in the timed steps,
 `reserved_gib` of what the allocator held, `used_gib` what was taken on the device altogether.
 """
@@ -46,7 +46,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.training_settings import SETTINGS, Setting, keep_results, parse_setting, table, write_result
+from benchmarks.training_settings import SETTINGS, Setting, keep_results, parse_setting, results_table, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def stand_in_for_missing_packages() -> None:
             sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
 
 
-def model_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
+def setting_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
     """Arguments of the transformer; `toy`: the same kind of model, small enough for a test."""
     from sama.presets import TINY_FOLDER, transformer_config
 
@@ -120,7 +120,7 @@ class RandomFeed:
         import torch
 
         from sama.shapes import NUM_SEMANTIC_TOKENS, latent_shape
-        from training.core.batch import Batch
+        from training.core.batch import EncodedBatch
 
         random = torch.Generator(device).manual_seed(1)
 
@@ -130,7 +130,7 @@ class RandomFeed:
         shape = (arguments["in_channels"], *latent_shape(setting.frames, setting.height, setting.width))
         text = noise(128 if setting.model == "tiny" else 512, arguments["text_dim"])
         semantic = noise(NUM_SEMANTIC_TOKENS, arguments["semantic_dim"])
-        self.batch = Batch(noise(*shape), noise(*shape), text, semantic)
+        self.batch = EncodedBatch(noise(*shape), noise(*shape), text, semantic)
 
     def batches(self) -> Iterator[Any]:
         """The batch, without end."""
@@ -149,11 +149,10 @@ class RandomFeed:
         return "random latents"
 
 
-def run_config(setting: Setting, arguments: dict[str, Any], out: Path) -> TrainConfig:
+def setting_config(setting: Setting, arguments: dict[str, Any], out: Path) -> TrainConfig:
     """The configuration that a YAML file with this setting would give."""
     from training.config import LoraConfig, OptimiserConfig, ParallelConfig, TrainConfig
 
-    known = "none" if setting.checkpointing.startswith("attention") else setting.checkpointing
     return TrainConfig(
         stage=setting.stage,  # type: ignore[arg-type]
         output=str(out / "run"),
@@ -161,7 +160,12 @@ def run_config(setting: Setting, arguments: dict[str, Any], out: Path) -> TrainC
         batch_size=setting.batch,
         compile=setting.compile,
         optimiser=OptimiserConfig() if setting.model == "tiny" else OptimiserConfig("adamw", 2e-5),
-        parallel=ParallelConfig(setting.weights, setting.sequence, known, setting.every),  # type: ignore[arg-type]
+        parallel=ParallelConfig(
+            setting.weights,  # type: ignore[arg-type]
+            setting.sequence,
+            setting.checkpointing,  # type: ignore[arg-type]
+            setting.every,
+        ),
         lora=LoraConfig(setting.rank, setting.rank),
     )
 
@@ -214,7 +218,7 @@ def choose_attention(shape: tuple[int, int, int, int], wanted: str, device: torc
     return {"chosen": chosen, "seconds": taken}
 
 
-def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]:
+def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]:
     """Train for a few steps, writing what is known after each."""
     stand_in_for_missing_packages()
     import torch
@@ -222,18 +226,17 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
 
     from sama.flops import peak_flops
     from sama.shapes import latent_shape, token_counts
-    from training.core.cost import batch_cost
     from training.core.loop import Trainer
-    from training.parallel.activations import keep_attention
-    from training.parallel.processes import lay_out
+    from training.core.meter import batch_cost
+    from training.parallel.processes import process_groups
     from training.stages.editor import EditStage
     from training.stages.lora import add_adapter
 
     class Timed(Trainer):
         def timed_step(self) -> float:
-            start = now(self.layout.device)
+            start = now(self.groups.device)
             logs = self._optimise(self.stage.batches(), 0.5)
-            seconds = now(self.layout.device) - start
+            seconds = now(self.groups.device) - start
             self.last_loss = float(logs[-1]["loss"])
             return seconds
 
@@ -242,13 +245,13 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
     accelerator = Accelerator(cpu=toy)
     device = accelerator.device
     limit_memory(setting.limit_gib, device)
-    frozen, arguments = setting.stage == "lora", model_arguments(setting, toy)
-    config = run_config(setting, arguments, out)
+    frozen, arguments = setting.stage == "lora", setting_arguments(setting, toy)
+    config = setting_config(setting, arguments, out)
     model = random_transformer(arguments, frozen, device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if frozen:
         add_adapter(model, config.lora)
-    layout = lay_out(config, accelerator, parameters)
+    groups = process_groups(config, accelerator, parameters)
     feed = RandomFeed(setting, arguments, device)
     tokens = token_counts(latent_shape(setting.frames, setting.height, setting.width)).total
     heads = arguments["num_attention_heads"] // setting.sequence
@@ -256,10 +259,8 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
         (setting.batch, tokens, heads, arguments["attention_head_dim"]), setting.attention, device
     )
     model.set_attention_backend(attention["chosen"])
-    stage = EditStage(config, accelerator, feed, None, layout.place, model)  # type: ignore[arg-type]
-    if setting.checkpointing.startswith("attention"):
-        keep_attention(model, setting.every, on_host=setting.checkpointing.endswith("offload"))
-    trainer = Timed(config, stage, accelerator, layout)
+    stage = EditStage(config, accelerator, feed, None, groups.data_rank, model)  # type: ignore[arg-type]
+    trainer = Timed(config, stage, accelerator, groups)
 
     cost = batch_cost(model.config, feed.batch, frozen)
     result: dict[str, Any] = {
@@ -269,7 +270,7 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
         "devices": accelerator.num_processes,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "sharded": layout.sharded,
+        "sharded": groups.sharded,
         "parameters": parameters,
         "trained": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "tokens": tokens,
@@ -283,10 +284,10 @@ def measure(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]
     while len(result["seconds"]) < setting.steps:
         left = setting.minutes * 60 - (time.monotonic() - began)
         short = bool(result["seconds"]) and left < 1.2 * max(result["seconds"])
-        if layout.agree([float(short)])[0]:
+        if groups.agree([float(short)])[0]:
             break
         result["seconds"].append(trainer.timed_step())
-        add_figures(result, cost.tokens * layout.place.count, cost.flops * layout.place.count, device)
+        add_figures(result, cost.tokens * groups.data_rank.count, cost.flops * groups.data_rank.count, device)
         result |= {"loss": trainer.last_loss, "skipped_steps": int(trainer.skipped)}
         peak = peak_flops(result["device"])
         result["mfu"] = None if peak is None else result["tflops_per_device"] * 1e12 / peak
@@ -340,7 +341,7 @@ def run_here(text: str, out: Path, toy: bool) -> bool:
     name, setting = result_name(text), parse_setting(text, toy)
     is_first = os.environ.get("RANK", "0") == "0"
     try:
-        result = measure(name, setting, out, toy)
+        result = measure_setting(name, setting, out, toy)
     except Exception as error:
         result = {"name": name, "error": f"{type(error).__name__}: {error}"}
         if is_first:
@@ -390,7 +391,7 @@ def main() -> int:
         if options.keep:
             sys.stdout.write(f"{keep_results(options.out, options.keep)} results in {options.keep}\n")
         if options.table:
-            sys.stdout.write(table(options.table))
+            sys.stdout.write(results_table(options.table))
         if options.keep or options.table:
             return 0
         for text in options.settings:

@@ -1,29 +1,30 @@
 """Reads a YAML file into pydantic dataclasses, and says in one sentence what cannot be used.
 
-The dataclasses say what is allowed (types, bounds, choices); this module finds the key that is at fault, what it holds
-and what it may hold, and suggests the right name for one that does not exist.
+pydantic says which value is at fault, and its JSON schema what is allowed there (type, bounds, choices); the sentences,
+with the right name for a key that does not exist, are ours.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import types
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 
 from training.errors import ConfigError
 from training.yaml_text import YamlError, parse_yaml
 
 Value = TypeVar("Value")
+Schema = dict[str, Any]
 
 _SHOWN = 60
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a section of keys"}
+_NAMES = {
+    "integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text",
+    "object": "a section of keys",
+}  # fmt: skip
 
 
 def read_yaml(kind: type[Value], path: Path, overrides: Sequence[str] = ()) -> Value:
@@ -97,9 +98,10 @@ def hint(given: str, known: Collection[str], prefix: str = "") -> str:
 
 def _sentence(kind: Any, fault: Any, name: str) -> str:
     place = [part for part in fault["loc"] if part != "[key]"]
-    path, expected, given = name + _joined(place), _type_at(kind, place), fault["input"]
+    schema = TypeAdapter(kind).json_schema()
+    path, expected, given = name + _joined(place), _schema_at(schema, place), fault["input"]
     if fault["type"] == "unexpected_keyword_argument":
-        return f"unknown key {path}: {_hint(kind, place[:-1], str(place[-1]))}"
+        return f"unknown key {path}: {_hint(schema, place[:-1], str(place[-1]))}"
     if fault["type"] == "missing":
         return f"the key {path} is missing: it must be {_allowed(expected)}"
     if fault["type"] == "value_error":
@@ -107,76 +109,57 @@ def _sentence(kind: Any, fault: Any, name: str) -> str:
     return f"{path} must be {_allowed(expected)}, not {_shown(given)}{_remedy(expected, given)}".strip()
 
 
-def _hint(kind: Any, parents: Sequence[str | int], key: str) -> str:
+def _hint(schema: Schema, parents: Sequence[str | int], key: str) -> str:
     """The key that was meant: the nearest of the same section, or one of this name in another."""
-    known = [field.name for field in fields(_plain(_type_at(kind, parents)))]
-    elsewhere = [path for path in _all_keys(kind) if path.split(".")[-1] == key]
+    known = list(_schema_at(schema, parents)["properties"])
+    elsewhere = [path for path in _all_keys(schema) if path.split(".")[-1] == key]
     if elsewhere and not difflib.get_close_matches(key, known):
         return f"did you mean {' or '.join(elsewhere)}?"
     return hint(key, known, _joined([*parents, ""]).removeprefix("."))
 
 
-def _all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
-    for name, inner in get_type_hints(kind).items():
-        yield prefix + name
-        if is_dataclass(inner):
-            yield from _all_keys(inner, f"{prefix}{name}.")
+def _all_keys(schema: Schema, parents: tuple[str, ...] = ()) -> Iterator[str]:
+    for key in _schema_at(schema, parents).get("properties", ()):
+        yield ".".join((*parents, key))
+        yield from _all_keys(schema, (*parents, key))
 
 
 def _joined(parts: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
-def _type_at(kind: Any, path: Sequence[str | int]) -> Any:
-    """The annotated type of the value at a path of keys and indices."""
-    for part in path:
-        plain = _plain(kind)
-        if is_dataclass(plain):
-            kind = get_type_hints(plain, include_extras=True).get(str(part), Any)  # an unknown key's is not known
-        else:
-            arguments = get_args(plain)  # of tuple[Item, ...], list[Item] or dict[str, Item]
-            kind = arguments[0 if isinstance(part, int) else -1]
-    return kind
+def _schema_at(schema: Schema, path: Sequence[str | int]) -> Schema:
+    """The JSON schema of the value at a path of keys and indices; empty where anything is allowed."""
+    found = schema
+    for part in (None, *path):
+        inner = found.get("properties", {}).get(part) or found.get("items") or found.get("additionalProperties") or {}
+        found = found if part is None else inner if isinstance(inner, dict) else {}
+        if "$ref" in found:
+            found = schema["$defs"][found["$ref"].rpartition("/")[2]] | found
+    return found
 
 
-def _plain(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+def _allowed(schema: Schema) -> str:
+    """What a value of this JSON schema may be, in words."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    if "anyOf" in schema:
+        return " or ".join(_allowed(part) for part in schema["anyOf"] if part.get("type") != "null")
+    if schema.get("type") == "array":
+        filled = "with at least one entry, " if "minItems" in schema else ""
+        return f"a list, {filled}each {_allowed(schema['items'])}"
+    filled = " of at least one character" if "minLength" in schema else ""
+    return f"{_NAMES[schema['type']]}{_bounds(schema)}{filled}"
 
 
-def _allowed(kind: Any) -> str:
-    """What a value of this annotated type may be, in words."""
-    plain = _plain(kind)
-    if get_origin(plain) is Literal:
-        return f"one of {', '.join(map(str, get_args(plain)))}"
-    if isinstance(plain, types.UnionType):
-        return " or ".join(_allowed(part) for part in get_args(plain) if part is not types.NoneType)
-    if is_dataclass(plain):
-        return _NAMES[dict]
-    limits = _limits(kind)
-    if get_origin(plain) in (tuple, list):
-        filled = "with at least one entry, " if "min_length" in limits else ""
-        return f"a list, {filled}each {_allowed(get_args(plain)[0])}"
-    filled = " of at least one character" if "min_length" in limits else ""
-    return f"{_NAMES[get_origin(plain) or plain]}{_range(limits)}{filled}"
-
-
-def _limits(kind: Any) -> dict[str, Any]:
-    """The bounds that an annotated type names, such as {"ge": 0, "lt": 1}."""
-    if get_origin(kind) is not Annotated:
-        return {}
-    names = ("ge", "gt", "le", "lt", "min_length")
-    found = [(name, getattr(item, name, None)) for item in FieldInfo.from_annotation(kind).metadata for name in names]
-    return {name: value for name, value in found if value is not None}
-
-
-def _range(limits: dict[str, Any]) -> str:
-    low = f"{limits['ge']}" if "ge" in limits else f"above {limits['gt']}" if "gt" in limits else ""
-    high = f"{limits['le']}" if "le" in limits else f"below {limits['lt']}" if "lt" in limits else ""
+def _bounds(schema: Schema) -> str:
+    low, high = (
+        f"{schema[closed]}" if closed in schema else f"{word} {schema[opened]}" if opened in schema else ""
+        for closed, opened, word in (("minimum", "exclusiveMinimum", "above"), ("maximum", "exclusiveMaximum", "below"))
+    )
     if low and high:
         return f" from {low} to {high}"
-    if "ge" in limits:
-        return f" of at least {low}"
-    return f" {low}{high}" if low or high else ""
+    return f" of at least {low}" if "minimum" in schema else f" {low}{high}".rstrip()
 
 
 def _shown(value: Any) -> str:
@@ -190,16 +173,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def _remedy(kind: Any, given: Any) -> str:
+def _remedy(schema: Schema, given: Any) -> str:
     """How what was given can be put right, where that is known."""
-    plain = _plain(kind)
-    if get_origin(plain) is Literal:
-        close = difflib.get_close_matches(str(given), map(str, get_args(plain)), n=1)
-        return f": did you mean {close[0]}?" if close else ""
-    if given is None and (is_dataclass(plain) or get_origin(plain) is dict):
+    close = difflib.get_close_matches(str(given), map(str, schema.get("enum", ())), n=1)
+    if close:
+        return f": did you mean {close[0]}?"
+    kind = schema.get("type")
+    if kind == "object" and given is None:
         return ": give it keys, or leave it out"
-    if plain is str and given is not None and not isinstance(given, str | dict | list):
+    if kind == "string" and "enum" not in schema and given is not None and not isinstance(given, str | dict | list):
         return ": write it in quotes"
-    if plain is int and isinstance(given, float) and given.is_integer():
+    if kind == "integer" and isinstance(given, float) and given.is_integer():
         return f": write {int(given)}"
     return ""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -24,14 +24,11 @@ from transformers import SiglipVisionConfig
 
 from sama.shapes import TINY_BUCKETS, LatentShape, latent_shape, token_counts
 from training.config import TrainConfig
-from training.core.batch import Place
-from training.core.cost import ModelShape, forward_flops, training_flops
 from training.core.float8 import is_large_matrix
+from training.core.meter import forward_flops, training_flops
 from training.core.optim import is_matrix
-from training.data.drawn.feed import RenderedFeed
-from training.data.drawn.scenes import ANCHOR_SIZE, MAX_CLIPS
-from training.parallel.processes import require_fitting
-from training.stages.encoders import FrozenSizes
+from training.data.encoders import FrozenSizes
+from training.parallel.processes import DataRank, require_fitting
 from training.stages.model import build_transformer, require_arguments, told_by_section
 
 GIB = 2**30
@@ -47,8 +44,8 @@ class Largest(NamedTuple):
     latents: LatentShape
 
 
-def plan(config: TrainConfig, processes: int = 1) -> str:
-    """The plan for so many processes as lines. ConfigError: it cannot be run, whatever is on this machine."""
+def preview(config: TrainConfig, processes: int = 1) -> str:
+    """What a run with so many processes would do and need, as lines. Raises ConfigError where it cannot be run."""
     sizes = None if config.stage in ("vae", "tower") else FrozenSizes.read(config.base, config.tower, fetch=False)
     model = _model(config, sizes)
     counts = _counts(model)
@@ -144,15 +141,14 @@ def _memory(config: TrainConfig, model: nn.Module, shards: int, sizes: FrozenSiz
         parts["gathered layers"] = gathered_bytes(model)
     title = "memory of each process, estimated"
     if sizes is not None:
-        largest = _largest(config)
+        largest, arguments = _largest(config), cast(Mapping[str, Any], model.config)
         tokens = token_counts(largest.latents).total
-        parts["activations"] = _activations(config, model.config, largest.samples * tokens)  # type: ignore[arg-type]
+        parts["activations"] = _activations(config, arguments, largest.samples * tokens)
         parts["frozen parts"] = _frozen_bytes(config, sizes)
         if config.data.source == "rendered":
             parts["held scenes"] = _held_bytes(config, sizes, largest.latents)
-        shape = ModelShape.of(model.config)  # type: ignore[arg-type]
         flops = training_flops(
-            forward_flops(shape, token_counts(largest.latents), sizes.text_length),
+            forward_flops(arguments, token_counts(largest.latents), sizes.text_length),
             frozen=config.stage == "lora",
         )
         title += (
@@ -186,10 +182,10 @@ def state_bytes(config: TrainConfig, model: nn.Module, shards: int) -> dict[str,
 
 
 def gathered_bytes(model: nn.Module) -> float:
-    """Bytes of what is whole for a moment where weights are sharded, at most.
+    """Bytes of the layers that are whole for a moment where weights are sharded, at most.
 
-    Of blocks: the weights of one and of the next, which is fetched ahead, the gradient of one, and its copy in the
-    exchange. The layers outside of them are whole throughout a backward pass, and at its end their gradients, too.
+    For blocks: the weights of one and of the next, which is fetched ahead, the gradient of one, and its copy in the
+    exchange. The layers outside the blocks are whole throughout a backward pass, and at its end their gradients, too.
     """
     blocks = [_size(block) for block in getattr(model, "blocks", [])]
     block, outside = max(blocks, default=0), _size(model) - sum(blocks)
@@ -237,6 +233,8 @@ def _frozen_bytes(config: TrainConfig, sizes: FrozenSizes) -> float:
 
 def _held_bytes(config: TrainConfig, sizes: FrozenSizes, latents: LatentShape) -> float:
     """Bytes of the store of drawn scenes: latents in bfloat16, and pictures of as many clips as a group may have."""
+    from training.data.drawn.scenes import ANCHOR_SIZE, MAX_CLIPS
+
     clip = 2 * sizes.latent_channels * latents.frames * latents.height * latents.width + 3 * ANCHOR_SIZE**2
     return float(config.data.rendered.capacity_groups * MAX_CLIPS * clip)
 
@@ -247,13 +245,15 @@ def _held_bytes(config: TrainConfig, sizes: FrozenSizes, latents: LatentShape) -
 def _data(config: TrainConfig, sizes: FrozenSizes | None, places: int) -> list[str]:
     rendered = config.data.rendered
     if sizes is not None and config.data.source == "manifest":
-        from training.data.files.feed import describe
+        from training.data.files.feed import data_summary
 
-        return describe(config, places).splitlines()
+        return data_summary(config, places).splitlines()
     lines = []
     if not Path(rendered.pack).is_dir():
         lines.append(f"{rendered.pack} is not here: python -m training.synth.ingredients --out {rendered.pack}")
     if sizes is None:
         return [*lines, f"rendered from {rendered.pack}: {rendered.frames} frames, batches of {config.batch_size}"]
-    place = Place(0, places, torch.device("cpu"))
-    return [*lines, *RenderedFeed(config, sizes, place).summary().splitlines()]  # type: ignore[arg-type]
+    from training.data.drawn.feed import RenderedFeed
+
+    data_rank = DataRank(0, places, torch.device("cpu"))
+    return [*lines, *RenderedFeed(config, sizes, data_rank).summary().splitlines()]  # type: ignore[arg-type]

@@ -17,7 +17,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -29,11 +31,17 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from sama.files import disk_full
 from training.config import TrainConfig, load_config
-from training.core.loop import Trainer
+from training.core.batch import Feed
+from training.core.loop import Stage, Trainer
 from training.core.precision import choose_kernels
+from training.core.tracking import Tracker
+from training.data.encoders import Encoders
 from training.errors import ConfigError, DataError, NotFiniteError, RunStoppedError
-from training.stages.editor import build_stage
+from training.parallel.processes import DataRank, ProcessGroups, process_groups
+from training.stages.editor import EditStage
+from training.stages.model import build_transformer, empty_transformer, model_arguments
 from training.values import Count, argument
+from training.watch.validation import Validator
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=argument(Count),
         const=0,
         metavar="PROCESSES",
-        help="show the plan, the memory and the data for so many processes (default: as few as can be), and end",
+        help="show what would run, the memory and the data for so many processes (default: as few as can be), and end",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -64,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.overrides)
         if options.dry_run is not None:
-            from training.dry_run import plan
+            from training.dry_run import preview
 
-            sys.stdout.write(plan(config, options.dry_run or config.parallel.sequence))
+            sys.stdout.write(preview(config, options.dry_run or config.parallel.sequence))
             return 0
         return train(config, options.resume)
     except (ConfigError, DataError, NotFiniteError, RunStoppedError) as error:
@@ -80,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(config: TrainConfig, resume: bool = False) -> int:
-    """Run a configuration. Returns 0 at its end, and when it was told to end before. ConfigError: it cannot be run as
-    it is. DataError, NotFiniteError, RunStoppedError: it was begun and cannot go on."""
+    """Run a configuration. Returns 0 at its end, and when it was told to end before. Raises ConfigError for one that
+    cannot be run; DataError, NotFiniteError or RunStoppedError for one that has begun and cannot go on."""
     rendered = config.data.rendered
     if config.data.source == "rendered" and not Path(rendered.pack).is_dir():
         raise ConfigError(
@@ -104,8 +112,8 @@ def train(config: TrainConfig, resume: bool = False) -> int:
     )
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
-    stage, layout = build_stage(config, accelerator)
-    trainer = Trainer(config, stage, accelerator, layout)
+    stage, groups = build_stage(config, accelerator)
+    trainer = Trainer(config, stage, accelerator, groups, build_watcher(config, stage))
     trainer.checkpoints.claim()
     if resume:
         found = trainer.resume()
@@ -123,6 +131,44 @@ def train(config: TrainConfig, resume: bool = False) -> int:
         raise
     accelerator.end_training()
     return 0
+
+
+def build_stage(config: TrainConfig, accelerator: Accelerator) -> tuple[Stage, ProcessGroups]:
+    """The stage that a configuration names, and how its processes share the work. Raises ConfigError for what cannot
+    be built."""
+    if config.stage == "vae":
+        from training.tiny.vae import VaeStage
+
+        return VaeStage(config, accelerator), process_groups(config, accelerator)
+    if config.stage == "tower":
+        from training.tiny.tower import TowerStage
+
+        return TowerStage(config, accelerator), process_groups(config, accelerator)
+    encoders = Encoders(config.base, config.tower, accelerator.device, config.precision)
+    count = sum(weight.numel() for weight in empty_transformer(model_arguments(config, encoders)).parameters())
+    groups = process_groups(config, accelerator, count)
+    transformer = build_transformer(config, encoders, empty=groups.sharded and not accelerator.is_main_process)
+    feed = build_feed(config, encoders, groups.data_rank)
+    return EditStage(config, accelerator, feed, encoders, groups.data_rank, transformer), groups
+
+
+def build_feed(config: TrainConfig, encoders: Encoders, data_rank: DataRank) -> Feed:
+    """The feed that `data.source` names. The drawing generator is imported only where it is needed."""
+    if config.data.source == "manifest":
+        from training.data.files.feed import ManifestFeed
+
+        return ManifestFeed(config, encoders, data_rank)
+    from training.data.drawn.feed import RenderedFeed
+
+    return RenderedFeed(config, encoders, data_rank)
+
+
+def build_watcher(config: TrainConfig, stage: Stage) -> Callable[[Tracker], Validator] | None:
+    """What makes the validator of a run, given its tracker; None where the configuration asks for none."""
+    wanted = config.watch.validate_every or config.watch.sample_every_minutes
+    if not wanted or not isinstance(stage, EditStage):
+        return None
+    return partial(Validator, config, stage, stage.encoders, data_rank=stage.data_rank)
 
 
 def stop_on_signals(trainer: Trainer) -> None:

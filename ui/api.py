@@ -14,12 +14,12 @@ from sama.edit.user_mask import is_still
 from sama.video import UPLOAD_LIMITS, write_clip
 from ui import text
 from ui.errors import PromptError, sentence
-from ui.media.clips import Clip, take_upload
+from ui.jobs.jobs import GPU, Edited, Jobs, Restoration, Restored
+from ui.media.clips import PageClip, take_upload
 from ui.media.folders import keep, new_folder
-from ui.media.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.media.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, checked_instruction
 from ui.media.runs import add_notices
 from ui.tabs.pretext import damage, scores
-from ui.work.jobs import GPU, Edited, Jobs, Restoration, Restored
 
 TASKS = list(text.TASKS.values())
 
@@ -55,7 +55,7 @@ class Api:
             clip, folder = _clip(video), new_folder()
             limit = self.jobs.settings.info.max_frames
             request = EditRequest(
-                video=clip.path, instruction=clean_prompt(instruction), output=folder / "result.mp4",
+                video=clip.path, instruction=checked_instruction(instruction), output=folder / "result.mp4",
                 preset=self.jobs.settings.preset, seed=int(seed), steps=int(steps) or None, guidance=guidance or None,
                 start=int(start), frames=min(int(frames) or limit, limit), keep_source=keep_source,
                 detail=detail,
@@ -156,7 +156,7 @@ def add_api(jobs: Jobs) -> None:
         )  # fmt: skip
 
 
-def _clip(video: str | None) -> Clip:
+def _clip(video: str | None) -> PageClip:
     if not video:
         raise PromptError("Send a video.")
     return take_upload(video)

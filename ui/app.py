@@ -12,23 +12,23 @@ import gradio as gr
 
 from ui import text
 from ui.api import add_api
-from ui.media.clips import Clip, source_of
+from ui.jobs.jobs import Jobs
+from ui.media.clips import PageClip, source_clip
 from ui.media.folders import keep, sweep
-from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, table
+from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
 from ui.settings import Settings
 from ui.tabs.anchors import AnchorsTab
-from ui.tabs.controls import Session
+from ui.tabs.controls import PageState
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import load_examples
 from ui.tabs.pretext import PretextTab
-from ui.work.jobs import Jobs
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")
 
 
-def build(settings: Settings) -> gr.Blocks:
+def build_app(settings: Settings) -> gr.Blocks:
     """The app, ready to launch with `launch_options(settings)`. Loads no weights, except on ZeroGPU."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     jobs = Jobs(settings)
@@ -37,8 +37,8 @@ def build(settings: Settings) -> gr.Blocks:
         title=f"{text.TITLE}: {text.TAGLINE}", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, CACHE_SECONDS)
     ) as demo:
         gr.HTML(_header(settings), elem_id="header")
-        session = Session(
-            clip=gr.State(source_of(examples[0]) if examples else None),
+        session = PageState(
+            clip=gr.State(source_clip(examples[0]) if examples else None),
             runs=gr.State([]),
             where=gr.State(None),
         )
@@ -50,7 +50,7 @@ def build(settings: Settings) -> gr.Blocks:
             with gr.Tab("Semantic anchors") as anchors:
                 AnchorsTab(anchors, examples, session)
         with gr.Accordion("Limits and privacy", open=False):
-            gr.Markdown(table(settings.info.max_frames))
+            gr.Markdown(limits_table(settings.info.max_frames))
         gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')
         add_api(jobs)
         gr.Timer(KEEP_SECONDS).tick(
@@ -83,7 +83,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
 def launch(settings: Settings) -> None:
     """Build the app and serve it until it is stopped."""
     threading.Thread(target=_housekeeping, name="housekeeping", daemon=True).start()
-    build(settings).launch(**launch_options(settings))
+    build_app(settings).launch(**launch_options(settings))
 
 
 def theme() -> gr.Theme:
@@ -119,7 +119,7 @@ def _header(settings: Settings) -> str:
     )
 
 
-def _keep(clip: Clip | None, runs: list[FinishedEdit]) -> None:
+def _keep(clip: PageClip | None, runs: list[FinishedEdit]) -> None:
     """An open page needs its clip and its runs, whether it waits for its turn or looks at what it has."""
     keep([clip.path if clip else None, *(edit.folder for edit in runs)])
 

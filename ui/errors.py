@@ -57,10 +57,10 @@ def sentence(error: BaseException) -> str:
         return f"The model ran out of memory. Choose fewer frames and try again. {KEPT}."
     if number == errno.ENOSPC:
         return f"The server's disk is full, so nothing could be saved. Try again later. {KEPT}."
-    return f"The run failed (ref {reference(error)}). {KEPT}; try again."
+    return f"The run failed (ref {log_failure(error)}). {KEPT}; try again."
 
 
-def reference(error: BaseException) -> str:
+def log_failure(error: BaseException) -> str:
     """A short number under which a failure of ours is in the log."""
     number = secrets.token_hex(2)
     logger.error("failure %s", number, exc_info=error)

@@ -99,10 +99,10 @@ def no_film(reference: str) -> str:
 
 def ask_for(trigger: str) -> str:
     """How to ask for what the chosen LoRA was trained on, as Markdown."""
-    return f"Say “{as_markdown(trigger)}”." if trigger else ""
+    return f"Say “{shown_as_text(trigger)}”." if trigger else ""
 
 
-def as_markdown(words: str) -> str:
+def shown_as_text(words: str) -> str:
     """Words of somebody else, for a place that takes Markdown: what could be markup there is shown by letters that look
     the same, because gradio's small reader of Markdown knows no escapes."""
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", "＿", words).translate(_LOOKALIKES)

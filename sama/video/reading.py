@@ -18,14 +18,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sama.errors import VideoError
-from sama.video.color import coding_of
 from sama.video.container import av_errors, codec_name, open_input, video_stream
-from sama.video.converting import FrameConverter
-from sama.video.decoding import alpha_format, decode, has_alpha, lacks_display_times
-from sama.video.deinterlace import NOTICE as DEINTERLACED
-from sama.video.deinterlace import Deinterlacer
-from sama.video.geometry import displayed_size, orientation_of
 from sama.video.limits import VideoLimits
+from sama.video.picture.color import coding_of
+from sama.video.picture.converting import FrameConverter
+from sama.video.picture.decoding import alpha_format, decode, has_alpha, lacks_display_times
+from sama.video.picture.deinterlace import NOTICE as DEINTERLACED
+from sama.video.picture.deinterlace import Deinterlacer
+from sama.video.picture.geometry import displayed_size, orientation_of
 from sama.video.timeline import Timeline, read_timeline
 
 _SEEK_FROM = 300  # below this many frames, decoding from the beginning is quicker than looking for a place to join

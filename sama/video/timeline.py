@@ -14,8 +14,8 @@ from av.video.stream import VideoStream
 
 from sama.errors import VideoError
 from sama.video.container import codec_name, open_input, video_stream
-from sama.video.decoding import decode, first_time, lacks_display_times
 from sama.video.limits import VideoLimits
+from sama.video.picture.decoding import decode, first_time, lacks_display_times
 
 # Streams of these codecs hold packets that show nothing (VP8) or two pictures (packed MPEG-4): only decoding counts.
 _PACKETS_ARE_NOT_FRAMES = {"vp8", "mpeg4", "msmpeg4v3", "mpeg2video", "mpeg1video", "vc1", "wmv3"}

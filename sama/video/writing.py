@@ -21,10 +21,10 @@ from av.video.stream import VideoStream
 
 from sama.errors import VideoError
 from sama.video.container import av_errors, moving_pictures, open_input
-from sama.video.labels import Labels, lost_labels, read_labels, write_labels
 from sama.video.limits import VideoLimits
 from sama.video.timeline import Timeline, read_timeline
-from sama.video.tracks import TrackCopier, clock_origin, sample_rates
+from sama.video.tracks.copier import TrackCopier, clock_origin, sample_rates
+from sama.video.tracks.labels import Labels, lost_labels, read_labels, write_labels
 
 _LARGEST_CLOCK = 2**31 - 1
 _LARGE_FRAME = 2560 * 1440

@@ -77,14 +77,14 @@ def slow_pipeline(done: list[int]):
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory) -> Iterator:
     """Start an app with the given settings; all are closed at the end."""
-    from ui.app import build, launch_options
+    from ui.app import build_app, launch_options
 
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     running = []
 
     def start(settings: Settings) -> str:
-        demo = build(settings)
+        demo = build_app(settings)
         _, url, _ = demo.launch(**launch_options(settings), prevent_thread_lock=True, quiet=True)
         running.append(demo)
         return url.rstrip("/")
@@ -107,8 +107,8 @@ def clip(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def app(serve, clip, tmp_path_factory) -> Served:
     """The app, opened on one finished example."""
+    from ui.jobs.jobs import Jobs
     from ui.tabs.examples import build_example
-    from ui.work.jobs import Jobs
 
     done: list[int] = []
     settings = Settings(

@@ -23,14 +23,14 @@ from sama.model.parallel import sequence_parallel
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from training.config import DataConfig, ManifestConfig, OptimiserConfig, TrainConfig, WatchConfig
-from training.core.batch import Place
 from training.core.ema import Ema
+from training.core.tracking import Tracker
+from training.data.encoders import Encoders
 from training.data.files import checks
 from training.data.files.clips import look
+from training.parallel.processes import DataRank
 from training.stages.editor import EditStage
-from training.stages.encoders import Encoders
-from training.watch.noise_levels import BandMeans
-from training.watch.tracking import Tracker
+from training.stages.noise_levels import BandMeans
 from training.watch.validation import Validator
 
 pytestmark = pytest.mark.distributed
@@ -79,7 +79,7 @@ def watch(folder: Path, kind: str) -> None:
     accelerator = Accelerator(cpu=True)
     rank, count = accelerator.process_index, accelerator.num_processes
     config = configuration(folder, kind)
-    place = Place(0, 1, accelerator.device) if kind == "sequence" else Place(rank, count, accelerator.device)
+    place = DataRank(0, 1, accelerator.device) if kind == "sequence" else DataRank(rank, count, accelerator.device)
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
     stage = EditStage(config, accelerator, None, encoders, place)
     model = stage.model

@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 from training import train
 from training.config import load_config
 from training.core.checkpoint import run_tensors
-from training.core.cost import Cost
 from training.core.loop import Trainer
+from training.core.meter import Cost
 from training.errors import RunStoppedError
-from training.parallel.processes import full_state_dict, lay_out, local
+from training.parallel.processes import full_state_dict, local, process_groups
 
 BATCH = 8
 
@@ -71,9 +71,6 @@ class LineStage:
     def summary(self):
         return "lines"
 
-    def watcher(self, tracker):
-        return None
-
     def state_dict(self):
         return {"taken": self.taken}
 
@@ -98,19 +95,19 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     config = load_config(Path(arguments[0]))
-    layout = lay_out(config, accelerator)
-    stage = LineStage(accelerator, layout.sharded, float(arguments[1]) if arguments[1:] else math.inf)
-    trainer = Trainer(config, stage, accelerator, layout)
+    groups = process_groups(config, accelerator)
+    stage = LineStage(accelerator, groups.sharded, float(arguments[1]) if arguments[1:] else math.inf)
+    trainer = Trainer(config, stage, accelerator, groups)
     status = 0
     try:
         trainer.run()
     except RunStoppedError as error:
         logging.warning("%s", error)
         status = 2
-    own = stage.model.state_dict() if not layout.sharded else full_state_dict(stage.model)
+    own = stage.model.state_dict() if not groups.sharded else full_state_dict(stage.model)
     torch.save(own, Path(config.output) / f"weights-{accelerator.process_index}.pt")
     torch.save(torch.stack(stage.noise), Path(config.output) / f"noise-{accelerator.process_index}.pt")
-    layout.wait()
+    groups.wait()
     accelerator.end_training()
     return status
 
@@ -122,8 +119,8 @@ def command(arguments: list[str]) -> int:
     """`training.train` on the small stage."""
 
     def build(config, accelerator):
-        layout = lay_out(config, accelerator)
-        return LineStage(accelerator, layout.sharded), layout
+        groups = process_groups(config, accelerator)
+        return LineStage(accelerator, groups.sharded), groups
 
     torch.set_num_threads(1)
     train.build_stage = build
@@ -134,8 +131,8 @@ def watched(arguments: list[str]) -> int:
     """The same. Every process writes down what it holds, its gradient before each step, and what it resumed with."""
 
     class Watched(Trainer):
-        def __init__(self, config, stage, accelerator, layout):
-            super().__init__(config, stage, accelerator, layout)
+        def __init__(self, config, stage, accelerator, *further):
+            super().__init__(config, stage, accelerator, *further)
             self.seen = {"elements": [], "gradients": [], "held": None}
             self.file = Path(config.output) / f"seen-{accelerator.process_index}.pt"
             compute = stage.loss

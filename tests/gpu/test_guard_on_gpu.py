@@ -6,7 +6,7 @@ from torch import nn
 
 from training.config import GuardConfig, OptimiserConfig
 from training.core.ema import Ema
-from training.core.guard import StepGuard
+from training.core.guard import Guard
 from training.core.optim import build_optimisers, step_unless
 from training.parallel.processes import clip_gradients
 
@@ -21,7 +21,7 @@ def test_a_skipped_step_changes_nothing_and_waits_for_nothing(name):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 512)).cuda()
     optimisers = build_optimisers(model, OptimiserConfig(name=name, learning_rate=1e-2, weight_decay=0.1))
-    ema, guard = Ema(model, 0.9), StepGuard(GuardConfig())
+    ema, guard = Ema(model, 0.9), Guard(GuardConfig())
 
     def step(inputs):
         model(inputs).square().mean().backward()
@@ -51,7 +51,7 @@ def test_a_skipped_step_changes_nothing_and_waits_for_nothing(name):
             busy = busy @ busy * 1e-4
         for _ in range(3):
             step(good * torch.nan)
-        known_at_once = guard.last_was_skipped
+        known_at_once = guard.last_was_bad
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not known_at_once, "the device is still busy"

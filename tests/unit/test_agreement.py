@@ -20,11 +20,12 @@ from sama.video import read_clip, write_clip
 from tests.media import make_clip
 from tests.tiny import TEXT_DIM, tiny_pipeline, tiny_tokenizer
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
-from training.core.batch import Batch, Place
+from training.core.batch import EncodedBatch
+from training.data.encoders import Encoders
 from training.data.files.buckets import SIZES
 from training.data.files.feed import ManifestFeed
+from training.parallel.processes import DataRank
 from training.stages.editor import EditStage
-from training.stages.encoders import Encoders
 
 WORDS = 'add the red subtitle "good day" ; make it snowy'
 STEPS = 3
@@ -48,7 +49,7 @@ class Sides(NamedTuple):
     """A stage with a batch of its feed, and a pipeline, on one clip and one instruction."""
 
     stage: EditStage
-    batch: Batch
+    batch: EncodedBatch
     pipeline: SamaPipeline
     clip: np.ndarray
     target: np.ndarray
@@ -67,7 +68,7 @@ def both(request, tmp_path_factory):
         "sft", str(folder / "run"), base=str(folder / "base"), start_from_base=True, precision="float32",
         data=DataConfig(source="manifest", workers=0, text_dropout=0.0, manifest=manifest),
     )  # fmt: skip
-    place = Place(0, 1, torch.device("cpu"))
+    place = DataRank(0, 1, torch.device("cpu"))
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
     pipeline = SamaPipeline.from_pretrained(folder / "base")
     pipeline.set_progress_bar_config(disable=True)

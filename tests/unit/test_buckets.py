@@ -9,9 +9,10 @@ import pytest
 from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS
 from tests.media import make_clip, make_truncated
 from training.config import ManifestConfig, SetConfig
-from training.data.files.buckets import ModelWidth, Signature, assign, batch_sizes, cost, signatures, table
-from training.data.files.checks import PairError, compare, find_catalogue
+from training.data.files.buckets import ModelWidth, Signature, assign, batch_sizes, bucket_table, cost, signatures
+from training.data.files.checks import find_catalogue, pair_match
 from training.data.files.clips import Facts
+from training.data.files.manifest import RowError
 
 WAN = ModelWidth(5120, 13824)
 FACTS = Facts(49, Fraction(24), 832, 480, "a", 1, 1)
@@ -30,7 +31,7 @@ OTHER = replace(FACTS, digest="b")
     ],
 )
 def test_pairs_that_belong_together(source, target, offset, match):
-    assert compare(source, target, offset, 0.1) == match
+    assert pair_match(source, target, offset, 0.1) == match
 
 
 @pytest.mark.parametrize(
@@ -46,13 +47,13 @@ def test_pairs_that_belong_together(source, target, offset, match):
     ],
 )
 def test_pairs_that_do_not(source, target, offset, reason):
-    with pytest.raises(PairError) as caught:
-        compare(source, target, offset, 0.1)
+    with pytest.raises(RowError) as caught:
+        pair_match(source, target, offset, 0.1)
     assert caught.value.reason == reason
 
 
 def test_a_longer_source_is_taken_where_a_set_says_so():
-    assert compare(replace(FACTS, frames=101), replace(OTHER, frames=73), 0, 0.3) == "frames"
+    assert pair_match(replace(FACTS, frames=101), replace(OTHER, frames=73), 0, 0.3) == "frames"
 
 
 def catalogue(folder, rows, config=None):
@@ -148,7 +149,7 @@ def test_the_table_shows_every_bucket():
     known = signatures(config)
     sizes = batch_sizes(known, config, WAN)
     square = Signature(1, 192, 192)
-    lines = table({square: 40}, sizes, 2, WAN)
+    lines = bucket_table({square: 40}, sizes, 2, WAN)
     assert len(lines) == 1 + len(known)
     (line,) = [line for line in lines if "192x192x1 " in line]
     assert line.split()[:5] == ["192x192x1", "40", str(square.tokens), "4", "5"]

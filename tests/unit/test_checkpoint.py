@@ -1,7 +1,6 @@
 """Checkpoints on disk, stopping, and what a resumed run insists on. For killing see `tests/distributed`."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -17,13 +15,12 @@ from accelerate import Accelerator
 from tests.comparing import assert_trained
 from tests.unit.test_training_loop import ToyStage, assert_same, configuration, stop_after, weights_of
 from training.config import OptimiserConfig, SaveConfig, TrainConfig
-from training.core.batch import Place
-from training.core.checkpoint import Checkpoints, describe, random_state, set_random_state, stored_config
+from training.core.checkpoint import Checkpoints, run_facts, stored_config
 from training.core.loop import Trainer
+from training.core.tracking import read_metrics
 from training.errors import ConfigError
-from training.parallel.processes import Layout
+from training.parallel.processes import DataRank, ProcessGroups
 from training.train import stop_on_signals
-from training.watch.tracking import read_metrics
 
 CPU = torch.device("cpu")
 
@@ -32,7 +29,7 @@ CONFIG = TrainConfig("sft", "runs/x", max_steps=7, optimiser=OptimiserConfig(lea
 
 
 def checkpoints(folder, keep=2, count=1):
-    return Checkpoints(folder, Layout(Place(0, 1, CPU)), 0, count, keep)
+    return Checkpoints(folder, ProcessGroups(DataRank(0, 1, CPU)), 0, count, keep)
 
 
 def names(folder):
@@ -56,7 +53,7 @@ def test_what_is_stored_comes_back(tmp_path):
     found = {name: torch.zeros_like(value) for name, value in stored.items()}
     assert kept.load(path, found) == {"feed": {"drawn": 3}}
     assert_same(found, stored)
-    assert describe(path) == {"seconds": 1.5, "step": 4, "processes": 1}
+    assert run_facts(path) == {"seconds": 1.5, "step": 4, "processes": 1}
     assert stored_config(path) == CONFIG
 
 
@@ -74,13 +71,6 @@ sys.stdin.read()
         checkpoints(tmp_path).claim()
     other.communicate()
     checkpoints(tmp_path).claim()
-
-
-def test_every_generator_comes_back():
-    state = random_state(CPU)
-    drawn = [random.random(), float(np.random.rand()), float(torch.rand(1))]
-    set_random_state(state, CPU)
-    assert [random.random(), float(np.random.rand()), float(torch.rand(1))] == drawn
 
 
 # A run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.training_costs import costs
-from benchmarks.training_settings import table as speed_table
+from benchmarks.training_settings import results_table as speed_table
 from training.evaluation.held_out.report import read_report
 from training.evaluation.held_out.summary import summarise
 

@@ -16,15 +16,15 @@ from training.config import LoraConfig, ObjectiveConfig, OptimiserConfig
 from training.core.checkpoint import read_weights
 from training.core.loop import Trainer
 from training.errors import ConfigError
-from training.stages.editor import build_stage
+from training.train import build_stage
 
 CPU = Accelerator(cpu=True)
 ADAMW = OptimiserConfig(name="adamw", learning_rate=1e-2, warmup_steps=1, decay_share=0.0, ema_decay=0.5)
 
 
 def run(config):
-    stage, layout = build_stage(config, CPU)
-    assert Trainer(config, stage, CPU, layout).run()
+    stage, groups = build_stage(config, CPU)
+    assert Trainer(config, stage, CPU, groups).run()
     return config.output
 
 

@@ -8,10 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from sama.flops import Flops, known_gpu, peak_flops
 from sama.shapes import LatentShape, TokenCounts, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
-from training.core.cost import ModelShape, forward_flops, mfu, training_flops
+from training.core.meter import forward_flops, mfu, training_flops
 
-WAN_14B = ModelShape(5120, 13824, 40, 16, 16, 4096, 256, 1152, 1024)
-WAN_1_3B = ModelShape(1536, 8960, 30, 16, 16, 4096, 256, 1152, 1024)
+WAN = {
+    "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256,
+    "semantic_dim": 1152, "semantic_hidden_dim": 1024,
+}  # fmt: skip
+WAN_14B = WAN | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
+WAN_1_3B = WAN | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
 LATENTS, TEXT = LatentShape(3, 4, 6), 11
 
 
@@ -41,7 +45,7 @@ def test_the_formula_is_what_torch_counts(source, semantic):
     tokens = token_counts(LATENTS, with_source=source, semantic_tokens=65 if semantic else 0)
     with torch.no_grad():
         found = counted(lambda: run(model, source, semantic))
-    assert forward_flops(ModelShape.of(model.config), tokens, TEXT) == found
+    assert forward_flops(model.config, tokens, TEXT) == found
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -53,18 +57,18 @@ def test_training_is_three_forward_passes_or_less_where_weights_are_frozen(froze
         sample, semantic = run(model)
         (sample.sum() + semantic.sum()).backward()
 
-    expected = training_flops(forward_flops(ModelShape.of(model.config), token_counts(LATENTS), TEXT), frozen)
+    expected = training_flops(forward_flops(model.config, token_counts(LATENTS), TEXT), frozen)
     # Inputs take no gradients: the first layers and the text's branch are a little cheaper than the rule.
     assert sum(counted(step)) == pytest.approx(expected, rel=0.06)
 
 
 @pytest.mark.parametrize(
-    ("shape", "tokens", "expected"),
+    ("config", "tokens", "expected"),
     [(WAN_14B, 3_185, 8.8e13), (WAN_14B, 65_585, 5.1e15), (WAN_1_3B, 28_145, 2.2e14), (WAN_1_3B, 65_585, 9.6e14)],
 )
-def test_the_figures_of_the_planning_table(shape, tokens, expected):
+def test_the_figures_of_the_planning_table(config, tokens, expected):
     half = (tokens - 65) // 2
-    assert forward_flops(shape, TokenCounts(half, 65, half), 512).total == pytest.approx(expected, rel=0.02)
+    assert forward_flops(config, TokenCounts(half, 65, half), 512).total == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(

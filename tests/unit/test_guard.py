@@ -19,15 +19,15 @@ from tests.tiny import tiny_pipeline
 from tests.unit.test_training_loop import ToyStage, assert_same, configuration
 from training import train
 from training.config import GuardConfig, OptimiserConfig, SaveConfig
-from training.core.batch import Batch, without_broken_rows
+from training.core.batch import EncodedBatch, without_broken_rows
 from training.core.checkpoint import run_tensors
 from training.core.loop import Trainer
+from training.core.tracking import read_metrics
 from training.data.check import main as check
 from training.data.files.buckets import SIZES
 from training.data.files.cache import ContentCache
+from training.data.whole_clip_vae import OnePassVAE
 from training.errors import NotFiniteError, RunStoppedError
-from training.stages.whole_clip_vae import OnePassVAE
-from training.watch.tracking import read_metrics
 
 PAIRS = 8
 STEPS = 10
@@ -149,13 +149,13 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_exported(tmp_path):
 
 def test_a_broken_row_is_replaced_by_the_first_whole_one():
     tensors = [torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(n)) for n in range(4)]
-    batch = Batch(*(tensor.clone() for tensor in tensors))
+    batch = EncodedBatch(*(tensor.clone() for tensor in tensors))
     batch.source[0, 1, 1], batch.text[2, 0, 0], batch.anchors[3, 1, 2] = torch.nan, torch.inf, -torch.inf
     mended, finite = without_broken_rows(batch)
     assert finite.tolist() == [False, True, False, False]
     for name, tensor in zip(("source", "target", "text", "anchors"), tensors, strict=True):
         assert torch.equal(getattr(mended, name), tensor[[1, 1, 1, 1]])
-    whole, finite = without_broken_rows(Batch(None, tensors[1], tensors[2], None))
+    whole, finite = without_broken_rows(EncodedBatch(None, tensors[1], tensors[2], None))
     assert finite.all() and whole.source is None and torch.equal(whole.target, tensors[1])
 
 

@@ -19,11 +19,11 @@ from training.config import LoraConfig
 from training.stages.lora import add_adapter, export_lora
 from ui import text
 from ui.errors import sentence
+from ui.jobs.jobs import Edited, Jobs, Restoration
 from ui.loras import LORA_STRENGTH, offered
-from ui.media.clips import Clip
+from ui.media.clips import PageClip
 from ui.media.runs import finish
 from ui.settings import Settings
-from ui.work.jobs import Edited, Jobs, Restoration
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +88,13 @@ def test_restorations_and_warming_up_wear_none(jobs, clip, files, tmp_path):
 
 
 def test_the_page_offers_them_the_first_one_chosen(jobs, clip, files, tmp_path):
-    from ui.app import build
+    from ui.app import build_app
 
-    demo = build(Settings(pipeline_loader=jobs.settings.pipeline_loader, warm=False, lora=jobs.settings.lora))
+    demo = build_app(Settings(pipeline_loader=jobs.settings.pipeline_loader, warm=False, lora=jobs.settings.lora))
     (dropdown,) = [block for block in demo.blocks.values() if getattr(block, "elem_id", None) == "lora"]
     assert [name for name, _ in dropdown.choices] == [text.NO_LORA, "neon", "plain"]
     assert dropdown.value == "neon" and "Make it neon" in dropdown.info and dropdown.parent.parent.visible
-    bare = build(Settings(pipeline_loader=jobs.settings.pipeline_loader, warm=False))
+    bare = build_app(Settings(pipeline_loader=jobs.settings.pipeline_loader, warm=False))
     (hidden,) = [block for block in bare.blocks.values() if getattr(block, "elem_id", None) == "lora"]
     assert not hidden.parent.parent.visible and hidden.value == text.NO_LORA
 
@@ -103,14 +103,14 @@ def test_what_is_chosen_on_the_page_is_what_is_asked_for(jobs, clip, files, tmp_
     import gradio as gr
 
     from sama.video import probe
-    from ui.tabs.edit import EditTab, Session
+    from ui.tabs.edit import EditTab, PageState
 
     with gr.Blocks():
-        tab = EditTab(jobs, [], Session(gr.State(), gr.State(), gr.State()))
+        tab = EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
     chosen = tab._choose_lora("neon")
     assert chosen[tab.instruction] == "Make it neon" and chosen[tab.strength] == 1.0
     assert tab.instruction not in tab._choose_lora("plain") and tab.strength not in tab._choose_lora(text.NO_LORA)
-    values = (Clip.of(probe(clip)), "Make it neon", 0, 5, 0, 2, 3.0, "Automatic", "Automatic", tmp_path)
+    values = (PageClip.of(probe(clip)), "Make it neon", 0, 5, 0, 2, 3.0, "Automatic", "Automatic", tmp_path)
     assert tab._request(*values, "neon", 0.8).lora == (f"{files[0]}@0.8",)
     assert tab._request(*values, "neon", 99).lora == (f"{files[0]}@{LORA_STRENGTH[1]:g}",)
     assert tab._request(*values, text.NO_LORA, 1.0).lora == tab._request(*values, "../../etc", 1.0).lora == ()

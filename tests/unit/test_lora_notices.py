@@ -17,10 +17,10 @@ from tests.loras import in_style, pairs
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from ui import text
+from ui.jobs.jobs import Jobs
 from ui.loras import offered
 from ui.settings import Settings
-from ui.tabs.edit import EditTab, Session, Where
-from ui.work.jobs import Jobs
+from ui.tabs.edit import EditTab, PageState, Where
 
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
 KEY = "diffusion_model.blocks.0.norm3.diff"
@@ -71,7 +71,7 @@ def test_the_page_says_it_with_the_result_of_that_lora_alone(pipe, clip, file, t
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     jobs = Jobs(Settings(pipeline_loader=lambda: pipe, warm=False, lora=(str(file),)))
     with gr.Blocks():
-        page = EditTab(jobs, [], Session(gr.State(), gr.State(), gr.State()))
+        page = EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
     uploaded = page._upload(str(clip))[page.session.clip]
     for name, expected in (("partly", True), (text.NO_LORA, False)):
         *_, last = page._run(Where(), uploaded, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", "Automatic", name, 1.0, [])
@@ -121,7 +121,7 @@ def test_markup_in_names_and_headers_is_shown_as_text(pipe, tmp_path):
     assert list(loras) == [name] and loras[name].trigger == MARKUP
     jobs = Jobs(Settings(pipeline_loader=lambda: pipe, warm=False, lora=(str(loras[name].path),)))
     with gr.Blocks():
-        page = EditTab(jobs, [], Session(gr.State(), gr.State(), gr.State()))
+        page = EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
     chosen = page._choose_lora(name)
     assert chosen[page.instruction] == MARKUP
     for shown in (page.lora.info, chosen[page.lora].info):  # gradio takes it for Markdown

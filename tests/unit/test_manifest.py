@@ -9,7 +9,7 @@ import pytest
 
 from tests.media import make_clip
 from training.config import ManifestConfig, SetConfig
-from training.data.files.checks import find_catalogue, read_set, report
+from training.data.files.checks import find_catalogue, read_set, usage_report
 from training.data.files.clips import digest_of
 from training.data.files.manifest import Dropped, Media, Record, manifest_files, rows
 from training.errors import ConfigError
@@ -154,7 +154,7 @@ def test_the_report_counts_every_row(tmp_path):
     path = jsonl(tmp_path / "m.jsonl", ROW, "{", ROW | {"prompt": "  "}, ROW | {"source_video": "gone.mp4"})
     config = ManifestConfig(sets=(SetConfig(str(path)),))
     catalogue = find_catalogue(config, tmp_path / "out")
-    lines = report(catalogue.dropped, config, catalogue.rows)
+    lines = usage_report(catalogue.dropped, config, catalogue.rows)
     assert Counter(drop.reason for drop in catalogue.dropped) == {
         "malformed row": 1, "empty prompt": 1, "unreadable": 1
     }  # fmt: skip

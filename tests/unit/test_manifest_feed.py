@@ -21,16 +21,16 @@ from tests.media import barcode_frame, make_clip, read_barcode
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline
 from tests.unit.test_manifest import write_tar
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
-from training.core.batch import Place
 from training.data.check import main as check
+from training.data.encoders import Encoders
 from training.data.files.buckets import SIZES, Signature
 from training.data.files.clips import look
-from training.data.files.feed import ManifestData, ManifestFeed, describe
+from training.data.files.feed import ManifestData, ManifestFeed, data_summary
 from training.data.files.manifest import Media
 from training.data.files.paired import draw_task
 from training.data.files.sampler import Draw
 from training.errors import ConfigError, DataError
-from training.stages.encoders import Encoders
+from training.parallel.processes import DataRank
 
 CPU = torch.device("cpu")
 WIDE, SQUARE = Signature(5, 96, 48), Signature(1, 64, 64)
@@ -97,7 +97,7 @@ def clips(media):
 
 def feed(config, rank=0, places=1):
     encoders = Encoders(config.base, config.tower, CPU, config.precision)
-    return ManifestFeed(config, encoders, Place(rank, places, CPU))
+    return ManifestFeed(config, encoders, DataRank(rank, places, CPU))
 
 
 def batches(source, count):
@@ -408,7 +408,7 @@ def test_the_summary_tells_sets_drops_and_buckets(tmp_path, base, media):
 
 
 def test_a_dry_run_without_the_data_says_what_is_missing(tmp_path, base):
-    told = describe(configuration(tmp_path, base, SetConfig("data/not-there.jsonl")), places=8)
+    told = data_summary(configuration(tmp_path, base, SetConfig("data/not-there.jsonl")), places=8)
     assert "data/not-there.jsonl" in told and "96x48x5" in told
     assert not (tmp_path / "data").exists()
 

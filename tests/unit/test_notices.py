@@ -15,9 +15,9 @@ from sama.video import FrameReader, probe
 from tests import inputs
 from tests.media import make_clip, numbers
 from tests.tiny import tiny_pipeline
+from ui.jobs.jobs import Jobs
 from ui.media.clips import take_upload
 from ui.settings import Settings
-from ui.work.jobs import Jobs
 
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
 HDR = "HDR (HLG): tone-mapped to SDR."
@@ -92,12 +92,12 @@ def page(pipe, tmp_path, monkeypatch):
     """The Edit tab of an app, and its jobs."""
     import gradio as gr
 
-    from ui.tabs.edit import EditTab, Session
+    from ui.tabs.edit import EditTab, PageState
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     jobs = Jobs(Settings(pipeline_loader=lambda: pipe, warm=False))
     with gr.Blocks():
-        return EditTab(jobs, [], Session(gr.State(), gr.State(), gr.State()))
+        return EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
 
 
 def test_the_page_says_it_beside_the_clip_and_the_result(page, hdr):

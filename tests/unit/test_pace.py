@@ -12,9 +12,9 @@ from sama.edit.estimate import Speed, estimate
 from sama.edit.request import EditRequest
 from sama.video import probe
 from tests.media import make_clip
+from ui.jobs.jobs import Edited, Jobs
+from ui.jobs.pace import Kind, Pace, StopWatch
 from ui.settings import ASSETS, Settings
-from ui.work.jobs import Edited, Jobs
-from ui.work.pace import Kind, Pace, StopWatch
 
 FACTOR = 1.5
 

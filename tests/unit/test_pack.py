@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from training.errors import PackError
-from training.synth.material.captions import FILM_END, SHOTS, STILLS
-from training.synth.material.names import CATEGORIES, curated_names
+from training.synth.material.names import categories, curated_names
 from training.synth.material.pack import Pack
-from training.synth.material.palette import COLOURS, dominant_colour
+from training.synth.material.palette import COLOURS, sprite_colour
+from training.synth.material.sources import film_end, shots, stills
 
 WIDTH, HEIGHT, FRAMES = 64, 36, 60
 
@@ -165,7 +165,7 @@ def test_names_are_plain_and_targets_unique():
     names = list(curated_names().values())
     targets = [entry.name for entry in names if entry.target]
     assert len(targets) == len(set(targets)) and 180 <= len(targets) <= 230
-    assert {entry.category for entry in names} == set(CATEGORIES)
+    assert {entry.category for entry in names} == set(categories())
     taken = {entry.name for entry in names}
     for entry in names:
         assert entry.name and entry.name == entry.name.strip().lower() and entry.name.isascii()
@@ -173,14 +173,14 @@ def test_names_are_plain_and_targets_unique():
 
 
 def test_shots_do_not_overlap_and_keep_a_test_share():
-    for (_, end, _, _), (start, _, _, _) in pairwise(SHOTS):
-        assert end <= start
-    assert SHOTS[-1][1] <= FILM_END
-    assert min(end - start for start, end, _, _ in SHOTS) >= 33  # the longest clips that are drawn
-    assert len(SHOTS) > 110
-    held_out = sum(end - start for start, end, split, _ in SHOTS if split == "test")
-    assert 0.1 < held_out / sum(end - start for start, end, _, _ in SHOTS) < 0.2
-    assert len({still.name for still in STILLS}) == len(STILLS)
+    film = shots()
+    assert all(before.end <= after.start for before, after in pairwise(film)) and film[-1].end <= film_end()
+    lengths = [shot.end - shot.start for shot in film]
+    assert min(lengths) >= 33  # the longest clips that are drawn
+    assert len(film) > 110 and {shot.split for shot in film} == {"train", "test"}
+    held_out = sum(shot.end - shot.start for shot in film if shot.split == "test")
+    assert 0.1 < held_out / sum(lengths) < 0.2
+    assert len({still.name for still in stills()}) == len(stills())
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_colour_words(rgb, word):
     image = np.zeros((6, 6, 4), np.uint8)
     image[:, :4] = (*rgb, 255)
     assert word in COLOURS
-    assert dominant_colour(image) == word
+    assert sprite_colour(image) == word
 
 
 def test_a_transparent_image_has_no_colour():
     with pytest.raises(ValueError, match="opaque"):
-        dominant_colour(np.zeros((4, 4, 4), np.uint8))
+        sprite_colour(np.zeros((4, 4, 4), np.uint8))

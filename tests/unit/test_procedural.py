@@ -17,19 +17,22 @@ from training.synth.edits.tasks import (
     POSITIONS,
     RESIZE_FACTOR,
     TASKS,
-    WORDS,
-    is_held_out_text,
     object_side,
+)
+from training.synth.edits.texts import (
+    CELL,
+    is_held_out_text,
     subtitle,
     subtitle_limit,
+    subtitle_phrases,
+    subtitle_words,
 )
-from training.synth.edits.texts import CELL, PHRASES
 from training.synth.edits.variants import MOST_PAIRS, MOST_VARIANTS
 from training.synth.material.pack import Pack, Shot, Sprite, Still
 from training.synth.scenes.backgrounds import BACKGROUNDS, background
 from training.synth.scenes.layers import object_layer
 from training.synth.scenes.light import Light, light_of
-from training.synth.scenes.motion import Camera, Motion
+from training.synth.scenes.motion import Camera, ObjectMotion
 from training.synth.scenes.render import render_case, render_group, render_pair
 from training.synth.scenes.scene import (
     SceneObject,
@@ -41,8 +44,8 @@ from training.synth.scenes.scene import (
     successor,
 )
 from training.synth.scenes.tint import tinted
-from training.synth.words.kinds import COMMON, familiarity, flies, kind_words
-from training.synth.words.telling import reference, telling_words
+from training.synth.words.kinds import common_names, familiarity, flies, kind_words
+from training.synth.words.telling import choose_reference, telling_words
 
 BUCKET = Bucket(256, 144)
 COLOURS = {"red": (220, 40, 40), "blue": (40, 90, 220), "green": (60, 170, 70), "yellow": (240, 210, 60)}
@@ -271,13 +274,13 @@ def test_subtitles_of_the_splits_do_not_meet():
     rng = np.random.default_rng(0)
     train, test = ({subtitle(rng, 256, split) for _ in range(600)} for split in ("train", "test"))
     assert not train & test
-    never = {word for word in WORDS if is_held_out_text(word)}
+    never = {word for word in subtitle_words() if is_held_out_text(word)}
     assert len(never) > 20
     assert not never & {word.strip("!?") for text in train for word in text.split()}
     assert not {text for text in train if is_held_out_text(text)}
-    known = {word for text in (*WORDS, *PHRASES) for word in text.split()}
+    known = {word for text in (*subtitle_words(), *subtitle_phrases()) for word in text.split()}
     assert {word.strip("!?") for text in test for word in text.split() if not word.isdigit()} <= known
-    assert any(text in PHRASES for text in train) and any(text in PHRASES for text in test)
+    assert any(text in subtitle_phrases() for text in train) and any(text in subtitle_phrases() for text in test)
 
 
 def test_training_shows_every_letter_at_every_place():
@@ -368,7 +371,7 @@ def test_what_stands_on_the_ground_has_a_shadow_and_what_flies_has_none(pack):
 
 
 def test_a_hopping_thing_leaves_its_shadow_on_the_ground(pack):
-    hopping = _thing(pack, motion=Motion(hop=30, turns=1))
+    hopping = _thing(pack, motion=ObjectMotion(hop=30, turns=1))
     layer = _layer(hopping, frames=9)
     top, shadow = [patch.y for patch in layer.patches], [_shaded(layer, i).nonzero()[0] for i in (0, 8)]
     assert top[8] < top[0] - 20
@@ -482,7 +485,7 @@ def test_an_identity_asks_for_what_is_absent_or_done_already(pack):
 def test_three_in_a_row_are_counted_from_the_left(pack):
     row = [_thing(pack, centre=(x, 90), side=40) for x in (45, 128, 210)]
     rng = np.random.default_rng(0)
-    said = [{reference(row, i, rng, *BUCKET)["which"] for _ in range(60)} for i in range(3)]
+    said = [{choose_reference(row, i, rng, *BUCKET)["which"] for _ in range(60)} for i in range(3)]
     assert said[0] <= {"left", "first"} and said[2] <= {"right", "third"}
     assert {"second", "middle"} <= said[1] and "left" not in said[1]
 
@@ -490,16 +493,16 @@ def test_three_in_a_row_are_counted_from_the_left(pack):
 def test_twins_of_two_colours_are_told_by_colour(pack):
     twins = [_thing(pack, centre=(80, 90), tint="blue"), _thing(pack, centre=(120, 92), tint="green")]
     rng = np.random.default_rng(0)
-    said = [reference(twins, 0, rng, *BUCKET) for _ in range(20)]
+    said = [choose_reference(twins, 0, rng, *BUCKET) for _ in range(20)]
     assert {word["which"] for word in said if not word["kind"]} == {"colour"}
     assert {word["old_colour"] for word in said if not word["kind"]} == {"blue"}
     alike = [replace(thing, tint="") for thing in twins]
-    assert reference(alike, 0, rng, *BUCKET) is None  # nothing tells them apart
+    assert choose_reference(alike, 0, rng, *BUCKET) is None  # nothing tells them apart
 
 
 def test_common_names_are_asked_for_most():
     assert familiarity("cat") == 1 and familiarity("magnet") < 0.5
-    assert 100 < len(COMMON) < 160
+    assert 100 < len(common_names()) < 160
     assert kind_words("cat", "animal") == ("animal", "creature") and kind_words("headphones", "music") == ()
 
 

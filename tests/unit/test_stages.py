@@ -14,15 +14,15 @@ from tests.tiny import tiny_transformer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from tests.unit.test_training_loop import MODEL, base, editor, stage_config, stop_after  # noqa: F401 - fixtures
 from training.config import LoraConfig, ObjectiveConfig, OptimiserConfig, ParallelConfig, WatchConfig
-from training.core.batch import Batch
+from training.core.batch import EncodedBatch
 from training.core.loop import Trainer
 from training.core.optim import build_optimisers, state_tensors
 from training.core.precision import autocast
 from training.core.randomness import generator
+from training.core.tracking import read_metrics
 from training.errors import ConfigError
-from training.parallel.processes import checkpoint_activations
-from training.stages.editor import build_stage
-from training.watch.tracking import read_metrics
+from training.parallel.activations import checkpoint_activations
+from training.train import build_stage, build_watcher
 
 CPU = Accelerator(cpu=True)
 
@@ -31,7 +31,7 @@ def batch(size=4, frames=2, source=True):
     random = torch.Generator().manual_seed(0)
     clips = [torch.randn(size, 16, frames, 4, 6, generator=random) for _ in range(2)]
     text, anchors = (torch.randn(size, count, 32, generator=random) for count in (64, 65))
-    return Batch(clips[0] if source else None, clips[1], text, anchors)
+    return EncodedBatch(clips[0] if source else None, clips[1], text, anchors)
 
 
 def gradients(stage, given, sigmas):
@@ -39,7 +39,7 @@ def gradients(stage, given, sigmas):
     stage.model.zero_grad()
     losses = []
     for row in range(len(given.target)):
-        one = Batch(*(None if part is None else part[row : row + 1] for part in vars(given).values()))
+        one = EncodedBatch(*(None if part is None else part[row : row + 1] for part in vars(given).values()))
         flow, semantic = stage.errors(stage.model, one, sigmas[row : row + 1], torch.Generator().manual_seed(row))
         losses.append(flow + 0.1 * semantic)
     loss = torch.cat(losses).mean()
@@ -123,7 +123,8 @@ def test_images_may_come_in_larger_batches(stage_config):  # noqa: F811
 def test_a_watched_run_tells_held_out_losses_and_draws_samples(stage_config, tmp_path):  # noqa: F811
     watch = WatchConfig(1, (), validate_every=2, validation_samples=1, sample_every_minutes=1e-9, sample_count=1)
     config = replace(stage_config, output=str(tmp_path / "run"), max_steps=2, watch=watch)
-    assert Trainer(config, editor(config), CPU).run()
+    stage = editor(config)
+    assert Trainer(config, stage, CPU, build_watcher=build_watcher(config, stage)).run()
     last = read_metrics(tmp_path / "run")[-1]
     assert last["step"] == 2 and last["validation/raw/flow"] > 0 and last["validation/ema/semantic"] > 0
     assert [path.name for path in (tmp_path / "run" / "samples").iterdir()]
@@ -219,8 +220,8 @@ def test_an_adapter_trains_on_frozen_weights_and_resumes(stage_config, tmp_path)
     )
 
     def trainer(config):
-        stage, layout = build_stage(config, CPU)
-        return Trainer(config, stage, CPU, layout)
+        stage, groups = build_stage(config, CPU)
+        return Trainer(config, stage, CPU, groups)
 
     whole = trainer(replace(config, output=str(tmp_path / "whole")))
     frozen = {name: weight.clone() for name, weight in whole.stage.model.named_parameters() if not weight.requires_grad}

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from training.core.tracking import METRICS_FILE, Tracker, read_metrics
 from training.errors import ConfigError
-from training.watch.tracking import METRICS_FILE, Tracker, read_metrics
 
 CONFIG = {"stage": "sft", "optimiser": {"learning_rate": 1e-3}}
 
@@ -96,11 +96,6 @@ def test_tensorboard_reads_figures_pictures_and_the_configuration(tmp_path):
     assert (shown.step, shown.width, shown.height) == (20, 36, 24)
     assert b"learning_rate" in events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0]
     assert [folder.name for folder in (tmp_path / "run").iterdir() if folder.is_dir()] == ["tensorboard"]
-
-
-def test_a_tracker_that_cannot_be_is_told_before_the_run(tmp_path):
-    with pytest.raises(ConfigError, match="unknown tracker 'tensorbord'"):
-        Tracker(tmp_path / "run", ("tensorbord",), CONFIG)
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_the_run(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from sama.shapes import TINY_BUCKETS, Bucket
 from tests.tiny import tiny_tokenizer
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.data.drawn.latents import LatentStore
-from training.data.drawn.scenes import ALL_TASKS, MAX_CLIPS, MAX_PAIRS, NO_TASK, PairedClips, RenderedGroups, stream
+from training.data.drawn.scenes import ALL_TASKS, MAX_CLIPS, MAX_PAIRS, NO_TASK, GroupedPairs, RenderedGroups, stream
 from training.data.prompts import TEXT_LENGTH
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
@@ -172,7 +172,7 @@ def samples(pack, words, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Pack, "load", lambda folder: pack)
 
     def make(count, seed=0, rank=0, workers=0, start=0):
-        groups = stream(RenderedGroups("", 5, PairedClips(words, "first", 2), seed, rank, start=start), workers)
+        groups = stream(RenderedGroups("", 5, GroupedPairs(words, "first", 2), seed, rank, start=start), workers)
         return [next(groups) for _ in range(count)]
 
     return make
@@ -232,7 +232,7 @@ def test_all_ranks_have_the_same_buckets_and_each_once_in_every_five(samples):
 
 def test_batches_of_a_stream_are_its_samples_in_order(pack, words, monkeypatch, samples):  # noqa: F811
     monkeypatch.setattr(Pack, "load", lambda folder: pack)
-    whole = RenderedGroups("", 5, PairedClips(words, "first", 2), 0, batch=(2, list), start=1)
+    whole = RenderedGroups("", 5, GroupedPairs(words, "first", 2), 0, batch=(2, list), start=1)
     (one, other), alone = next(stream(whole, 2)), samples(4)
     assert torch.equal(one["clips"], alone[2]["clips"]) and torch.equal(other["clips"], alone[3]["clips"])
 
@@ -248,6 +248,6 @@ def test_what_does_not_fit_is_left_out_with_its_pairs(pack, words):  # noqa: F81
     drawn.clips *= 3
     drawn.captions *= 3
     drawn.pairs *= 4
-    sample = PairedClips(words, "first", 1)(drawn, np.random.default_rng(0), WIDE)
+    sample = GroupedPairs(words, "first", 1)(drawn, np.random.default_rng(0), WIDE)
     assert len(sample["clips"]) == MAX_CLIPS and (sample["pairs"][:, 2] < NO_TASK).sum() == MAX_PAIRS
     assert sample["pairs"][:, :2].max() < MAX_CLIPS

@@ -21,21 +21,20 @@ from training.config import (
     TrainConfig,
     WatchConfig,
 )
-from training.core.batch import Place
 from training.core.clock import Clock
-from training.core.cost import Cost
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights, float8_rounded
 from training.core.loop import UNTIMED_STEPS, Trainer
+from training.core.meter import Cost
 from training.core.optim import build_optimisers, rate_factor
+from training.core.tracking import read_metrics
 from training.data.drawn.feed import RenderedFeed
+from training.data.encoders import Encoders
 from training.errors import ConfigError
-from training.parallel.processes import Layout, clip_gradients
+from training.parallel.processes import DataRank, ProcessGroups, clip_gradients
 from training.stages.editor import EditStage
-from training.stages.encoders import Encoders
 from training.synth.material.pack import Pack
 from training.tiny.vae import WEIGHTS_FILE
-from training.watch.tracking import read_metrics
 
 
 class Net(nn.Module):
@@ -53,7 +52,7 @@ class Net(nn.Module):
 
 
 class ToyStage:
-    """Batch n is a function of n."""
+    """EncodedBatch n is a function of n."""
 
     def __init__(self, broken=()):
         torch.manual_seed(0)
@@ -71,9 +70,6 @@ class ToyStage:
 
     def figures(self):
         return {}
-
-    def watcher(self, tracker):
-        return None
 
     def state_dict(self):
         return {"number": self.number}
@@ -163,8 +159,8 @@ def test_every_place_step_and_micro_step_has_noise_of_its_own(tmp_path):
     noise = []
     for rank, folder in ((0, "first"), (1, "second"), (0, "shares the first one's place")):
         drawn: list[tuple[float, ...]] = []
-        layout = Layout(Place(rank, 2, torch.device("cpu")))
-        Trainer(configuration(tmp_path / folder, accumulate=2), Noted(), Accelerator(cpu=True), layout).run()
+        groups = ProcessGroups(DataRank(rank, 2, torch.device("cpu")))
+        Trainer(configuration(tmp_path / folder, accumulate=2), Noted(), Accelerator(cpu=True), groups).run()
         noise.append(drawn)
     assert [len(drawn) for drawn in noise] == [8, 8, 8] and len({*noise[0], *noise[1]}) == 16
     assert noise[2] == noise[0]
@@ -334,7 +330,7 @@ def stage_config(base, pack, monkeypatch):  # noqa: F811
 
 
 def editor(config):
-    place = Place(0, 1, torch.device("cpu"))
+    place = DataRank(0, 1, torch.device("cpu"))
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
     return EditStage(config, Accelerator(cpu=True), RenderedFeed(config, encoders, place), encoders, place)
 

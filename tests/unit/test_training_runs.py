@@ -24,18 +24,18 @@ from tests.unit.test_adapters import PUBLISHED
 from tests.unit.test_manifest import write_tar
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.config import load_config
-from training.core.batch import Place
 from training.core.loop import Trainer
+from training.core.tracking import read_metrics
 from training.data import check
+from training.data.encoders import Encoders
 from training.data.files.buckets import SIZES
 from training.data.files.feed import ManifestFeed
-from training.stages.editor import build_stage
-from training.stages.encoders import Encoders
+from training.parallel.processes import DataRank
 from training.stages.model import build_transformer
 from training.synth.material.pack import Pack
 from training.tiny.vae import WEIGHTS_FILE
+from training.train import build_stage
 from training.train import main as train
-from training.watch.tracking import read_metrics
 
 MODEL = {
     "num_attention_heads": 2, "attention_head_dim": 24, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2,
@@ -249,7 +249,7 @@ def test_a_published_set_is_checked_read_and_trained_on(tmp_path, base, name, ca
 
     config, cpu = load_config(path), torch.device("cpu")
     encoders = Encoders(config.base, config.tower, cpu, config.precision)
-    batch = next(ManifestFeed(config, encoders, Place(0, 1, cpu)).batches())
+    batch = next(ManifestFeed(config, encoders, DataRank(0, 1, cpu)).batches())
     frames, offset = (5 if target.suffix == ".mp4" else 1), (4 if name == "openve" else 0)
     torch.testing.assert_close(batch.target, encoders.latents(shown(target, frames, offset)))
     if source is not None:
@@ -286,8 +286,8 @@ def test_a_resumed_run_sees_what_the_whole_run_would_have_seen(tmp_path, base, m
 
     def trainer(folder):
         config = load_config(kind(tmp_path / folder, base, media))
-        stage, layout = build_stage(config, cpu)
-        return Trainer(config, stage, cpu, layout)
+        stage, groups = build_stage(config, cpu)
+        return Trainer(config, stage, cpu, groups)
 
     whole = trainer("whole")
     start = {name: value.clone() for name, value in whole.stage.model.state_dict().items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training_settings import SETTINGS, parse_setting, table, write_result
+from benchmarks.training_settings import SETTINGS, parse_setting, results_table, write_result
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_both_kinds_of_training_are_measured(tmp_path):
         assert result["skipped_steps"] == 0
         assert result["mfu"] is None, "the peak of a CPU is not known"
         assert result["tokens_per_second"] == pytest.approx(result["tokens"] / result["step_seconds"])
-    rows = table(tmp_path).splitlines()
+    rows = results_table(tmp_path).splitlines()
     assert len(rows) == 4
     assert "| 14b lora, 5 x 32 x 48, not compiled | 1 x cpu | 89 | full | native |" in rows[3]
 
@@ -44,10 +44,10 @@ def test_results_of_several_sessions_are_kept_in_one_file(tmp_path):
         assert done.returncode == 0, done.stderr
     printed = run("--table", str(kept)).stdout
     assert [row.split("|")[5].strip() for row in printed.splitlines()[2:]] == ["a of one", "b of two", "c of two"]
-    assert printed == table(kept)
+    assert printed == results_table(kept)
     nothing = run("--out", str(tmp_path / "none"), "--keep", str(kept))
     assert nothing.returncode == 2 and "no results in" in nothing.stderr
-    assert printed == table(kept)
+    assert printed == results_table(kept)
 
 
 def test_a_setting_is_varied_by_name():
@@ -66,4 +66,4 @@ def test_what_there_is_not_is_refused_with_what_there_is(text):
 def test_a_failure_has_a_row(tmp_path):
     setting = {**vars(SETTINGS["14b_lora_81"])}
     write_result(tmp_path, {"name": "a", "setting": setting, "error": "OutOfMemoryError: 78 GiB | used"})
-    assert "OutOfMemoryError: 78 GiB / used" in table(tmp_path)
+    assert "OutOfMemoryError: 78 GiB / used" in results_table(tmp_path)

@@ -27,17 +27,17 @@ from tests.tiny import tiny_pipeline
 from ui import text
 from ui.api import Api
 from ui.errors import PromptError, sentence
-from ui.media.clips import Clip, take_upload
+from ui.jobs.jobs import Edited, Jobs, JobStep, Restoration, Restored
+from ui.media.clips import PageClip, take_upload
 from ui.media.folders import keep, new_folder, sweep
-from ui.media.limits import PROMPT_LENGTH, UPLOAD_LIMITS, clean_prompt, table
+from ui.media.limits import PROMPT_LENGTH, UPLOAD_LIMITS, checked_instruction, limits_table
 from ui.media.runs import FinishedEdit, Tokens, compose_film
 from ui.settings import Settings
-from ui.tabs.controls import Session, Where
+from ui.tabs.controls import PageState, Where
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import build_example, load_examples
-from ui.tabs.pretext import damage, psnr, scores
+from ui.tabs.pretext import clip_psnr, damage, scores
 from ui.viewer import plan_value
-from ui.work.jobs import Edited, Jobs, Restoration, Restored, Step
 
 INSTRUCTION = "Make it snowy"
 STEPS = 3
@@ -61,7 +61,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def large(tmp_path: Path, cache: Path) -> Clip:
+def large(tmp_path: Path, cache: Path) -> PageClip:
     """A clip larger than the model's size, as the page has it after an upload."""
     return take_upload(make_clip(tmp_path / "large.mp4", frames=5, width=320, height=192))
 
@@ -73,13 +73,13 @@ def finished(jobs: Jobs, clip: Path, tmp_path_factory: pytest.TempPathFactory) -
     return build_example(EditRequest(clip, INSTRUCTION, ""), jobs, folder, entry, film=True)
 
 
-def edit_tab(jobs: Jobs) -> tuple[EditTab, Session]:
+def edit_tab(jobs: Jobs) -> tuple[EditTab, PageState]:
     with gr.Blocks():
-        session = Session(gr.State(None), gr.State([]), gr.State(None))
+        session = PageState(gr.State(None), gr.State([]), gr.State(None))
         return EditTab(jobs, [], session), session
 
 
-def run_tab(tab: EditTab, where: Where, clip: Clip, instruction: str = INSTRUCTION):
+def run_tab(tab: EditTab, where: Where, clip: PageClip, instruction: str = INSTRUCTION):
     """A press of the button whose turn has come: what `EditTab._run` yields."""
     return tab._run(where, clip, instruction, 0, 9, 0, STEPS, 3.0, "Automatic", "Automatic", text.NO_LORA, 1.0, [])
 
@@ -89,17 +89,17 @@ def run_tab(tab: EditTab, where: Where, clip: Clip, instruction: str = INSTRUCTI
     [("  Make it snowy\n", "Make it snowy"), ("Add\x00 a\tcat", "Add a cat"), ("雪を降らせて", "雪を降らせて")],
 )
 def test_prompts_are_cleaned(given, kept):
-    assert clean_prompt(given) == kept
+    assert checked_instruction(given) == kept
 
 
 @pytest.mark.parametrize("bad", [None, "", "  ", "ab", "a" * (PROMPT_LENGTH[1] + 1)])
 def test_prompts_of_the_wrong_length_are_refused_on_the_server(bad):
     with pytest.raises(PromptError, match=r"\.$|”\.$"):
-        clean_prompt(bad)
+        checked_instruction(bad)
 
 
 def test_the_table_of_limits_says_what_is_checked():
-    words = table(97)
+    words = limits_table(97)
     for number in (UPLOAD_LIMITS.max_side, int(UPLOAD_LIMITS.max_seconds), UPLOAD_LIMITS.max_bytes // 1_000_000, 97):
         assert str(number) in words
 
@@ -251,7 +251,9 @@ def test_an_open_page_keeps_its_clip_and_its_runs(finished, clip, cache):
 
 def test_an_edit_reports_every_step_and_ends_with_its_tokens(jobs, clip, tmp_path):
     events = list(jobs.edit(EditRequest(clip, INSTRUCTION, tmp_path / "result.mp4")))
-    painted = [event.step for event in events if isinstance(event, Step) and event.phase == "painting" and event.step]
+    painted = [
+        event.step for event in events if isinstance(event, JobStep) and event.phase == "painting" and event.step
+    ]
     assert painted == list(range(1, STEPS + 1))
     assert isinstance(events[-1], Edited) and events[-1].tokens.plan.shape[:2] == (STEPS, 65)
     assert probe(tmp_path / "result.mp4").frames == 9
@@ -444,15 +446,15 @@ def test_tokens_without_a_place_are_matched_and_said_to_be(finished):
 
 @pytest.mark.parametrize("task", text.TASKS.values())
 def test_damage_is_limited_to_what_it_says(clip, task):
-    damaged = damage(Clip.of(probe(clip)), task, 0, 0, "tiny")
+    damaged = damage(PageClip.of(probe(clip)), task, 0, 0, "tiny")
     assert damaged.clean.shape == damaged.given.shape and len(damaged.clean) == 9
     assert damaged.hidden.any()
     assert np.array_equal(damaged.clean[~damaged.hidden], damaged.given[~damaged.hidden])
-    assert psnr(damaged.clean, damaged.given, ~damaged.hidden) == float("inf") or not (~damaged.hidden).any()
+    assert clip_psnr(damaged.clean, damaged.given, ~damaged.hidden) == float("inf") or not (~damaged.hidden).any()
 
 
 def test_a_restoration_is_scored_in_the_hidden_part_and_overall(jobs, clip):
-    damaged = damage(Clip.of(probe(clip)), "cube", 0, 0, "tiny")
+    damaged = damage(PageClip.of(probe(clip)), "cube", 0, 0, "tiny")
     *steps, last = jobs.restore(Restoration(damaged.given, damaged.prefix, "", 0))
     assert [step.step for step in steps if step.phase == "restoring"] == list(range(1, STEPS + 1))
     assert isinstance(last, Restored) and last.frames.shape == damaged.clean.shape
@@ -491,18 +493,18 @@ def test_the_api_refuses_another_word_for_detail(jobs, large):
 
 
 def test_the_description_of_the_api_names_detail(jobs, finished):
-    from ui.app import build
+    from ui.app import build_app
 
-    api = build(replace(jobs.settings, examples=finished.folder.parent)).get_api_info()["named_endpoints"]
+    api = build_app(replace(jobs.settings, examples=finished.folder.parent)).get_api_info()["named_endpoints"]
     (parameter,) = [each for each in api["/edit_video"]["parameters"] if each["parameter_name"] == "detail"]
     assert parameter["parameter_default"] == "auto" and parameter["type"]["enum"] == ["auto", "on", "off"]
 
 
 def test_the_api_is_three_documented_functions_and_nothing_else(jobs, finished):
-    from ui.app import build, launch_options
+    from ui.app import build_app, launch_options
 
     settings = replace(jobs.settings, examples=finished.folder.parent)
-    demo = build(settings)
+    demo = build_app(settings)
     api = demo.get_api_info()
     assert set(api["named_endpoints"]) == {"/edit_video", "/corrupt_clip", "/restore_clip"}
     assert not api["unnamed_endpoints"]

@@ -172,8 +172,8 @@ def test_the_command_line_takes_a_mask(clip, pipe, tmp_path, monkeypatch, writte
 @pytest.mark.parametrize("kind", ["png", "mp4"])
 def test_the_api_takes_a_mask(kind, clip, pipe, tmp_path, monkeypatch, written):
     from ui.api import Api
+    from ui.jobs.jobs import Jobs
     from ui.settings import Settings
-    from ui.work.jobs import Jobs
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     mask = still(tmp_path / "mask.png", slice(24, 48))

@@ -15,17 +15,17 @@ from tests.media import make_clip, read_barcode
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
 from training.config import DataConfig, ManifestConfig, ObjectiveConfig, RenderedConfig, TrainConfig, WatchConfig
-from training.core.batch import Place
 from training.core.ema import Ema
 from training.core.randomness import generator
+from training.core.tracking import Tracker, read_metrics
 from training.data.drawn.feed import RenderedFeed
+from training.data.encoders import Encoders
 from training.errors import ConfigError
+from training.parallel.processes import DataRank
 from training.stages.editor import EditStage
-from training.stages.encoders import Encoders
 from training.synth.material.pack import Pack
 from training.watch.grids import GridRow, draw_grid, shown_frames
 from training.watch.held_out import held_out_samples
-from training.watch.tracking import Tracker, read_metrics
 from training.watch.validation import SIGMAS, Validator
 
 MODEL = {
@@ -59,7 +59,7 @@ def config(tmp_path, pack, monkeypatch):  # noqa: F811
 
 
 def build(config):
-    place = Place(0, 1, CPU)
+    place = DataRank(0, 1, CPU)
     encoders = Encoders(config.base, config.tower, CPU, config.precision)
     stage = EditStage(config, Accelerator(cpu=True), RenderedFeed(config, encoders, place), encoders, place)
     tracker = Tracker(config.output, config.watch.trackers, {})

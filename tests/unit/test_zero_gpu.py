@@ -21,8 +21,8 @@ from sama.video import probe
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from ui.errors import ReportedError, sentence
+from ui.jobs.jobs import Edited, Jobs, JobStep, Restoration, Restored
 from ui.settings import Settings
-from ui.work.jobs import Edited, Jobs, Restoration, Restored, Step
 
 STEPS = 3
 
@@ -104,7 +104,9 @@ def broken_pipeline(error: Exception, **config):
 
 def test_an_edit_comes_back_from_its_process(lender, clip, tmp_path):
     events = list(borrowing().edit(EditRequest(clip, "Make it snowy", tmp_path / "result.mp4")))
-    painted = [event.step for event in events if isinstance(event, Step) and event.phase == "painting" and event.step]
+    painted = [
+        event.step for event in events if isinstance(event, JobStep) and event.phase == "painting" and event.step
+    ]
     assert painted == list(range(1, STEPS + 1))
     assert isinstance(events[-1], Edited) and np.isfinite(events[-1].tokens.plan.astype(float)).all()
     assert probe(tmp_path / "result.mp4").frames == 9

@@ -9,11 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from training.core.finite import finite_rows
-
 
 @dataclass
-class Batch:
+class EncodedBatch:
     """Encoded samples of one bucket, on the device.
 
     source: (B, C, F, H, W) normalised latents, float32 or bfloat16; None to train text-to-video.
@@ -27,37 +25,36 @@ class Batch:
     text: Tensor
     anchors: Tensor | None
 
+    def finite(self) -> Tensor:
+        """Which rows hold finite values only: (B,) bool on the device."""
+        return finite_rows(self.source, self.target, self.text, self.anchors)
 
-def without_broken_rows(batch: Batch) -> tuple[Batch, Tensor]:
+
+def finite_rows(*tensors: Tensor | None) -> Tensor:
+    """Whether row i of all tensors (B, ...) holds finite values only: (B,) bool on their device. None is left out."""
+    rows = [tensor.flatten(1).isfinite().all(1) for tensor in tensors if tensor is not None]
+    return torch.stack(rows).all(0)
+
+
+def without_broken_rows(batch: EncodedBatch) -> tuple[EncodedBatch, Tensor]:
     """A batch in which the first row of finite values stands in place of every row with a value that is not finite, and
     which rows were finite, (B,) bool. Without a finite row nothing changes.
 
     All is decided on the device. One broken sample would otherwise cost the whole step, since its loss is in the mean.
     """
-    finite = finite_rows(batch.source, batch.target, batch.text, batch.anchors)
+    finite = batch.finite()
     numbers = torch.arange(len(finite), device=finite.device)
     rows = torch.where(finite, numbers, finite.to(torch.uint8).argmax())
-    tensors = (batch.source, batch.target, batch.text, batch.anchors)
-    source, target, text, anchors = (None if tensor is None else tensor[rows] for tensor in tensors)
-    assert target is not None and text is not None
-    return Batch(source, target, text, anchors), finite
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands among those that see different samples; the processes of one sequence-parallel group have
-    the same place and draw the same batches and noise."""
-
-    rank: int
-    count: int
-    device: torch.device
+    source, anchors = (None if tensor is None else tensor[rows] for tensor in (batch.source, batch.anchors))
+    return EncodedBatch(source, batch.target[rows], batch.text[rows], anchors), finite
 
 
 class Feed(Protocol):
-    """An endless stream of batches of one place whose position can be stored."""
+    """An endless stream of batches of one data rank (`training.parallel.processes.DataRank`), whose position can be
+    stored."""
 
-    def batches(self) -> Iterator[Batch]:
-        """Batches from the present position on. Every place has the same bucket in the same micro-step."""
+    def batches(self) -> Iterator[EncodedBatch]:
+        """Batches from the present position on. Every data rank has the same bucket in the same micro-step."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,8 +62,8 @@ class Feed(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a stored position; call before `batches`. Of another number of places, no sample that was seen in the
-        present epoch comes again in it."""
+        """Go to a stored position; call before `batches`. With another number of data ranks, no sample that was seen in
+        the present epoch comes again in it."""
         ...
 
     def summary(self) -> str:

@@ -2,9 +2,11 @@
 
     <output>/checkpoints/step-00001234/
         tensors/         weights, averages and optimiser states (torch.distributed.checkpoint: sharded or not, one form)
-        process-0.pt     of every process: its generators, and the position of its feed
+        process-0.pt     of every process: the position of its feed, and what it has counted
         config.yaml      the configuration, overrides included
         run.json         step, clock, number of processes
+
+Generators are not stored: what a step draws is seeded by its number (`training.core.randomness`).
 
 A checkpoint is written into a hidden folder and takes its name when every process is done: a folder with a name is
 complete, at whatever moment the run was killed.
@@ -15,14 +17,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
@@ -34,7 +34,7 @@ from training.config import TrainConfig, deciding, load_config
 from training.core.ema import Ema
 from training.core.optim import state_tensors
 from training.errors import ConfigError
-from training.parallel.processes import Layout
+from training.parallel.processes import ProcessGroups
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 NAMES = "step-*"
@@ -48,13 +48,13 @@ class Checkpoints:
     rank, count: of this process among all. keep: the newest that stay.
     """
 
-    def __init__(self, folder: Path, layout: Layout, rank: int, count: int, keep: int) -> None:
-        self.folder, self.layout = Path(folder), layout
+    def __init__(self, folder: Path, groups: ProcessGroups, rank: int, count: int, keep: int) -> None:
+        self.folder, self.groups = Path(folder), groups
         self.rank, self.count, self.keep = rank, count, keep
 
     def claim(self) -> None:
-        """Keep other runs out of the folder as long as this process lives. ConfigError: one is there already, such as
-        the processes of a launcher that was killed."""
+        """Keep other runs out of the folder as long as this process lives. Raises ConfigError where one is there
+        already, such as the processes of a launcher that was killed."""
         if self.rank != 0:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -79,9 +79,9 @@ class Checkpoints:
         """Write a checkpoint and remove those that are too old.
 
         tensors: on the device, replicated or sharded; every process gives its own. process: what this process alone
-        has, in types that `torch.load` reads without running code. run: what all share, in types of JSON.
-        ConfigError, in every process: one of them could not write, such as to a full disk. The checkpoints that were
-        there stay, and nothing is left of the new one.
+        has, in types that `torch.load` reads without running code. run: what all share, in types of JSON. Raises
+        ConfigError in every process where one could not write, such as to a full disk: the earlier checkpoints stay,
+        and nothing is left of the new one.
         """
         path = self.folder / f"step-{step:08d}"
         part = self.folder / f".{path.name}"
@@ -92,8 +92,8 @@ class Checkpoints:
                 part.mkdir(parents=True)
 
         def write() -> None:
-            with self._tensors_of(part) as how:
-                dcp.save(dict(tensors), **how)
+            with _alone():
+                dcp.save(dict(tensors), **self._store(part))
             torch.save(dict(process), part / f"process-{self.rank}.pt")
 
         def finish() -> None:
@@ -115,23 +115,23 @@ class Checkpoints:
     def load(self, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Overwrite `tensors` by what is stored, and return what this process stored for itself.
 
-        Tensors may be sharded in another way than they were. Of another number of processes, this one gets what the
-        one stored whose number is this one's, counted round.
+        Tensors may be sharded in another way than they were. Written by n processes, this one gets what number
+        `rank % n` stored.
         """
-        with self._tensors_of(path) as how:
-            dcp.load(dict(tensors), **how)
-        stored = self.rank % describe(path)["processes"]
+        with _alone():
+            dcp.load(dict(tensors), **self._store(path))
+        stored = self.rank % run_facts(path)["processes"]
         own: dict[str, Any] = torch.load(path / f"process-{stored}.pt", map_location="cpu", weights_only=True)
         return own
 
     def _together(self, action: Callable[[], None], step: int) -> None:
-        """Do a part of the work of saving in every process, and wait for all of them. ConfigError: see `save`."""
+        """Do a part of the work of saving in every process, and wait for all of them. Raises ConfigError as `save`."""
         problem: BaseException | None = None
         try:
             action()
         except (OSError, RuntimeError, CheckpointException) as error:
             problem = error
-        if not self.layout.agree([float(problem is not None)])[0]:
+        if not self.groups.agree([float(problem is not None)])[0]:
             return
         if self.rank == 0:
             with contextlib.suppress(OSError):
@@ -144,11 +144,10 @@ class Checkpoints:
             f"there): make room, then go on with --resume from {newest.name if newest else 'the beginning'}"
         ) from problem
 
-    @contextlib.contextmanager
-    def _tensors_of(self, path: Path) -> Iterator[dict[str, Any]]:
-        with _alone():
-            group, alone = self.layout.control, self.layout.control is None
-            yield {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": alone}
+    def _store(self, path: Path) -> dict[str, Any]:
+        """Where and with whom `torch.distributed.checkpoint` writes and reads."""
+        group = self.groups.control
+        return {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": group is None}
 
     def _clear(self) -> None:
         """Remove what a killed run has left."""
@@ -161,30 +160,30 @@ class Checkpoints:
         shutil.rmtree(hidden)
 
 
-def describe(path: Path) -> dict[str, Any]:
+def run_facts(path: Path) -> dict[str, Any]:
     """What all processes share of a checkpoint: `step`, `processes` and what was given as `run`."""
     described: dict[str, Any] = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
     return described
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The checkpoint that `path` is, or the newest one of a run's folder; None: it is neither."""
+    """The checkpoint at `path`, or the newest one where `path` is a run's folder; None where it is neither."""
     if (path / RUN_FILE).is_file():
         return path
     return _newest(path / "checkpoints")
 
 
 def stored_config(path: Path) -> TrainConfig:
-    """The configuration that a checkpoint was written with. ConfigError: it cannot be read by this version."""
+    """The configuration that a checkpoint was written with. Raises ConfigError where this version cannot read it."""
     return load_config(path / CONFIG_FILE)
 
 
 def read_weights(path: Path, averaged: bool | None = None) -> tuple[dict[str, Tensor], bool]:
     """The trained weights of a checkpoint by the model's own names, whole and on the host, whatever processes wrote
-    them; and whether they are the averages. Each is read into its place: one model is all the memory that it takes.
+    them; and whether they are the averages. Takes the memory of one model.
 
-    averaged: the averages, the weights themselves, or, of None, the averages where there are any. ConfigError: they
-    are not there, or the checkpoint cannot be read.
+    averaged: the averages, or the weights themselves; None: the averages where there are any. Raises ConfigError where
+    they are missing, or the checkpoint cannot be read.
     """
     folder = path / "tensors"
     try:
@@ -207,8 +206,8 @@ def read_weights(path: Path, averaged: bool | None = None) -> tuple[dict[str, Te
 
 
 def run_tensors(model: nn.Module, ema: Ema, optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All tensors of a run by name, as they are at this moment. Frozen weights are left out: they come from where the
-    run started."""
+    """All tensors of a run by name, sharing memory. Frozen weights are left out: they come from where the run
+    started."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     tensors = {f"{MODEL}{name}": value for name, value in model.state_dict().items() if name not in frozen}
     tensors |= {f"{AVERAGE}{name}": value for name, value in ema.shadow.items()}
@@ -217,32 +216,9 @@ def run_tensors(model: nn.Module, ema: Ema, optimisers: Sequence[torch.optim.Opt
     return tensors
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Every generator that this process has: Python's, numpy's, torch's and the device's."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [kind, torch.tensor(np.asarray(keys, np.int64)), int(place), int(has_gauss), float(cached)],
-        "torch": torch.get_rng_state(),
-        "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Go on from a stored `random_state`."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["device"], device)
-
-
 def require_same(path: Path, config: TrainConfig, except_for: Sequence[str] = ()) -> None:
-    """Raise ConfigError that shows every key in which a checkpoint's configuration differs from the present one, of
-    those that decide what a step computes. except_for: keys that may differ."""
+    """Raises ConfigError where a checkpoint's configuration differs from the present one in keys that decide what a
+    step computes; the message shows each. except_for: keys that may differ."""
     file = path / CONFIG_FILE
     if not file.is_file():
         raise ConfigError(f"{path} has no {CONFIG_FILE}: it is of an earlier version, which can go on with it")
@@ -275,7 +251,7 @@ def _alone() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong; of a failure in several processes, of the first one's."""
+    """The first line of an error; where several processes failed, of the first one's."""
     if isinstance(error, CheckpointException):
         error = next((failure[0] for failure in error.failures.values()), error)
     lines = str(error).strip().splitlines()

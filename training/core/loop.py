@@ -1,7 +1,7 @@
 """The loop that every stage runs through: forward, backward, clip, step, average, log, save.
 
 A stage says what a batch is and what its loss is (`Stage`); the loop knows nothing else about it. Runs on a CPU, a GPU
-or several (`accelerate launch`, `torchrun`), each place with its own stream of samples.
+or several (`accelerate launch`, `torchrun`), each data rank with its own stream of samples.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,25 +18,24 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.config import TrainConfig
-from training.core.checkpoint import Checkpoints, describe, random_state, require_same, run_tensors, set_random_state
+from training.core.checkpoint import Checkpoints, require_same, run_facts, run_tensors
 from training.core.clock import Clock, Every
-from training.core.cost import Cost
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights
-from training.core.guard import StepGuard
+from training.core.guard import Guard
+from training.core.meter import Cost, Meter
 from training.core.optim import build_optimisers, rate_factor, set_rates, step_unless
 from training.core.precision import autocast
 from training.core.randomness import derived_seed, generator
+from training.core.tracking import Tracker
 from training.errors import RunStoppedError
-from training.parallel.processes import Layout, clip_gradients, lay_out, local, without_sync
-from training.watch.meter import Meter
-from training.watch.tracking import Tracker
+from training.parallel.processes import ProcessGroups, clip_gradients, local, process_groups, without_sync
 
 logger = logging.getLogger(__name__)
 
 UNTIMED_STEPS = 6
-"""The first steps of a session compile, tune kernels and wait for data: they do not count against `max_minutes`. There
-are as many as the embedded model has buckets, and one more."""
+"""Steps at the beginning of a session that do not count against `max_minutes`, because they compile, tune kernels and
+wait for data: one for each bucket of the embedded model, and one more."""
 
 
 class Stage(Protocol):
@@ -46,12 +45,12 @@ class Stage(Protocol):
     """The module under training, ready to be wrapped."""
 
     def batches(self) -> Iterator[Any]:
-        """An endless stream of batches of this place, from the present position on."""
+        """An endless stream of batches of this data rank, from the present position on."""
         ...
 
     def loss(self, model: nn.Module, batch: Any, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts, for the log. `model` is the wrapped module to call, `random` all the
-        randomness there may be, on the model's device."""
+        """The loss of a batch and its parts, for the log. model: the wrapped module to call. random: the generator of
+        all that is drawn, on the model's device."""
         ...
 
     def cost(self, batch: Any) -> Cost:
@@ -72,10 +71,6 @@ class Stage(Protocol):
 
     def summary(self) -> str:
         """What will be seen, as lines for a person."""
-        ...
-
-    def watcher(self, tracker: Tracker) -> Watcher | None:
-        """What looks at held-out samples on the way, if the configuration wants it."""
         ...
 
     def export(self, folder: Path) -> None:
@@ -106,31 +101,37 @@ class Trainer:
     """One run of one stage."""
 
     def __init__(
-        self, config: TrainConfig, stage: Stage, accelerator: Accelerator, layout: Layout | None = None
+        self,
+        config: TrainConfig,
+        stage: Stage,
+        accelerator: Accelerator,
+        groups: ProcessGroups | None = None,
+        build_watcher: Callable[[Tracker], Watcher] | None = None,
     ) -> None:
+        """build_watcher: makes what looks at held-out samples, when the run begins; None: nothing does."""
         self.config, self.stage, self.accelerator = config, stage, accelerator
-        self.layout = layout or lay_out(config, accelerator)
-        self.folder = Path(config.output)
+        self.groups = groups or process_groups(config, accelerator)
+        self.folder, self.build_watcher = Path(config.output), build_watcher
         self.step = self.samples = 0
-        self.skipped = torch.zeros((), dtype=torch.long, device=self.layout.device)
-        self.wrapped = self.layout.wrap(stage.model, accelerator)
+        self.skipped = torch.zeros((), dtype=torch.long, device=self.groups.device)
+        self.wrapped = self.groups.wrap(stage.model, accelerator)
         self.optimisers = build_optimisers(stage.model, config.optimiser)
         self.ema = Ema(stage.model, config.optimiser.ema_decay)
-        self.guard = StepGuard(config.guard)
+        self.guard = Guard(config.guard)
         self.rounded = RoundedWeights(stage.model) if config.float8_share else None
         self.clock = Clock(config.max_steps, config.max_minutes)
-        self.meter = Meter(self.layout.device, accelerator.num_processes, self.layout.place.count)
+        self.meter = Meter(self.groups.device, accelerator.num_processes, self.groups.data_rank.count)
         rank, count = accelerator.process_index, accelerator.num_processes
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.layout, rank, count, config.save.keep)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", self.groups, rank, count, config.save.keep)
         self._stopping = False
         self._saved = 0
         self._save_owed = False
         self._save_every, self._sample_every = Every(config.save.minutes), Every(config.watch.sample_every_minutes)
 
     def run(self) -> bool:
-        """Train to the end of the schedule and write the averaged weights. False: it was told to stop before the end,
-        and has saved what it takes to go on. RunStoppedError: too many steps were skipped, or weights are not finite;
-        the last checkpoint stays as it is, and nothing is exported."""
+        """Train to the end of the schedule and write the averaged weights. Returns False where it was told to stop
+        before the end, and has saved what it takes to go on. Raises RunStoppedError for too many skipped steps, or
+        weights that are not finite; the last checkpoint then stays as it is, and nothing is exported."""
         settings = dataclasses.asdict(self.config)
         self.tracker = Tracker(self.folder, self.config.watch.trackers, settings, self.step)
         try:
@@ -138,14 +139,14 @@ class Trainer:
             if finished:
                 with self.ema.swapped_in():
                     self.stage.export(self.folder)
-            self.layout.wait()
+            self.groups.wait()
         finally:
             self.tracker.close()
         return finished
 
     def _train(self) -> bool:
         """Take the steps that are left and save. Returns whether the schedule is over."""
-        self.watcher = self.stage.watcher(self.tracker)
+        self.watcher = self.build_watcher(self.tracker) if self.build_watcher else None
         batches, first = self.stage.batches(), self.step
         while (moment := self._look()).progress < 1.0:
             if moment.stop or moment.broken:
@@ -167,29 +168,32 @@ class Trainer:
         self._stopping = True
 
     def _look(self) -> Moment:
-        """By the clock processes differ, and all must use the same rates and act together: the first one's counts."""
+        """What is to be done before the next step. Clocks differ between processes, and all must act together: the
+        first one's counts."""
         first = self.accelerator.is_main_process
         own = self.clock.progress(self.step)
         wishes = (own, self._save_every.due(), self._sample_every.due()) if first else (0.0, False, False)
         self.guard.settle()
         own_verdicts = (float(self._stopping), float(self.guard.too_many()))
-        progress, save, sample, stop, broken = self.layout.agree([*map(float, wishes), *own_verdicts])
+        progress, save, sample, stop, broken = self.groups.agree([*map(float, wishes), *own_verdicts])
         by_steps = bool(self.config.save.steps) and self.step % self.config.save.steps == 0 and self.step > 0
         return Moment(progress, bool(stop), bool(save) or by_steps, bool(sample), bool(broken))
 
     def _save_if_due(self, due: bool) -> None:
-        """Save, but only after a step that was taken: a run in which every step is skipped keeps its last good
-        checkpoints, however often it would have saved before it is stopped."""
+        """Save, if the last step was not skipped; otherwise later. A run in which every step is skipped keeps its last
+        good checkpoints."""
         if not (due or self._save_owed):
             return
         self.guard.settle(wait=True)  # saving waits for the device anyway
-        self._save_owed = self.guard.last_was_skipped
+        self._save_owed = self.guard.last_was_bad
         if not self._save_owed:
             self.save()
 
     def _require_sound(self, ended: bool, broken: bool) -> None:
-        """RunStoppedError if too many steps were skipped, or the weights or averages are not finite. ended: the
-        schedule is over, and the steps that there were are judged, however few. broken: it is known already."""
+        """Raises RunStoppedError where too many steps were skipped, or weights or averages are not finite.
+
+        ended: the schedule is over, so that fewer steps than a window are judged as well. broken: too many skipped
+        steps are known already."""
         self.guard.settle(wait=True)
         last = self.checkpoints.newest()
         kept = f"the last good checkpoint, {last}, is kept" if last else "there is no checkpoint yet"
@@ -198,20 +202,20 @@ class Trainer:
             f"precision=float32; {kept}"
         )
         verdicts = (broken or self.guard.too_many(ended), not self._is_finite())
-        skipped, poisoned = map(bool, self.layout.agree([*map(float, verdicts)]))
+        skipped, poisoned = map(bool, self.groups.agree([*map(float, verdicts)]))
         if skipped:
             raise RunStoppedError(
-                f"stopped at step {self.step}: {self.guard} had gradients that are not finite and were skipped, more "
-                f"than guard.max_skipped_share={self.config.guard.max_skipped_share:g}; {advice}"
+                f"stopped at step {self.step}: {self.guard} steps had gradients that are not finite and were skipped, "
+                f"more than guard.max_skipped_share={self.config.guard.max_skipped_share:g}; {advice}"
             )
         if poisoned:
             raise RunStoppedError(f"stopped at step {self.step}: the weights are not finite; {advice}")
 
     def _is_finite(self) -> bool:
-        """Whether what this process trains of the weights is, and its averages."""
+        """Whether the trained weights and averages of this process are finite."""
         trained = [parameter for parameter in self.stage.model.parameters() if parameter.requires_grad]
         tensors = [*trained, *self.ema.shadow.values()]
-        flags = [local(tensor.detach()).isfinite().all().to(self.layout.device) for tensor in tensors]
+        flags = [local(tensor.detach()).isfinite().all().to(self.groups.device) for tensor in tensors]
         return bool(torch.stack(flags).all())
 
     def _optimise(self, batches: Iterator[Any], progress: float) -> list[dict[str, Tensor]]:
@@ -221,16 +225,16 @@ class Trainer:
             micro_batches = [next(batches) for _ in range(count)]
         costs = [self.stage.cost(batch) for batch in micro_batches]
         together = sum(cost.samples for cost in costs)
-        self.samples += together * self.layout.place.count
+        self.samples += together * self.groups.data_rank.count
         logs = []
         with rounding or contextlib.nullcontext():
             for micro, (batch, cost) in enumerate(zip(micro_batches, costs, strict=True)):
                 self.meter.add(cost)
                 here = (config.seed, self.step, micro)
-                random = generator(self.layout.device, "loss", *here, self.layout.place.rank)
+                random = generator(self.groups.device, "loss", *here, self.groups.data_rank.rank)
                 torch.manual_seed(derived_seed("drop-out", *here, self.accelerator.process_index))
                 with without_sync(self.wrapped, self.accelerator, hold=micro < count - 1):
-                    with autocast(config.precision, self.layout.device):
+                    with autocast(config.precision, self.groups.device):
                         loss, parts = self.stage.loss(self.wrapped, batch, random)
                     (loss * (cost.samples / together)).backward()  # every sample counts alike
                 logs.append({"loss": loss.detach(), **parts})
@@ -247,8 +251,8 @@ class Trainer:
         return [parts | {"grad_norm": norm} for parts in logs]
 
     def _start_clock(self) -> None:
-        if self.layout.device.type == "cuda":
-            torch.cuda.synchronize(self.layout.device)
+        if self.groups.device.type == "cuda":
+            torch.cuda.synchronize(self.groups.device)
         self.clock.start()
         self.meter.read()
 
@@ -259,7 +263,7 @@ class Trainer:
         values = self.accelerator.reduce(values, "mean")
         self.guard.settle(wait=True)
         figures = dict(zip(logs[0], values.tolist(), strict=True))
-        record: dict[str, Any] = ({} if self.guard.last_was_skipped else figures) | self.stage.figures()
+        record: dict[str, Any] = ({} if self.guard.last_was_bad else figures) | self.stage.figures()
         record |= {
             "progress": progress,
             "learning_rate": self.optimisers[0].param_groups[0]["lr"],
@@ -291,28 +295,18 @@ class Trainer:
             return
         with self.meter.paused():
             tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
-            process = {
-                "stage": self.stage.state_dict(),
-                "random": random_state(self.layout.device),
-                "skipped": int(self.skipped),
-                "guard": self.guard.state_dict(),
-            }
-            run = {
-                "seconds": self.clock.elapsed(),
-                "samples": self.samples,
-                "averaged": self.ema.updates,
-                "fingerprint": self.config.fingerprint(),
-                "accumulate": self.config.accumulate,
-                "max_steps": self.config.max_steps,
-                "max_minutes": self.config.max_minutes,
-            }
+            stage, skipped = self.stage.state_dict(), int(self.skipped)
+            process = {"stage": stage, "skipped": skipped, "guard": self.guard.state_dict()}
+            run: dict[str, Any] = {"seconds": self.clock.elapsed(), "samples": self.samples}
+            run |= {"averaged": self.ema.updates, "fingerprint": self.config.fingerprint()}
+            run |= {name: getattr(self.config, name) for name in ("accumulate", "max_steps", "max_minutes")}
             self.checkpoints.save(self.step, tensors, process, run, self.config)
         self._saved = self.step
         self._save_every.restart()
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint of the output folder, if there is one. ConfigError: it belongs to another
-        configuration.
+        """Go on from the newest checkpoint of the output folder; returns whether there is one. Raises ConfigError where
+        it belongs to another configuration.
 
         With the number of processes that it was written by, exactly as if there had been no break. With another one
         the tensors are divided anew, every feed goes on as its `load_state_dict` says, and `accumulate` may differ.
@@ -320,7 +314,7 @@ class Trainer:
         path = self.checkpoints.newest()
         if path is None:
             return False
-        run, count = describe(path), self.accelerator.num_processes
+        run, count = run_facts(path), self.accelerator.num_processes
         same = run["processes"] == count
         require_same(path, self.config, () if same else ("accumulate",))
         tensors = run_tensors(self.stage.model, self.ema, self.optimisers)
@@ -330,13 +324,11 @@ class Trainer:
         self.skipped.fill_(process["skipped"])
         self.guard.load_state_dict(process.get("guard", ()))
         self.stage.load_state_dict(process["stage"])
-        if same:
-            set_random_state(process["random"], self.layout.device)
         self._tell_changes(run)
         return True
 
     def _tell_changes(self, run: Mapping[str, Any]) -> None:
-        """What is another in this session than in the one that wrote the checkpoint."""
+        """Log how this session differs from the one that wrote the checkpoint."""
         config, count = self.config, self.accelerator.num_processes
         if run["processes"] != count:
             micro_steps = count * config.accumulate / (run["processes"] * run["accumulate"])

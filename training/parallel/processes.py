@@ -1,15 +1,14 @@
-"""How several processes share the work: who sees which samples, where the weights live, what is kept for the backward.
+"""How several processes share the work: who sees which samples, and where the weights live.
 
 Everything is applied to a finished model from outside, in this order: compilation (the stage's), then
-`checkpoint_activations`, then `Layout.wrap`, which shares sequences and replicates or shards the weights.
+`checkpoint_activations`, then `ProcessGroups.wrap`, which shares sequences and replicates or shards the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,34 +18,41 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
-from training.config import ParallelConfig, TrainConfig
-from training.core.batch import Place
+from training.config import TrainConfig
 from training.errors import ConfigError
-from training.parallel.activations import keep_attention
 
 SMALL_MODEL = 1_000_000_000
 """Parameters below which `weights: auto` replicates: 16 bytes each then fit beside the activations."""
 
 
+@dataclass(frozen=True)
+class DataRank:
+    """Which of the `count` streams of samples a process sees. The processes that share a sequence have the same data
+    rank: they see the same batches and draw the same noise."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+
 @dataclass
-class Layout:
+class ProcessGroups:
     """The processes of a run.
 
-    place: which samples this process sees. sharded: whether weights, gradients, optimiser states and averages are
+    data_rank: which samples this process sees. sharded: whether weights, gradients, optimiser states and averages are
     split between all processes. sequence: those that share this process's sequences. control: all processes, for
     decisions of the hosts that must not wait for the devices; None for one process alone.
     """
 
-    place: Place
+    data_rank: DataRank
     sharded: bool = False
     sequence: dist.ProcessGroup | None = None
     control: dist.ProcessGroup | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.place.device
+        return self.data_rank.device
 
     def wrap(self, model: nn.Module, accelerator: Accelerator) -> nn.Module:
         """The module to call in training. Weights may stand anywhere before; they are on the device afterwards. Where
@@ -75,19 +81,19 @@ class Layout:
             dist.barrier(group=self.control)
 
 
-def lay_out(config: TrainConfig, accelerator: Accelerator, parameters: int = 0) -> Layout:
-    """The layout that a configuration asks for. parameters: of the model, for `weights: auto`. Raises ConfigError for
-    numbers of processes that do not work out."""
+def process_groups(config: TrainConfig, accelerator: Accelerator, parameters: int = 0) -> ProcessGroups:
+    """The groups that a configuration asks for. parameters: how many the model has, for `weights: auto`. Raises
+    ConfigError for numbers of processes that do not work out."""
     count, rank, parallel = accelerator.num_processes, accelerator.process_index, config.parallel
     sharded = require_fitting(config, count, parameters)
-    place = Place(rank // parallel.sequence, count // parallel.sequence, accelerator.device)
+    data_rank = DataRank(rank // parallel.sequence, count // parallel.sequence, accelerator.device)
     if count == 1:
-        return Layout(place)
+        return ProcessGroups(data_rank)
     control = dist.new_group(backend="gloo")
     sequence = None
     if parallel.sequence > 1:
         sequence, _ = dist.new_subgroups(parallel.sequence)
-    return Layout(place, sharded, sequence, control)
+    return ProcessGroups(data_rank, sharded, sequence, control)
 
 
 def require_fitting(config: TrainConfig, processes: int, parameters: int) -> bool:
@@ -135,6 +141,11 @@ def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that writes what all share."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -150,47 +161,6 @@ def without_sync(wrapped: nn.Module, accelerator: Accelerator, hold: bool) -> It
     else:
         with accelerator.no_sync(wrapped):
             yield
-
-
-# --- Activations -----------------------------------------------------------------------------------------------------
-
-
-def checkpoint_activations(model: Any, config: ParallelConfig, preserve_rng: bool = False) -> None:
-    """Compute every n-th block again in the backward pass instead of keeping its activations; with `offload`, its
-    input waits in host memory. model: a diffusers model with `blocks`. preserve_rng: blocks draw random numbers."""
-    if config.checkpointing == "none":
-        return
-    if config.checkpointing.startswith("attention"):
-        keep_attention(model, config.checkpoint_every, config.checkpointing.endswith("offload"), preserve_rng)
-        return
-    chosen = {id(block) for block in list(model.blocks)[:: config.checkpoint_every]}
-
-    def run(block: Callable[..., Any], *args: Any) -> Any:
-        if id(block) not in chosen:
-            return block(*args)
-        keep = _kept_on_host(args[0]) if config.checkpointing == "offload" else contextlib.nullcontext()
-        with keep:
-            return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=preserve_rng)
-
-    model.enable_gradient_checkpointing(run)
-
-
-def _kept_on_host(tokens: Tensor) -> torch.autograd.graph.saved_tensors_hooks:
-    """Hooks that move `tokens` to page-locked host memory until the backward pass needs them. What is small or shared
-    by all blocks stays."""
-    device, place = tokens.device, tokens.data_ptr()
-
-    def pack(tensor: Tensor) -> tuple[bool, Tensor]:
-        if tensor.data_ptr() != place:
-            return False, tensor
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=device.type == "cuda")
-        return True, host.copy_(tensor, non_blocking=True)
-
-    def unpack(packed: tuple[bool, Tensor]) -> Tensor:
-        moved, tensor = packed
-        return tensor.to(device, non_blocking=True) if moved else tensor
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 # --- Gradients -------------------------------------------------------------------------------------------------------

@@ -18,16 +18,15 @@ from torch.distributed.fsdp import FSDPModule
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
 from training.config import TrainConfig
-from training.core.batch import Batch, Feed, Place
-from training.core.cost import Cost, batch_cost
-from training.export import write_weights
-from training.parallel.processes import Layout, checkpoint_activations, full_state_dict, lay_out
-from training.stages.encoders import Encoders
-from training.stages.model import build_transformer, empty_transformer, model_arguments
+from training.core.batch import EncodedBatch, Feed
+from training.core.meter import Cost, batch_cost
+from training.data.encoders import Encoders
+from training.parallel.activations import checkpoint_activations
+from training.parallel.processes import DataRank, full_state_dict
+from training.stages.export import write_weights
+from training.stages.model import build_transformer, empty_transformer
+from training.stages.noise_levels import BandMeans
 from training.stages.objective import add_noise, edit_weights, losses, sample_sigmas
-from training.watch.noise_levels import BandMeans
-from training.watch.tracking import Tracker
-from training.watch.validation import Validator
 
 SIGMA_BANDS = 4
 
@@ -41,13 +40,13 @@ class EditStage:
         accelerator: Accelerator,
         feed: Feed,
         encoders: Encoders,
-        place: Place,
+        data_rank: DataRank,
         transformer: SamaTransformer3DModel | None = None,
     ) -> None:
         """transformer: what to train, where it was built already."""
         self.config, self.accelerator = config, accelerator
-        self.feed, self.encoders, self.place = feed, encoders, place
-        self.bands = BandMeans(SIGMA_BANDS, place.device)
+        self.feed, self.encoders, self.data_rank = feed, encoders, data_rank
+        self.bands = BandMeans(SIGMA_BANDS, data_rank.device)
         self.transformer = transformer or build_transformer(config, encoders)
         self.model: nn.Module = self.transformer
         if config.compile:
@@ -56,11 +55,12 @@ class EditStage:
             self.transformer.compile_repeated_blocks(dynamic=False if config.data.source == "rendered" else None)
         checkpoint_activations(self.transformer, config.parallel, preserve_rng=config.lora.dropout > 0)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         return self.feed.batches()
 
-    def loss(self, model: nn.Module, batch: Batch, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its parts, for the log. random: of noise levels and noise, on the batch's device."""
+    def loss(self, model: nn.Module, batch: EncodedBatch, random: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts, for the log. random: draws noise levels and noise, on the batch's
+        device."""
         sigmas = sample_sigmas(len(batch.target), self.config.objective, random)
         flow, semantic = self.errors(model, batch, sigmas, random)
         self.bands.add(sigmas, flow, semantic)
@@ -70,10 +70,10 @@ class EditStage:
         return loss, {"flow": flow.mean().detach(), "semantic": semantic.mean().detach()}
 
     def errors(
-        self, model: nn.Module, batch: Batch, sigmas: Tensor, random: torch.Generator
+        self, model: nn.Module, batch: EncodedBatch, sigmas: Tensor, random: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """Flow and semantic loss of each sample, (B,) float32 each, at noise levels `sigmas` (B,) and noise drawn from
-        `random`; None without anchors or with `objective.semantic_weight` 0."""
+        `random`. The semantic loss is None without anchors or with `objective.semantic_weight` 0."""
         target = batch.target.float()
         source = None if batch.source is None else batch.source.float()
         anchors = batch.anchors if self.config.objective.semantic_weight else None
@@ -91,22 +91,15 @@ class EditStage:
         )
         return losses(velocity, video.velocity, weights, semantic, None if plan is None else plan.velocity)
 
-    def watcher(self, tracker: Tracker) -> Validator | None:
-        """Held-out losses and grids."""
-        watch = self.config.watch
-        if not watch.validate_every and not watch.sample_every_minutes:
-            return None
-        return Validator(self.config, self, self.encoders, tracker, self.place)
-
     def state_dict(self) -> dict[str, Any]:
-        """The feed's position, and the losses by noise level that were not told yet."""
+        """The feed's position, and the losses by noise level since the last call of `figures`."""
         return {"feed": self.feed.state_dict(), "bands": self.bands.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.feed.load_state_dict(state["feed"])
         self.bands.load_state_dict(state["bands"])
 
-    def cost(self, batch: Batch) -> Cost:
+    def cost(self, batch: EncodedBatch) -> Cost:
         return batch_cost(self.transformer.config, batch, frozen=self.config.stage == "lora")
 
     def figures(self) -> dict[str, float]:
@@ -117,8 +110,8 @@ class EditStage:
         return self.feed.summary()
 
     def pipeline(self) -> SamaPipeline:
-        """The live transformer with the frozen parts, for samples. A large text encoder is left out, since it may have
-        been released: prompts are given as states then."""
+        """A pipeline of the live transformer and the frozen parts, for samples. A large text encoder is left out, since
+        it may have been released: such a pipeline takes prompts as states."""
         encoders, small = self.encoders, self.encoders.small
         return SamaPipeline(
             transformer=self.transformer,
@@ -134,7 +127,7 @@ class EditStage:
         )
 
     def export(self, folder: Path) -> None:
-        """Write what the run gives: see `training.export`."""
+        """Write what the run gives: see `training.stages.export`."""
         weights = full_state_dict(self.transformer)
         if not self.accelerator.is_main_process:
             return
@@ -148,32 +141,3 @@ class EditStage:
 
 def _noise_like(tensor: Tensor, random: torch.Generator) -> Tensor:
     return torch.randn(tensor.shape, generator=random, device=tensor.device)
-
-
-def build_feed(config: TrainConfig, encoders: Encoders, place: Place) -> Feed:
-    """The feed that a configuration names."""
-    if config.data.source == "manifest":
-        from training.data.files.feed import ManifestFeed
-
-        return ManifestFeed(config, encoders, place)
-    from training.data.drawn.feed import RenderedFeed  # the drawing generator, which training on files does not need
-
-    return RenderedFeed(config, encoders, place)
-
-
-def build_stage(config: TrainConfig, accelerator: Accelerator) -> tuple[Any, Layout]:
-    """The stage that a configuration names, and how its processes share the work."""
-    if config.stage == "vae":
-        from training.tiny.vae import VaeStage
-
-        return VaeStage(config, accelerator), lay_out(config, accelerator)
-    if config.stage == "tower":
-        from training.tiny.tower import TowerStage
-
-        return TowerStage(config, accelerator), lay_out(config, accelerator)
-    encoders = Encoders(config.base, config.tower, accelerator.device, config.precision)
-    count = sum(weight.numel() for weight in empty_transformer(model_arguments(config, encoders)).parameters())
-    layout = lay_out(config, accelerator, count)
-    transformer = build_transformer(config, encoders, empty=layout.sharded and not accelerator.is_main_process)
-    feed = build_feed(config, encoders, layout.place)
-    return EditStage(config, accelerator, feed, encoders, layout.place, transformer), layout

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from accelerate import init_empty_weights
@@ -19,6 +19,7 @@ from sama.model.transformer import SamaTransformer3DModel
 from training.closed_yaml import hint, validated
 from training.config import TrainConfig
 from training.core.checkpoint import find_checkpoint, read_weights, stored_config
+from training.data.encoders import Encoders, FrozenSizes
 from training.errors import ConfigError
 from training.stages.lora import add_adapter
 from training.values import Count
@@ -26,22 +27,13 @@ from training.values import Count
 logger = logging.getLogger(__name__)
 
 
-class Sizes(Protocol):
-    """What the frozen parts decide about the transformer."""
-
-    @property
-    def latent_channels(self) -> int: ...
-
-    @property
-    def text_dim(self) -> int: ...
-
-    @property
-    def semantic_dim(self) -> int: ...
+Sizes = Encoders | FrozenSizes
+"""What says the sizes that the frozen parts decide: `latent_channels`, `text_dim`, `semantic_dim`."""
 
 
 def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:
     """Arguments of the transformer: those of the section `model`; if it is empty, those beside the weights it starts
-    from. ConfigError: there are none."""
+    from. Raises ConfigError where there are neither."""
     given: Mapping[str, Any] = config.model
     if not given:
         folder = start_folder(config)
@@ -63,8 +55,8 @@ def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:
 
 
 def require_arguments(section: Mapping[str, Any], kind: Callable[..., object], required: Collection[str] = ()) -> None:
-    """Raise ConfigError for a key of the section `model` that is no argument of `kind`, for a value of another type
-    and for a size below 1, and if one of `required` is missing."""
+    """Raises ConfigError for a key of the section `model` that is no argument of `kind`, for a value of another type,
+    for a size below 1, and where one of `required` is missing."""
     known = list(inspect.signature(kind).parameters)
     try:
         types = get_type_hints(getattr(kind, "__init__"))  # noqa: B009 - mypy takes it for an instance's
@@ -82,7 +74,7 @@ def require_arguments(section: Mapping[str, Any], kind: Callable[..., object], r
 
 @contextmanager
 def told_by_section() -> Iterator[None]:
-    """What the model's class says of arguments that do not go together is a ConfigError."""
+    """Turns what a model's class raises for arguments that do not fit into a ConfigError that names the section."""
     try:
         yield
     except (ConfigError, MemoryError, RuntimeError):  # of the machine, not of the arguments
@@ -93,8 +85,8 @@ def told_by_section() -> Iterator[None]:
 
 
 def start_folder(config: TrainConfig) -> Path:
-    """What training starts from, on this machine: a file or a folder. A Hub name is fetched. ConfigError: it is not
-    there."""
+    """The file or folder that training starts from, on this machine; a Hub name is fetched. Raises ConfigError where it
+    is missing."""
     name = f"{config.base}" if config.start_from_base else config.start_from
     if not name:
         raise ConfigError("the section `model` is empty, and neither start_from nor start_from_base says what to train")
@@ -125,7 +117,7 @@ def build_transformer(config: TrainConfig, sizes: Sizes, empty: bool = False) ->
     """The transformer on the CPU, in float32 and ready to train: which weights take gradients is decided here.
 
     The frozen weights below an adapter are in the type of the run. empty: without memory for weights, for a process
-    that gets its shards from the first one. ConfigError: the weights to start from are missing or do not fit.
+    that gets its shards from the first one. Raises ConfigError for starting weights that are missing or do not fit.
     """
     arguments = model_arguments(config, sizes)
     if config.stage == "lora" and not (config.start_from or config.start_from_base):
@@ -146,8 +138,8 @@ def build_transformer(config: TrainConfig, sizes: Sizes, empty: bool = False) ->
 
 
 def checkpoint_config(path: Path) -> TrainConfig:
-    """The configuration of the run that a checkpoint of the transformer belongs to. ConfigError: it is of another
-    part."""
+    """The configuration of the run that a checkpoint of the transformer belongs to. Raises ConfigError for a checkpoint
+    of another part of the pipeline."""
     config = stored_config(path)
     if config.stage in ("vae", "tower"):
         raise ConfigError(
@@ -162,8 +154,8 @@ def checkpoint_transformer(
 ) -> tuple[SamaTransformer3DModel, bool]:
     """The transformer of a checkpoint on the CPU, float32, and whether its weights are the averages.
 
-    config: of the checkpoint. averaged: see `read_weights`. Of a LoRA run only the adapter has values: the model below
-    it has no memory. ConfigError: the checkpoint does not fit its configuration.
+    config: the checkpoint's. averaged: see `read_weights`. For a LoRA run only the adapter has values; the model below
+    it has no memory. Raises ConfigError where the checkpoint does not fit its configuration.
     """
     weights, are_averages = read_weights(path, averaged)
     # What was frozen is not in the checkpoint. It is read anew from where the run started.

@@ -41,10 +41,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sama.files import whole_folder
 from training.errors import IngredientError
-from training.synth.material.captions import FILM_END, SHOTS, STILLS
-from training.synth.material.fetch import PACKAGES, check_file, fetch, tar_members, unpack_deb
+from training.synth.material.fetch import PACKAGES, check_file, fetch_package, tar_members, unpack_deb
 from training.synth.material.names import Name, curated_names
-from training.synth.material.palette import COLOURS, dominant_colour
+from training.synth.material.palette import COLOURS, sprite_colour
+from training.synth.material.sources import film_end, shots, stills
 
 __all__ = ["build_pack", "main"]
 
@@ -113,7 +113,7 @@ def _hexcodes(emojibase: Path, names: dict[str, Name]) -> dict[str, Name]:
     codes = {entry["label"].replace("’", "'"): entry["hexcode"] for entry in json.loads(data)}  # noqa: RUF001
     unknown = sorted(set(names) - set(codes))
     if unknown:
-        raise IngredientError(f"names.py knows labels that emojibase does not: {', '.join(unknown)}")
+        raise IngredientError(f"names.yaml knows labels that emojibase does not: {', '.join(unknown)}")
     return {_plain(codes[label]): name for label, name in names.items()}
 
 
@@ -173,7 +173,7 @@ def _noto(path: Path, wanted: dict[str, Name]) -> Iterator[tuple[Name, list[Imag
 def _colour(name: str, strip: Image.Image) -> str:
     """The colour word of a drawing; a name that starts with one ("black cat") has the last say."""
     first = name.split()[0]
-    return first if first in COLOURS else dominant_colour(np.asarray(strip))
+    return first if first in COLOURS else sprite_colour(np.asarray(strip))
 
 
 def _share(key: str) -> float:
@@ -236,7 +236,7 @@ def _build_stills(roots: dict[str, Path], out: Path) -> tuple[list[dict[str, str
     """Writes the stills; returns their entries of pack.json and of LICENSES.json."""
     (out / "stills").mkdir()
     entries, licences = [], []
-    for still in STILLS:
+    for still in stills():
         image = Image.open(roots[still.package] / still.path).convert("RGB")
         scale = STILL_SIDE / min(image.size)
         size = (round(image.width * scale), round(image.height * scale))
@@ -267,14 +267,14 @@ def film_source(sdist: Path, work: Path) -> Path:
 
 
 def _encode_film(source: Path, destination: Path) -> None:
-    """The first `FILM_END` frames of the film, small and silent."""
-    width, height = FILM_SIZE
+    """The film without its credits, small and silent."""
+    (width, height), end = FILM_SIZE, film_end()
     with av.open(str(source)) as reader, av.open(str(destination), "w") as writer:
         stream = writer.add_stream("libx264", rate=FILM_FPS, options={"crf": "28", "preset": "medium"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         reader.streams.video[0].thread_type = "AUTO"
         for index, frame in enumerate(reader.decode(video=0)):
-            if index == FILM_END:
+            if index == end:
                 break
             small = frame.reformat(width, height, "yuv420p", interpolation=Interpolation.AREA)
             small.pts, small.time_base = index, Fraction(1, FILM_FPS)
@@ -289,17 +289,22 @@ def _assemble(sources: dict[str, Path], work: Path, out: Path) -> None:
     roots = {key: unpack_deb(path, work / key) for key, path in sources.items() if path.suffix == ".deb"}
     roots["scikit-image"] = work / "scikit-image"
     with zipfile.ZipFile(sources["scikit-image"]) as wheel:
-        wheel.extractall(roots["scikit-image"], [still.path for still in STILLS if still.package == "scikit-image"])
+        wheel.extractall(roots["scikit-image"], [still.path for still in stills() if still.package == "scikit-image"])
     sources = {**sources, "noto": roots["noto"] / "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"}
 
     sprites = _build_sprites(sources, out)
-    stills, licences = _build_stills(roots, out)
+    entries, licences = _build_stills(roots, out)
     shutil.copyfile(roots["dejavu"] / "usr/share/fonts/truetype/dejavu/DejaVuSansMono-Bold.ttf", out / "font.ttf")
     log.info("encoding the film")
     _encode_film(film_source(sources["moviepy"], work), out / "film.mp4")
-    film = {"frames": FILM_END, "width": FILM_SIZE[0], "height": FILM_SIZE[1], "fps": FILM_FPS}
-    shots = [{"start": a, "end": b, "split": split, "caption": caption} for a, b, split, caption in SHOTS]
-    pack = {"version": 1, "film": film, "shots": shots, "stills": stills, "sprites": sprites}
+    film = {"frames": film_end(), "width": FILM_SIZE[0], "height": FILM_SIZE[1], "fps": FILM_FPS}
+    pack = {
+        "version": 1,
+        "film": film,
+        "shots": [shot._asdict() for shot in shots()],
+        "stills": entries,
+        "sprites": sprites,
+    }
     (out / "pack.json").write_text(json.dumps(pack, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     text = json.dumps([*LICENCES, *licences], indent=1, ensure_ascii=False)
     (out / "LICENSES.json").write_text(text + "\n", encoding="utf-8")
@@ -317,7 +322,9 @@ def build_pack(out: Path, downloads: Path, animated: bool = True) -> None:
         IngredientError: a package cannot be fetched, or a file is not the expected one.
     """
     downloads.mkdir(parents=True, exist_ok=True)
-    sources = {key: fetch(package, downloads) for key, package in PACKAGES.items() if animated or key != "animated"}
+    sources = {
+        key: fetch_package(package, downloads) for key, package in PACKAGES.items() if animated or key != "animated"
+    }
     with whole_folder(out) as made, tempfile.TemporaryDirectory(dir=out.parent, prefix=".pack-") as work:
         _assemble(sources, Path(work), made)
 

@@ -1,4 +1,4 @@
-"""What the stages `vae` and `tower` share: samples come from one stream of rendered groups, and nothing is watched."""
+"""What the stages `vae` and `tower` share: samples come from one stream of rendered groups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from training.config import TrainConfig
 from training.data.drawn.scenes import RenderedGroups, stream
-from training.watch.tracking import Tracker
 
 
 class RenderedStage:
@@ -24,9 +23,6 @@ class RenderedStage:
 
     def figures(self) -> dict[str, float]:
         return {}
-
-    def watcher(self, tracker: Tracker) -> None:
-        """Nothing is looked at on the way."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken}

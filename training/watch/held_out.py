@@ -10,19 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sama.shapes import TINY_BUCKETS
 from training.config import SetConfig, TrainConfig
-from training.core.batch import Batch
-from training.core.finite import finite_rows
+from training.core.batch import EncodedBatch
+from training.data.encoders import Encoders
 from training.errors import ConfigError
-from training.stages.encoders import Encoders
 from training.watch.grids import shown_frames
 
 logger = logging.getLogger(__name__)
-
-FIRST_SEED = 800_000
-"""The seed of the first drawn case. The seeds of benchmark cases begin elsewhere, so that a checkpoint chosen by these
-cases has not been chosen by the benchmark."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class HeldOut:
     """
 
     words: str
-    batch: Batch
+    batch: EncodedBatch
     numbers: tuple[int, ...]
     source: list[np.ndarray]
     target: list[np.ndarray]
@@ -43,7 +37,9 @@ def held_out_samples(config: TrainConfig, encoders: Encoders, count: int) -> lis
     """The first `count` held-out pairs, encoded. Drawn by `training.synth` from what is kept out of training, or
     read from `watch.validation_manifest`. Raises ConfigError where there are none."""
     if config.data.source == "rendered" and not config.watch.validation_manifest:
-        pairs = _drawn(config, count)
+        from training.data.drawn.scenes import held_out_pairs
+
+        pairs = held_out_pairs(config.data.rendered.pack, config.data.rendered.frames, count)
     elif config.watch.validation_manifest:
         pairs = _read(config, count)
     else:
@@ -55,8 +51,7 @@ def held_out_samples(config: TrainConfig, encoders: Encoders, count: int) -> lis
     samples = []
     for number, pair in enumerate(pairs):
         sample = _encoded(encoders, *pair, anchored)
-        batch = sample.batch
-        if finite_rows(batch.source, batch.target, batch.text, batch.anchors).all():
+        if sample.batch.finite().all():
             samples.append(sample)
         else:
             logger.warning("not used for validation: pair %d, %r, does not encode to finite values", number, pair[2])
@@ -64,22 +59,6 @@ def held_out_samples(config: TrainConfig, encoders: Encoders, count: int) -> lis
         origin = config.watch.validation_manifest or "what is drawn"
         raise ConfigError(f"{origin} has no pair that can be used for validation")
     return samples
-
-
-def _drawn(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
-    """Source, target and instruction: tasks and sizes in turn, so that a few samples show most of them."""
-    from training.synth.edits.tasks import TASKS
-    from training.synth.material.pack import Pack
-    from training.synth.scenes.render import render_case
-    from training.synth.words.language import instruction
-
-    tasks = TASKS[::3] + TASKS[1::3] + TASKS[2::3]  # neighbours in the list are alike
-    pack = Pack.load(config.data.rendered.pack)
-    for number in range(count):
-        seed, bucket = FIRST_SEED + number, TINY_BUCKETS[number % len(TINY_BUCKETS)]
-        task = tasks[number % len(tasks)]
-        case = render_case(pack, seed, bucket, config.data.rendered.frames, "test", task)
-        yield case.source, case.target, instruction(case.edit, np.random.default_rng((seed, 3)), split="test")
 
 
 def _read(config: TrainConfig, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
@@ -109,6 +88,6 @@ def _encoded(encoders: Encoders, source: np.ndarray, target: np.ndarray, words: 
     picture = clips[1, :1].permute(0, 3, 1, 2).to(encoders.device)
     text = encoders.text_states([encoders.prompt(words)])
     anchors = encoders.anchors(picture) if anchored else None
-    batch = Batch(latents[:1], latents[1:], text, anchors)
+    batch = EncodedBatch(latents[:1], latents[1:], text, anchors)
     numbers = shown_frames(len(source))
     return HeldOut(words, batch, numbers, [source[i] for i in numbers], [target[i] for i in numbers])

@@ -5,7 +5,7 @@ nothing here draws from the random numbers of training. Losses are those of trai
 logged training loss without its scatter.
 
 **Several processes.** A sharded model (FSDP2) gathers its weights in every forward pass, so that all processes must
-make equally many. The work is therefore split over the places, each makes the same number of forward passes (those
+make equally many. The work is therefore split over the data ranks, each makes the same number of forward passes (those
 without work of their own repeat a sample, and the result is thrown away), and what depends on time is decided by the
 first process for all. `losses` and `grid` must be called by every process at the same step.
 """
@@ -16,9 +16,9 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,36 +29,20 @@ from torch.distributed.fsdp import FSDPModule
 from sama.pipeline import SamaPipeline
 from sama.pipeline.types import SamaPipelineOutput
 from training.config import TrainConfig
-from training.core.batch import Batch, Place
+from training.core.ema import Ema
 from training.core.precision import autocast
 from training.core.randomness import generator
-from training.stages.encoders import Encoders
+from training.core.tracking import Tracker
+from training.data.encoders import Encoders
+from training.parallel.processes import DataRank, is_first_process
+from training.stages.editor import EditStage
 from training.watch.grids import GridRow, draw_grid
 from training.watch.held_out import held_out_samples
-from training.watch.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 SIGMAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Noise levels of the held-out losses. They do not follow the shift of the run, so that runs can be compared."""
-
-
-class WatchedStage(Protocol):
-    """What the validator asks of a stage."""
-
-    model: nn.Module
-
-    def errors(
-        self, model: nn.Module, batch: Batch, sigmas: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]: ...
-
-    def pipeline(self) -> SamaPipeline: ...
-
-
-class Averages(Protocol):
-    """The averaged weights of a run."""
-
-    def swapped_in(self) -> AbstractContextManager[None]: ...
 
 
 class Validator:
@@ -70,21 +54,21 @@ class Validator:
     """
 
     def __init__(
-        self, config: TrainConfig, stage: WatchedStage, encoders: Encoders, tracker: Tracker, place: Place
+        self, config: TrainConfig, stage: EditStage, encoders: Encoders, tracker: Tracker, data_rank: DataRank
     ) -> None:
-        self.config, self.stage, self.tracker, self.place = config, stage, tracker, place
+        self.config, self.stage, self.tracker, self.data_rank = config, stage, tracker, data_rank
         count = max(config.watch.validation_samples, config.watch.sample_count)
         self.samples = held_out_samples(config, encoders, count)
         self._bare = encoders.text_states([encoders.prompt("")])
         if config.data.source == "manifest" and config.data.manifest.cache:
             encoders.release()  # the feed reads their work from the cache
 
-    def losses(self, model: nn.Module, step: int, ema: Averages | None = None) -> dict[str, float]:
+    def losses(self, model: nn.Module, step: int, ema: Ema | None = None) -> dict[str, float]:
         """Held-out losses of the weights in use and, if given, of their averages. They are logged and returned.
 
         model: the wrapped module, as for training. Names: `validation/raw/flow` and `validation/raw/semantic` over all
         noise levels, `validation/raw/flow_0.1` and so on at one, and the same under `validation/ema`. The cost is
-        (samples x 9) forward passes of one sample for each kind of weights, split over the places.
+        (samples x 9) forward passes of one sample for each kind of weights, split over the data ranks.
         """
         record = self._named("raw", self._measure(model))
         if ema is not None:
@@ -93,20 +77,20 @@ class Validator:
         self.tracker.log(record, step)
         return record
 
-    def grid(self, step: int, ema: Averages | None = None) -> Path | None:
+    def grid(self, step: int, ema: Ema | None = None) -> Path | None:
         """Sample the held-out clips and draw them beside source and target, with the raw weights first and then with
         their averages, until `watch.sample_seconds` are over: what is finished by then is shown. Returns the picture's
         path, `<output>/samples/step-00001234.jpg`, in the first process; None in the others."""
         start, seconds = time.monotonic(), self.config.watch.sample_seconds
         count = min(self.config.watch.sample_count, len(self.samples))
-        rounds = math.ceil(count / self.place.count)
+        rounds = math.ceil(count / self.data_rank.count)
         raw = self._sample_rounds(rounds, start + (seconds / 2 if ema is not None else seconds))
         averaged: dict[int, list[np.ndarray]] = {}
         if ema is not None:
-            rounds = math.ceil(len(raw) / self.place.count)  # of those that can be compared
+            rounds = math.ceil(len(raw) / self.data_rank.count)  # of those that can be compared
             with ema.swapped_in():
                 averaged = self._sample_rounds(rounds, start + seconds)
-        if not _is_first():
+        if not is_first_process():
             return None
         if not raw:
             logger.warning(
@@ -129,20 +113,20 @@ class Validator:
         number where there are no anchors."""
         samples = self.samples[: self.config.watch.validation_samples]
         total = len(samples) * len(SIGMAS)
-        sums = torch.zeros(total, 3, device=self.place.device)  # flow, semantic, times counted
+        sums = torch.zeros(total, 3, device=self.data_rank.device)  # flow, semantic, times counted
         with self._evaluating(model):
-            for turn in range(math.ceil(total / self.place.count)):
-                row = turn * self.place.count + self.place.rank
+            for turn in range(math.ceil(total / self.data_rank.count)):
+                row = turn * self.data_rank.count + self.data_rank.rank
                 number, level = divmod(row % total, len(SIGMAS))
-                random = generator(self.place.device, "validation", number, level)
-                sigmas = torch.full((1,), SIGMAS[level], device=self.place.device)
+                random = generator(self.data_rank.device, "validation", number, level)
+                sigmas = torch.full((1,), SIGMAS[level], device=self.data_rank.device)
                 flow, semantic = self.stage.errors(model, samples[number].batch, sigmas, random)
                 if row < total:
                     sums[row, 0] = flow[0]
                     sums[row, 1] = torch.nan if semantic is None else semantic[0]
                     sums[row, 2] = 1
         if dist.is_initialized():
-            dist.all_reduce(sums)  # each row has one place's; processes of one place bring the same
+            dist.all_reduce(sums)  # each row has one data rank's; its processes bring the same
         rows = sums.cpu().double()
         return (rows[:, :2] / rows[:, 2:]).view(len(samples), len(SIGMAS), 2)
 
@@ -161,13 +145,13 @@ class Validator:
     # --- Samples -----------------------------------------------------------------------------------------------------
 
     def _sample_rounds(self, rounds: int, until: float) -> dict[int, list[np.ndarray]]:
-        """Samples by their number, of all places, in the first process; each place makes one in a round. The shown
+        """Samples by their number, of all data ranks, in the first process; each makes one in a round. The shown
         frames only."""
         own: dict[int, list[np.ndarray]] = {}
         pipeline = self.stage.pipeline()
         with self._evaluating(self.stage.model):
             for turn in range(rounds):
-                number = turn * self.place.count + self.place.rank
+                number = turn * self.data_rank.count + self.data_rank.rank
                 frames = self._sample(pipeline, number % len(self.samples), until)
                 if frames is None:
                     break
@@ -199,7 +183,7 @@ class Validator:
         """The decision of rank 0, in every process: their clocks differ."""
         if not dist.is_initialized():
             return late
-        word = torch.tensor(late, dtype=torch.int32, device=self.place.device)
+        word = torch.tensor(late, dtype=torch.int32, device=self.data_rank.device)
         dist.broadcast(word, src=0)
         return bool(word)
 
@@ -212,7 +196,7 @@ class Validator:
         """
         modes = {module: module.training for module in model.modules()}
         model.eval()
-        device = self.place.device
+        device = self.data_rank.device
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"), autocast(self.config.precision, device):
                 yield
@@ -237,7 +221,3 @@ def _merged(own: dict[int, list[np.ndarray]]) -> dict[int, list[np.ndarray]]:
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, own)
     return {number: frames for part in everyone for number, frames in part.items()}
-
-
-def _is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0

@@ -13,7 +13,7 @@ from ui.media.runs import FinishedEdit
 
 
 @dataclass(frozen=True)
-class Clip:
+class PageClip:
     """A clean clip, its caption where one is known, and sentences about what of the upload it does not keep."""
 
     path: Path
@@ -26,7 +26,7 @@ class Clip:
     notices: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, info: VideoInfo, caption: str = "") -> Clip:
+    def of(cls, info: VideoInfo, caption: str = "") -> PageClip:
         return cls(
             Path(info.path), info.width, info.height, info.frames, float(info.fps), info.has_audio, caption,
             info.notices,
@@ -37,21 +37,21 @@ class Clip:
         return text.clip_facts(self.width, self.height, self.frames, self.fps, self.sound)
 
 
-def take_upload(path: str | Path) -> Clip:
+def take_upload(path: str | Path) -> PageClip:
     """Check and transcode an upload. Raises `VideoError` with a sentence for the user; nothing is then kept."""
     folder = new_folder()
     try:
-        return Clip.of(normalise_upload(path, folder / "clip.mp4", UPLOAD_LIMITS))
+        return PageClip.of(normalise_upload(path, folder / "clip.mp4", UPLOAD_LIMITS))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def source_of(edit: FinishedEdit) -> Clip:
+def source_clip(edit: FinishedEdit) -> PageClip:
     """The clip that a finished edit was made from."""
-    return Clip.of(probe(edit.source), edit.caption)
+    return PageClip.of(probe(edit.source), edit.caption)
 
 
-def result_of(edit: FinishedEdit) -> Clip:
+def edited_clip(edit: FinishedEdit) -> PageClip:
     """The edited clip, to be edited again."""
-    return Clip.of(probe(edit.result))
+    return PageClip.of(probe(edit.result))

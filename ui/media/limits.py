@@ -25,7 +25,7 @@ KEEP_SECONDS = 300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
-def clean_prompt(text: str | None) -> str:
+def checked_instruction(text: str | None) -> str:
     """The instruction without control characters, single spaces between its words.
 
     Raises PromptError when it is too short or too long. A text box enforces its length in the browser alone, so this
@@ -40,7 +40,7 @@ def clean_prompt(text: str | None) -> str:
     return prompt
 
 
-def table(max_frames: int) -> str:
+def limits_table(max_frames: int) -> str:
     """The limits as a Markdown table."""
     rows = [
         ("File", f"up to {(UPLOAD_LIMITS.max_bytes or 0) // 1_000_000} MB; MP4, MOV, WebM, MKV, AVI or GIF"),

@@ -9,20 +9,20 @@ import gradio as gr
 from ui import text
 from ui.errors import sentence
 from ui.media.runs import FinishedEdit
-from ui.tabs.edit import Session, Updates
-from ui.viewer import plan, plan_value
+from ui.tabs.edit import PageState, Updates
+from ui.viewer import plan_value, plan_view
 
 
 class AnchorsTab:
     """Components and wiring of the tab."""
 
-    def __init__(self, tab: gr.Tab, examples: list[FinishedEdit], session: Session) -> None:
+    def __init__(self, tab: gr.Tab, examples: list[FinishedEdit], session: PageState) -> None:
         self.examples = examples
         gr.Markdown(text.ANCHORS_INTRO)
         self.choice = gr.Dropdown(
             _choices(examples, []), value="example 0" if examples else None, label="Edit", elem_id="anchors-run"
         )
-        self.plan = plan(elem_id="plan")
+        self.plan = plan_view(elem_id="plan")
         with gr.Accordion("How to read this", open=False):
             gr.Markdown(text.HOW_TO_READ)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

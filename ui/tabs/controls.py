@@ -29,7 +29,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Session:
+class PageState:
     """State that tabs share: the clip in use, the runs of this session, newest first, and a `Where` or None."""
 
     clip: gr.State

@@ -13,16 +13,16 @@ import gradio as gr
 
 from sama.edit.request import DETAIL, KEEP_SOURCE, EditRequest
 from ui import text
-from ui.errors import PromptError, reference, sentence
+from ui.errors import PromptError, log_failure, sentence
+from ui.jobs.jobs import GPU, Edited, Jobs, JobStep
 from ui.loras import LORA_STRENGTH
-from ui.media.clips import Clip, result_of, source_of, take_upload
+from ui.media.clips import PageClip, edited_clip, source_clip, take_upload
 from ui.media.folders import keep, new_folder
-from ui.media.limits import GUIDANCE, MAX_SEED, OTHER_FILES, PROMPT_LENGTH, STEPS, clean_prompt
+from ui.media.limits import GUIDANCE, MAX_SEED, OTHER_FILES, PROMPT_LENGTH, STEPS, checked_instruction
 from ui.media.runs import FinishedEdit, compose_film, finish, pack
-from ui.tabs.controls import Controls, Session, Updates, Where, wire_end, wire_start
+from ui.tabs.controls import Controls, PageState, Updates, Where, wire_end, wire_start
 from ui.tabs.progress import ProgressView, alert, notice
 from ui.viewer import viewer
-from ui.work.jobs import GPU, Edited, Jobs, Step
 
 WHEN = {"Automatic": "auto", "Always": "on", "Never": "off"}
 
@@ -30,7 +30,7 @@ WHEN = {"Automatic": "auto", "Always": "on", "Never": "off"}
 class EditTab:
     """Components and wiring of the tab."""
 
-    def __init__(self, jobs: Jobs, examples: list[FinishedEdit], session: Session) -> None:
+    def __init__(self, jobs: Jobs, examples: list[FinishedEdit], session: PageState) -> None:
         self.jobs, self.examples, self.session = jobs, examples, session
         self.first = examples[0] if examples else None
         self.shown = gr.State(self.first)
@@ -45,7 +45,7 @@ class EditTab:
 
     def _build_inputs(self) -> None:
         first = self.first
-        clip = source_of(first) if first else None
+        clip = source_clip(first) if first else None
         frames = clip.frames if clip else 1
         info = self.jobs.settings.info
         self.video = gr.Video(
@@ -198,7 +198,7 @@ class EditTab:
     def _clear(self) -> Updates:
         return {self.session.clip: None, self.clip_note: ""}
 
-    def _show_clip(self, clip: Clip) -> Updates:
+    def _show_clip(self, clip: PageClip) -> Updates:
         limit = min(clip.frames, self.jobs.settings.info.max_frames)
         return {
             self.video: str(clip.path),
@@ -208,7 +208,7 @@ class EditTab:
             self.frames: gr.Slider(maximum=max(2, limit), value=limit),
         }
 
-    def _facts(self, clip: Clip) -> str:
+    def _facts(self, clip: PageClip) -> str:
         limit = self.jobs.settings.info.max_frames
         return clip.facts + (
             f" · {limit} frames at a time are edited: choose which below" if clip.frames > limit else ""
@@ -227,7 +227,7 @@ class EditTab:
     def _open_example(self, event: gr.SelectData) -> Updates:
         edit = self.examples[event.index]
         return (
-            self._show_clip(source_of(edit))
+            self._show_clip(source_clip(edit))
             | self._show_result(edit)
             | {
                 self.instruction: edit.instruction,
@@ -238,7 +238,7 @@ class EditTab:
         )
 
     def _again(self, edit: FinishedEdit | None) -> Updates:
-        return self._show_clip(result_of(edit)) | {self.instruction: ""} if edit else {}
+        return self._show_clip(edited_clip(edit)) | {self.instruction: ""} if edit else {}
 
     def _choose_lora(self, name: str) -> Updates:
         """Its own strength, and the words that ask for what it was trained on."""
@@ -248,7 +248,7 @@ class EditTab:
         updates: Updates = {self.lora: gr.Dropdown(info=text.ask_for(lora.trigger)), self.strength: lora.scale}
         return updates | ({self.instruction: lora.trigger} if lora.trigger else {})
 
-    def _request(self, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
+    def _request(self, clip: PageClip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
                  guidance: float, keep_source: str, detail: str, folder: Path, lora: str = text.NO_LORA,
                  strength: float = 1.0) -> EditRequest:  # fmt: skip
         if clip is None:
@@ -256,7 +256,7 @@ class EditTab:
         chosen = self.jobs.settings.loras.get(lora)
         return EditRequest(
             video=clip.path,
-            instruction=clean_prompt(instruction),
+            instruction=checked_instruction(instruction),
             output=folder / "result.mp4",
             preset=self.jobs.settings.preset,
             seed=min(MAX_SEED, max(0, int(seed or 0))),
@@ -270,8 +270,8 @@ class EditTab:
             lora=() if chosen is None else (chosen.spec(strength),),
         )
 
-    def _run(self, where: Where, clip: Clip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
-             guidance: float, keep_source: str, detail: str, lora: str, strength: float,
+    def _run(self, where: Where, clip: PageClip | None, instruction: str, start: int, frames: int, seed: int,
+             steps: int, guidance: float, keep_source: str, detail: str, lora: str, strength: float,
              runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
         if where.ended.is_set():  # stopped while it waited
             yield {self.fresh: None}
@@ -284,7 +284,7 @@ class EditTab:
             )
             view = ProgressView()
             where.started.set()
-            yield {self.progress: view(Step("reading")), self.fresh: None}
+            yield {self.progress: view(JobStep("reading")), self.fresh: None}
             for event in self.jobs.edit(request):
                 keep([folder, request.video])
                 if isinstance(event, Edited):
@@ -315,7 +315,7 @@ class EditTab:
             pack(edit)
             return {self.viewer: edit.comparison().value()} if edit == shown else nothing
         except Exception as error:
-            return {self.problem: alert(text.no_comparison(reference(error)))}
+            return {self.problem: alert(text.no_comparison(log_failure(error)))}
 
     def _film(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
         nothing = {self.problem: gr.skip()}
@@ -325,13 +325,13 @@ class EditTab:
             film = compose_film(edit)
             return {self.get_film: gr.DownloadButton(value=str(film), visible=True)} if edit == shown else nothing
         except Exception as error:
-            return {self.problem: alert(text.no_film(reference(error)))}
+            return {self.problem: alert(text.no_film(log_failure(error)))}
 
     def _tell_unread(self, instruction: str) -> str:
         rest = self.jobs.unread(instruction or "")
         return notice(text.not_read(rest, self.jobs.read_tokens)) if rest else ""
 
-    def _tell_estimate(self, clip: Clip | None, start: int, frames: int, steps: int, guidance: float,
+    def _tell_estimate(self, clip: PageClip | None, start: int, frames: int, steps: int, guidance: float,
                        keep_source: str, detail: str, _runs: list[FinishedEdit]) -> str:  # fmt: skip
         if clip is None:
             return ""

@@ -22,9 +22,9 @@ from sama.edit.request import EditRequest
 from sama.files import whole_file
 from sama.video import normalise_upload
 from ui.errors import sentence
+from ui.jobs.jobs import Edited, Jobs
 from ui.media.runs import FinishedEdit, compose_film, finish, pack, write_poster
 from ui.settings import ASSETS, Settings
-from ui.work.jobs import Edited, Jobs
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

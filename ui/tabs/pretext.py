@@ -16,14 +16,14 @@ from sama.shapes import TEMPORAL_FACTOR, nearest_bucket
 from sama.video import pack_side_by_side, read_clip
 from ui import text
 from ui.errors import PromptError, sentence
-from ui.media.clips import Clip, source_of
+from ui.jobs.jobs import GPU, Jobs, JobStep, Restoration, Restored
+from ui.media.clips import PageClip, source_clip
 from ui.media.folders import new_folder
 from ui.media.limits import MAX_SEED, PRETEXT_FRAMES, PROMPT_LENGTH
 from ui.media.runs import FinishedEdit
-from ui.tabs.controls import Controls, Session, Updates, Where, wire_end, wire_start
+from ui.tabs.controls import Controls, PageState, Updates, Where, wire_end, wire_start
 from ui.tabs.progress import ProgressView, alert, notice
 from ui.viewer import Comparison, viewer
-from ui.work.jobs import GPU, Jobs, Restoration, Restored, Step
 
 SHOWN_FPS = 8
 """Frames per second on the page: 17 frames at their own rate are over before one has looked."""
@@ -42,7 +42,7 @@ class Damaged:
     detail: dict[str, Any]
 
 
-def damage(clip: Clip, task: str, start: int, seed: int, preset: str) -> Damaged:
+def damage(clip: PageClip, task: str, start: int, seed: int, preset: str) -> Damaged:
     """The first 4k+1 frames, at most 17, from `start` in the model's size, with a task's damage done."""
     import torch
 
@@ -57,7 +57,7 @@ def damage(clip: Clip, task: str, start: int, seed: int, preset: str) -> Damaged
     return Damaged(clean, done.frames.numpy(), done.hidden.numpy(), chosen.prefix, done.detail)
 
 
-def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
+def clip_psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in dB of uint8 clips (T, H, W, 3), overall or where a mask (T, H, W) holds.
 
     Infinite for equal pixels, NaN for an empty mask.
@@ -73,14 +73,14 @@ def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
 def scores(damaged: Damaged, restored: np.ndarray) -> dict[str, float]:
     """PSNR in dB of what was given and of what was restored, in the hidden part and overall."""
     return {
-        "given_hidden": psnr(damaged.clean, damaged.given, damaged.hidden),
-        "restored_hidden": psnr(damaged.clean, restored, damaged.hidden),
-        "given_overall": psnr(damaged.clean, damaged.given),
-        "restored_overall": psnr(damaged.clean, restored),
+        "given_hidden": clip_psnr(damaged.clean, damaged.given, damaged.hidden),
+        "restored_hidden": clip_psnr(damaged.clean, restored, damaged.hidden),
+        "given_overall": clip_psnr(damaged.clean, damaged.given),
+        "restored_overall": clip_psnr(damaged.clean, restored),
     }
 
 
-def compare(damaged: Damaged, folder: Path, restored: np.ndarray | None = None) -> Comparison:
+def compare_restored(damaged: Damaged, folder: Path, restored: np.ndarray | None = None) -> Comparison:
     """The clips side by side in one file."""
     panels = [damaged.clean, damaged.given] + ([] if restored is None else [restored])
     path = folder / "packed.mp4"
@@ -93,7 +93,7 @@ def compare(damaged: Damaged, folder: Path, restored: np.ndarray | None = None) 
 class PretextTab:
     """Components and wiring of the tab."""
 
-    def __init__(self, tab: gr.Tab, jobs: Jobs, examples: list[FinishedEdit], session: Session) -> None:
+    def __init__(self, tab: gr.Tab, jobs: Jobs, examples: list[FinishedEdit], session: PageState) -> None:
         self.jobs, self.examples, self.session = jobs, examples, session
         gr.Markdown(text.PRETEXT_INTRO)
         with gr.Row(elem_classes="columns"):
@@ -138,27 +138,27 @@ class PretextTab:
         )  # fmt: skip
         wire_end(job, controls, self.jobs.settings.queue_size)
 
-    def _chosen(self, index: int | None, own: Clip | None) -> Clip:
+    def _chosen(self, index: int | None, own: PageClip | None) -> PageClip:
         if index:
-            return source_of(self.examples[index - 1])
+            return source_clip(self.examples[index - 1])
         if own is None:
             raise PromptError("Upload a clip in the Edit tab first, or choose an example.")
         return own
 
-    def _caption(self, index: int | None, own: Clip | None) -> str:
+    def _caption(self, index: int | None, own: PageClip | None) -> str:
         return self.examples[index - 1].caption if index else (own.caption if own else "")
 
-    def _damage(self, index: int | None, task: str, start: int, seed: int, own: Clip | None) -> Updates:
+    def _damage(self, index: int | None, task: str, start: int, seed: int, own: PageClip | None) -> Updates:
         name = text.TASKS[task]
         cleared = {self.problem: "", self.scores: "", self.progress: "", self.note: notice(text.TASK_NOTES[name])}
         try:
             damaged = damage(self._chosen(index, own), name, start or 0, seed or 0, self.jobs.settings.preset)
-            return cleared | {self.viewer: compare(damaged, new_folder()).value()}
+            return cleared | {self.viewer: compare_restored(damaged, new_folder()).value()}
         except Exception as error:
             return cleared | {self.viewer: None, self.problem: alert(sentence(error))}
 
     def _restore(
-        self, where: Where, index: int | None, task: str, start: int, seed: int, own: Clip | None, caption: str
+        self, where: Where, index: int | None, task: str, start: int, seed: int, own: PageClip | None, caption: str
     ) -> Iterator[Updates]:
         if where.ended.is_set():  # stopped while it waited
             return
@@ -170,15 +170,15 @@ class PretextTab:
                 self._chosen(index, own), text.TASKS[task], start or 0, seed or 0, self.jobs.settings.preset
             )
             where.started.set()
-            yield {self.progress: view(Step("reading"))}
+            yield {self.progress: view(JobStep("reading"))}
             order = Restoration(damaged.given, damaged.prefix, (caption or "").strip(), int(seed or 0))
             for event in self.jobs.restore(order):
                 if isinstance(event, Restored):
-                    comparison = compare(damaged, folder, event.frames)
+                    comparison = compare_restored(damaged, folder, event.frames)
                     kept = True
                     yield idle | {
                         self.viewer: comparison.value(),
-                        self.scores: scores_table(scores(damaged, event.frames)),
+                        self.scores: psnr_table(scores(damaged, event.frames)),
                         self.progress: notice("Restored."),
                     }
                 else:
@@ -194,7 +194,7 @@ class PretextTab:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def scores_table(values: dict[str, float]) -> str:
+def psnr_table(values: dict[str, float]) -> str:
     """The scores as a Markdown table."""
 
     def words(value: float) -> str:

@@ -8,8 +8,8 @@ import time
 import numpy as np
 
 from ui import text
+from ui.jobs.jobs import JobStep
 from ui.viewer.plan import picture_url
-from ui.work.jobs import Step
 
 _PREVIEW_SECONDS = 0.5
 
@@ -31,7 +31,7 @@ class ProgressView:
         self._preview = ""
         self._shown = -1e9
 
-    def __call__(self, step: Step) -> str:
+    def __call__(self, step: JobStep) -> str:
         self._take(step.preview)
         words = text.PHASES.get(step.phase, step.phase.capitalize())
         if step.steps and step.phase in ("planning", "painting", "restoring"):

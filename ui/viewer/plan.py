@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def plan(**kwargs: Any) -> gr.HTML:
+def plan_view(**kwargs: Any) -> gr.HTML:
     """A plan view; its value is `plan_value(tokens)`, or {"message": words}, or None for an invitation."""
     return gr.HTML(
         None,

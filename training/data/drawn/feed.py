@@ -1,6 +1,6 @@
 """Batches of rendered pairs: groups are encoded once and drawn often, while workers draw new ones.
 
-What is held after n groups, and what the m-th batch takes from it, are functions of the seed, the place, n and m. The
+What is held after n groups, and what the m-th batch takes from it, are functions of the seed, the rank, n and m. The
 position is therefore three integers; a resumed run encodes the newest groups again and goes on.
 """
 
@@ -21,24 +21,24 @@ from torch import Tensor
 from sama.shapes import TINY_BUCKETS
 from training.closed_yaml import hint
 from training.config import TrainConfig
-from training.core.batch import Batch, Place, without_broken_rows
-from training.core.finite import finite_rows
-from training.core.guard import SampleGuard
+from training.core.batch import EncodedBatch, finite_rows, without_broken_rows
+from training.core.guard import Guard
 from training.core.randomness import derived_seed
 from training.data.drawn.group_cache import GroupCache
 from training.data.drawn.latents import LatentStore
-from training.data.drawn.scenes import PairedClips, RenderedGroups, stream
+from training.data.drawn.scenes import GroupedPairs, RenderedGroups, stream
+from training.data.encoders import CLIPS_AT_ONCE, Encoders
 from training.errors import ConfigError, NotFiniteError
-from training.stages.encoders import CLIPS_AT_ONCE, Encoders
+from training.parallel.processes import DataRank
 from training.synth.edits.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
 
 class RenderedFeed:
-    """The feed of `data.source: rendered`, one for each place."""
+    """The feed of `data.source: rendered`, one for each data rank."""
 
-    def __init__(self, config: TrainConfig, encoders: Encoders, place: Place) -> None:
+    def __init__(self, config: TrainConfig, encoders: Encoders, data_rank: DataRank) -> None:
         if not encoders.small:
             raise ConfigError(
                 "data.source=rendered is for the embedded model: use data.source=manifest with this `base`"
@@ -50,25 +50,30 @@ class RenderedFeed:
         for task in config.data.rendered.task_weights:
             if task not in TASKS:
                 raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint(task, TASKS)}")
-        self.config, self.encoders, self.place = config, encoders, place
+        self.config, self.encoders, self.data_rank = config, encoders, data_rank
         self.data = config.data.rendered
         self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))
         """Groups held of each bucket."""
         self.filled = 0
         """Groups that were encoded before the first batch; 0: not yet known."""
         self.drawn = 0
-        self.guard = SampleGuard(config.guard)
+        self.guard = Guard(config.guard)
         """Counts clips whose encoding is not finite, by the number of their scene."""
-        self._random = torch.Generator(place.device)
+        self._random = torch.Generator(data_rank.device)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         """Fill the store, then draw from it; `refresh_per_step` new groups are encoded before each batch. Clips that do
         not encode to finite values are named and not trained on. Raises NotFiniteError when they are too many."""
         refresh = self.data.refresh_per_step
         encoded = self.filled + math.floor(self.drawn * refresh)
         turns_gone = max(0, encoded // len(TINY_BUCKETS) - self.capacity)  # of all buckets: what was replaced since
         store = LatentStore(
-            self.place.device, self.capacity, self.data.task_weights, self.config.seed, self.place.rank, turns_gone
+            self.data_rank.device,
+            self.capacity,
+            self.data.task_weights,
+            self.config.seed,
+            self.data_rank.rank,
+            turns_gone,
         )
         start = turns_gone * len(TINY_BUCKETS)
         groups = self._groups(start)
@@ -110,18 +115,18 @@ class RenderedFeed:
             return f"{size}: image edits in {images:.0%} of the micro-steps{many}, clips to restore in the others"
         return f"{size}, {data.pretext_share if self.config.objective.pretext else 0.0:.0%} restorations"
 
-    def _draw(self, store: LatentStore) -> Batch:
+    def _draw(self, store: LatentStore) -> EncodedBatch:
         config, encoders = self.config, self.encoders
         number, image, restorations = self._kind_of(self.drawn)
         size = self.data.image_batch if image and self.data.image_batch else config.batch_size
         drawn = store.draw(number, size, restorations)
         if image:  # the causal VAE encodes the first frame alone
             drawn.source, drawn.target = drawn.source[:, :, :1], drawn.target[:, :, :1]
-        self._random.manual_seed(derived_seed("text drop-out", config.seed, self.place.rank, self.drawn))
-        chance = torch.rand(len(drawn.token_ids), 1, generator=self._random, device=self.place.device)
+        self._random.manual_seed(derived_seed("text drop-out", config.seed, self.data_rank.rank, self.drawn))
+        chance = torch.rand(len(drawn.token_ids), 1, generator=self._random, device=self.data_rank.device)
         token_ids = torch.where(chance < config.data.text_dropout, encoders.bare_ids, drawn.token_ids)
         anchors = encoders.anchors(drawn.pictures) if config.objective.semantic_weight else None
-        batch, _ = without_broken_rows(Batch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors))
+        batch, _ = without_broken_rows(EncodedBatch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors))
         return batch
 
     def _kind_of(self, batch: int) -> tuple[int, bool, float]:
@@ -170,7 +175,7 @@ class RenderedFeed:
     def _cache(self) -> GroupCache | None:
         if not self.data.cache:
             return None
-        return GroupCache(Path(self.data.cache), self.config, self.encoders, self.place.rank)
+        return GroupCache(Path(self.data.cache), self.config, self.encoders, self.data_rank.rank)
 
     def _groups(self, start: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Groups from number `start` on with their latents, without end: those of the cache as far as it goes, then new
@@ -183,9 +188,9 @@ class RenderedFeed:
     def _rendered(self, start: int) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Groups from number `start` on, drawn and encoded. While one is encoded, the next one's clips travel to the
         device."""
-        data, device = self.data, self.place.device
-        transform = PairedClips(str(Path(self.encoders.base) / "tokenizer"), self.encoders.spelling, data.paraphrases)
-        dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.place.rank, start=start)
+        data, device = self.data, self.data_rank.device
+        transform = GroupedPairs(str(Path(self.encoders.base) / "tokenizer"), self.encoders.spelling, data.paraphrases)
+        dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.data_rank.rank, start=start)
         travel = torch.cuda.Stream(device) if device.type == "cuda" else None
         ahead: tuple[dict[str, Any], Tensor] | None = None
         for number, group in enumerate(stream(dataset, self.config.data.workers, pin=travel is not None), start - 1):
@@ -197,7 +202,7 @@ class RenderedFeed:
             group["count"] = len(clips)
             if ahead:
                 latents = self.encoders.latents(ahead[1])[: ahead[0]["count"]]
-                self.guard.note(finite_rows(latents), [number] * len(latents))
+                self.guard.note(~finite_rows(latents), [number] * len(latents))
                 yield ahead[0], latents
             if travel is not None:
                 torch.cuda.current_stream(device).wait_stream(travel)

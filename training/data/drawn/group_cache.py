@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sama.shapes import TINY_BUCKETS, Bucket
 from training.config import TrainConfig
+from training.data.encoders import Encoders
 from training.data.files.cache import ContentCache
 from training.errors import NotFiniteError
-from training.stages.encoders import Encoders
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ TENSORS = ("anchors", "pairs", "tokens")
 
 _SOURCES = (
     "training/synth/**/*.py",
+    "training/synth/**/*.yaml",
     "training/data/drawn/scenes.py",
     "training/data/prompts.py",
     "sama/model/pretext.py",
@@ -33,7 +34,7 @@ _SOURCES = (
 
 
 class GroupCache:
-    """The groups of one place by their numbers, in a folder that several places and runs may share.
+    """The groups of one data rank by their numbers, in a folder that several ranks and runs may share.
 
     Latents travel to the host and to the disk while the device works on the next group: `store` writes the group
     before, `flush` the last one.
@@ -60,7 +61,7 @@ class GroupCache:
         return group | {"bucket": Bucket(*entry["bucket"].tolist())}, entry["latents"]
 
     def store(self, number: int, group: dict[str, Any], latents: Tensor) -> None:
-        """Keep a group of `training.data.drawn.scenes.PairedClips` and its latents, unless it is there."""
+        """Keep a group of `training.data.drawn.scenes.GroupedPairs` and its latents, unless it is there."""
         self.flush()
         if number in self:
             return

@@ -30,7 +30,7 @@ EDITS, RESTORATIONS = 0, 1
 
 
 @dataclass
-class Draw:
+class DrawnRows:
     """Rows of one bucket, on the device.
 
     source, target: (B, C, F, H, W) normalised latents; pictures: (B, 3, 128, 128) uint8, the targets' first frames;
@@ -91,7 +91,7 @@ class LatentStore:
         self._shelves: dict[Bucket, _Shelf] = {}
 
     def add(self, group: Mapping[str, Any], latents: Tensor) -> None:
-        """Keep a group of `training.data.drawn.scenes.PairedClips`, in place of its bucket's oldest if there is no
+        """Keep a group of `training.data.drawn.scenes.GroupedPairs`, in place of its bucket's oldest if there is no
         room.
 
         group: `pairs` on the host, the others anywhere; latents: (N, C, F, H, W) of its N clips. Raises ValueError for
@@ -121,7 +121,7 @@ class LatentStore:
         sums = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
         return {"groups": len(counts), **dict(zip(("clips", "edits", "restorations"), sums, strict=True))}
 
-    def draw(self, number: int, size: int, pretext_share: float) -> Draw:
+    def draw(self, number: int, size: int, pretext_share: float) -> DrawnRows:
         """The `number`-th batch, of `size`, drawn with replacement: first the edits, then round(size * pretext_share)
         restorations. Raises RuntimeError while the store is empty."""
         shelf = self._shelf_of(number)
@@ -142,7 +142,7 @@ class LatentStore:
         source, target, _ = shelf.pairs.view(-1, 3)[rows].long().unbind(1)
         wordings = shelf.tokens.shape[2]
         wording = torch.randint(wordings, (size,), generator=self._random, device=self.device)
-        return Draw(
+        return DrawnRows(
             shelf.latents[slot, source],
             shelf.latents[slot, target],
             shelf.pictures[slot, target],

@@ -24,7 +24,7 @@ from training.core.randomness import derived_seed
 from training.data.prompts import TEXT_LENGTH, tokenise
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
-from training.synth.scenes.render import Group, render_group
+from training.synth.scenes.render import SceneGroup, render_case, render_group
 from training.synth.words.language import instruction
 
 ANCHOR_SIZE = 128
@@ -40,7 +40,11 @@ ALL_TASKS = (*TASKS, *PRETEXT_TASKS)
 NO_TASK = len(ALL_TASKS)
 """The task of rows that hold no pair."""
 
-Transform = Callable[[Group, np.random.Generator, Bucket], dict[str, Any]]
+FIRST_HELD_OUT_SEED = 800_000
+"""The seed of the first pair for validation. The seeds of benchmark cases begin elsewhere, so that a checkpoint chosen
+by these pairs has not been chosen by the benchmark."""
+
+Transform = Callable[[SceneGroup, np.random.Generator, Bucket], dict[str, Any]]
 Collate = Callable[[list[dict[str, Any]]], Any]
 
 
@@ -119,7 +123,7 @@ class ClipCrops:
     size: int
     clips: int
 
-    def __call__(self, group: Group, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
+    def __call__(self, group: SceneGroup, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
         """`frames`: (clips, 3, T, size, size) uint8."""
         chosen = rng.choice(len(group.clips), self.clips, replace=len(group.clips) < self.clips)
         crops = []
@@ -136,7 +140,7 @@ class LabelledAnchors:
 
     clips: int = 6
 
-    def __call__(self, group: Group, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:  # noqa: ARG002
+    def __call__(self, group: SceneGroup, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:  # noqa: ARG002
         """`anchors`: (N, 3, 128, 128) uint8; `cells`: (N, 64) names; `captions`: N descriptions."""
         chosen = rng.choice(len(group.clips), min(self.clips, len(group.clips)), replace=False)
         return {
@@ -147,7 +151,7 @@ class LabelledAnchors:
 
 
 @dataclass(frozen=True)
-class PairedClips:
+class GroupedPairs:
     """For the editor: all clips of a group, its pairs in several wordings, and pretext versions of some clips.
 
     Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Everything
@@ -162,7 +166,7 @@ class PairedClips:
     paraphrases: int
     pretext: int = 2
 
-    def __call__(self, group: Group, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
+    def __call__(self, group: SceneGroup, rng: np.random.Generator, bucket: Bucket) -> dict[str, Any]:
         """With K = `paraphrases`:
 
         bucket: the clips' size.
@@ -202,6 +206,17 @@ class PairedClips:
             "pairs": pairs,
             "tokens": tokens,
         }
+
+
+def held_out_pairs(pack_folder: str, frames: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """Source, target ((T, H, W, 3) uint8 each) and instruction of pairs that are kept out of training. Tasks and sizes
+    come in turn, so that a few pairs show most of them."""
+    tasks = TASKS[::3] + TASKS[1::3] + TASKS[2::3]  # neighbours in the list are alike
+    pack = Pack.load(pack_folder)
+    for number in range(count):
+        seed, bucket = FIRST_HELD_OUT_SEED + number, TINY_BUCKETS[number % len(TINY_BUCKETS)]
+        case = render_case(pack, seed, bucket, frames, "test", tasks[number % len(tasks)])
+        yield case.source, case.target, instruction(case.edit, np.random.default_rng((seed, 3)), split="test")
 
 
 @lru_cache(maxsize=1)

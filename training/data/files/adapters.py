@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.data.files.manifest import Fields, Row, RowError, column, media_column, text_column
+from training.data.files.manifest import Media, Record, Row, RowError, column, media_column, text_column
 from training.errors import ConfigError
 
 SOURCE = (
@@ -36,15 +36,16 @@ OUTSIDE = "outside the subset"
 class Adapter:
     """How the rows of one kind of manifest are read.
 
-    read: columns to fields; raises RowError for a row that it cannot or must not use.
+    read: columns to a record, with paths as the row gives them; raises RowError for a row that it cannot or must not
+    use.
     edits: whether rows are pairs (an instruction and two clips), or clips for the pretext tasks.
     """
 
-    read: Callable[[Row], Fields]
+    read: Callable[[Row], Record]
     edits: bool = True
 
 
-def pairs(row: Row) -> Fields:
+def pairs(row: Row) -> Record:
     """`source_video, target_video, prompt` or their aliases (`SOURCE`, `TARGET`, `PROMPT`); `offset` if there is one.
 
     The aliases cover `original_video/video`, `src_video/tgt_video` and `original_video/edited_video`, and shards with
@@ -58,10 +59,10 @@ def pairs(row: Row) -> Fields:
     if offset < 0:
         raise RowError("malformed row", f"the offset must not be negative: {offset}")
     source, target = media_column(row, SOURCE, "source"), media_column(row, TARGET, "target")
-    return Fields(source, target, text_column(row, PROMPT, "prompt"), offset)
+    return Record(source, target, text_column(row, PROMPT, "prompt"), offset)
 
 
-def clips(row: Row) -> Fields:
+def clips(row: Row) -> Record:
     """A clip and its caption, for the pretext tasks; a caption may be empty, because a restoration needs no words."""
     try:
         caption = text_column(row, CAPTION, "caption")
@@ -69,10 +70,10 @@ def clips(row: Row) -> Fields:
         if error.reason not in ("missing column", "empty caption"):
             raise
         caption = ""
-    return Fields(None, media_column(row, CLIP, "clip"), caption)
+    return Record(None, media_column(row, CLIP, "clip"), caption)
 
 
-def nhr_edit(row: Row) -> Fields:
+def nhr_edit(row: Row) -> Record:
     """NHR-Edit: `train/metadata.jsonl`, one triplet a line; root: the data set's folder.
 
     The layout is the data set card's; the names of the columns (`source_file_name`, `edited_file_name`,
@@ -80,10 +81,10 @@ def nhr_edit(row: Row) -> Fields:
     """
     source = media_column(row, ("source_file_name",), "source")
     target = media_column(row, ("edited_file_name",), "target")
-    return Fields(source, target, text_column(row, ("edit_instruction",), "prompt"))
+    return Record(source, target, text_column(row, ("edit_instruction",), "prompt"))
 
 
-def gpt_image_edit(row: Row) -> Fields:
+def gpt_image_edit(row: Row) -> Record:
     """GPT-Image-Edit-1.5M: the training json lists (`hqedit_gpt_edit.json` and so on); root: as in its `data.txt`, for
     instance `gpt-edit/hqedit/edit`.
 
@@ -100,10 +101,10 @@ def gpt_image_edit(row: Row) -> Fields:
     if not isinstance(turns, list) or not turns or not isinstance(turns[0], dict):
         raise RowError("malformed row", "`conversations` must be a list of turns")
     text = text_column(turns[0], ("value",), "prompt").replace("<image>", " ")
-    return Fields(images[0], images[1], text)
+    return Record(Media(images[0]), Media(images[1]), text)
 
 
-def x2edit(row: Row) -> Fields:
+def x2edit(row: Row) -> Record:
     """X2Edit: WebDataset shards with `<key>.1.0.jpg` (or `.1.jpg`), `<key>.2.jpg` and `<key>.json`.
 
     Known from the official training code, which reads `instruction`, and `caption_en` (a text or a list of wordings,
@@ -118,10 +119,10 @@ def x2edit(row: Row) -> Fields:
         text = text[0]
     if not isinstance(text, str):
         raise RowError("malformed row", "the instruction must be a text")
-    return Fields(source, media_column(row, ("2",), "target"), text)
+    return Record(source, media_column(row, ("2",), "target"), text)
 
 
-def pico_banana(row: Row) -> Fields:
+def pico_banana(row: Row) -> Record:
     """Pico-Banana-400K, single-turn: `sft.jsonl` after the official `map_openimage_url_to_local.py`; root: the folder
     of the edited pictures.
 
@@ -132,29 +133,29 @@ def pico_banana(row: Row) -> Fields:
     if row.get("local_input_image") is None:
         raise RowError("missing source", "local_input_image is empty: run map_openimage_url_to_local.py first")
     source = media_column(row, ("local_input_image",), "source")
-    return Fields(source, media_column(row, ("output_image",), "target"), text_column(row, ("text",), "prompt"))
+    return Record(source, media_column(row, ("output_image",), "target"), text_column(row, ("text",), "prompt"))
 
 
-def koala(row: Row) -> Fields:
+def koala(row: Row) -> Record:
     """Koala-36M: its csv files (`videoID, url, timestamp, caption, ...`); root: a folder with `<videoID>.mp4`.
 
     The columns are known from several public programs that read the files. The set gives addresses and times, not
     clips: that each clip was downloaded, cut to its `timestamp` and named after its `videoID` is our assumption.
     """
     name = text_column(row, ("videoID",), "clip")
-    return Fields(None, f"{name}.mp4", text_column(row, ("caption",), "caption"))
+    return Record(None, Media(f"{name}.mp4"), text_column(row, ("caption",), "caption"))
 
 
-def motion_bench(row: Row) -> Fields:
+def motion_bench(row: Row) -> Record:
     """MotionBench: `MotionBenchCaption-train/train.jsonl`; root: the folder `videos` beside it.
 
     The file is the data set's; the columns `video_path` and `motion_caption` are those that a public loader reads. The
     paper's 53,879 clips are more than this file's: where the others come from is not published.
     """
-    return Fields(None, media_column(row, ("video_path",), "clip"), text_column(row, ("motion_caption",), "caption"))
+    return Record(None, media_column(row, ("video_path",), "clip"), text_column(row, ("motion_caption",), "caption"))
 
 
-def ditto_style(row: Row) -> Fields:
+def ditto_style(row: Row) -> Record:
     """Ditto-1M, Style subset only: `training_metadata/*.json` or `csvs_for_DiffSynth/*.csv`; root: the folder `videos`.
 
     Known from the data set card (`source_path, instruction, edited_path`) and the official training command, which
@@ -165,10 +166,10 @@ def ditto_style(row: Row) -> Fields:
     if not any(part.startswith("global_style") for part in target.split("/")):
         raise RowError(OUTSIDE, f"{target} is not in a folder global_style*")
     source = media_column(row, ("source_path", "vace_video"), "source")
-    return Fields(source, target, text_column(row, ("instruction", "prompt"), "prompt"))
+    return Record(source, Media(target), text_column(row, ("instruction", "prompt"), "prompt"))
 
 
-def openve(row: Row) -> Fields:
+def openve(row: Row) -> Record:
     """OpenVE-3M: one csv for each category (`local_change.csv`, `background_change.csv`, `global_style.csv`, the
     subtitles'); root: the folder `videos`. The first four frames of both clips are dropped.
 
@@ -182,17 +183,17 @@ def openve(row: Row) -> Fields:
         raise RowError(OUTSIDE, f"edited_type {kind}: local change, background, style and subtitles are used")
     source = media_column(row, ("original_video", "source_video", "src_video"), "source")
     target = media_column(row, ("edited_video", "video", "target_video", "tgt_video"), "target")
-    return Fields(source, target, text_column(row, ("prompt",), "prompt"), OPENVE_OFFSET)
+    return Record(source, target, text_column(row, ("prompt",), "prompt"), OPENVE_OFFSET)
 
 
-def reco(row: Row) -> Fields:
+def reco(row: Row) -> Record:
     """ReCo-Data: `<task>/<task>_data_configs.json` for add, remove, replace and style; root: the folder `ReCo-Data`.
 
     The layout is the official repository's; the columns `src_video`, `tar_video` and `instruction_final_refine` are
     those of public programs that read the same files, with paths relative to the root.
     """
     source, target = media_column(row, ("src_video",), "source"), media_column(row, ("tar_video",), "target")
-    return Fields(source, target, text_column(row, ("instruction_final_refine",), "prompt"))
+    return Record(source, target, text_column(row, ("instruction_final_refine",), "prompt"))
 
 
 ADAPTERS: dict[str, Adapter] = {

@@ -134,7 +134,9 @@ def assign(
     return chosen, drops
 
 
-def table(counts: Mapping[Signature, int], sizes: Mapping[Signature, int], places: int, model: ModelWidth) -> list[str]:
+def bucket_table(
+    counts: Mapping[Signature, int], sizes: Mapping[Signature, int], places: int, model: ModelWidth
+) -> list[str]:
     """The buckets as lines: samples an epoch, tokens, batch, micro-steps an epoch and relative cost of a micro-step."""
     if not sizes:
         return ["no bucket"]

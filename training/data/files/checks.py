@@ -30,7 +30,7 @@ from sama.files import whole_file
 from training.config import ManifestConfig, SetConfig
 from training.data.files.adapters import adapter
 from training.data.files.clips import ClipError, Facts, look
-from training.data.files.manifest import Dropped, Media, Record, RowError, manifest_files, rows, to_record
+from training.data.files.manifest import Dropped, Media, Record, RowError, complete, manifest_files, rows
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +58,6 @@ class Sample:
     match: Match
 
 
-class PairError(ValueError):
-    """Two clips that make no pair; `reason` is what the report counts."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
 def read_set(number: int, chosen: SetConfig) -> Iterator[Record | Dropped]:
     """The rows of one set, as records or with the reason why they are none."""
     read = adapter(chosen.adapter).read
@@ -75,7 +67,7 @@ def read_set(number: int, chosen: SetConfig) -> Iterator[Record | Dropped]:
             try:
                 if isinstance(row, RowError):
                     raise row
-                yield to_record(read(row), root, origin, number)
+                yield complete(read(row), root, origin, number)
             except RowError as error:
                 yield Dropped(number, origin, error.reason, str(error))
 
@@ -84,30 +76,30 @@ def checked(record: Record, length_tolerance: float) -> Sample | Dropped:
     """Open a record's clips and compare them."""
     try:
         if record.source is not None and not record.prompt:
-            raise PairError("empty prompt", "an edit needs an instruction")
+            raise RowError("empty prompt", "an edit needs an instruction")
         source = None if record.source is None else _looked(record.source, "source")
         target = _looked(record.target, "target")
         if source is None:
             if target.frames == 1:
-                raise PairError("a picture where a clip must be", f"{record.target} has one frame: nothing moves in it")
+                raise RowError("a picture where a clip must be", f"{record.target} has one frame: nothing moves in it")
             return Sample(record, None, target, "frames")
-        return Sample(record, source, target, compare(source, target, record.offset, length_tolerance))
-    except PairError as error:
+        return Sample(record, source, target, pair_match(source, target, record.offset, length_tolerance))
+    except RowError as error:
         return Dropped(record.number, record.origin, error.reason, str(error))
 
 
-def compare(source: Facts, target: Facts, offset: int, length_tolerance: float) -> Match:
-    """How the frames of two clips belong together. Raises PairError for clips that make no pair."""
+def pair_match(source: Facts, target: Facts, offset: int, length_tolerance: float) -> Match:
+    """How the frames of two clips belong together. Raises RowError for clips that make no pair."""
     if source.digest == target.digest:
-        raise PairError("source equals target", "both files hold the same: the loss would fall to zero unseen")
+        raise RowError("source equals target", "both files hold the same: the loss would fall to zero unseen")
     if (source.frames == 1) != (target.frames == 1):
-        raise PairError("a picture with a clip", f"{source.frames} and {target.frames} frames")
+        raise RowError("a picture with a clip", f"{source.frames} and {target.frames} frames")
     turned = abs(math.log(source.width / source.height) - math.log(target.width / target.height))
     if turned > ASPECT_TOLERANCE:
         sizes = f"{source.width}x{source.height} and {target.width}x{target.height}"
-        raise PairError("aspect ratios differ", f"{sizes}: one cut cannot serve both")
+        raise RowError("aspect ratios differ", f"{sizes}: one cut cannot serve both")
     if min(source.frames, target.frames) <= offset:
-        raise PairError("too short", f"{source.frames} and {target.frames} frames, {offset} of them to be dropped")
+        raise RowError("too short", f"{source.frames} and {target.frames} frames, {offset} of them to be dropped")
     counts = (source.frames - offset, target.frames - offset)
     if counts[0] == counts[1]:
         return "frames"  # a model that repaints frame by frame often writes them at a rate of its own
@@ -118,7 +110,7 @@ def compare(source: Facts, target: Facts, offset: int, length_tolerance: float) 
         rates = f" at {float(source.fps):.4g} and {float(target.fps):.4g} frames a second"
     if _near(*counts, length_tolerance):
         return "frames"
-    raise PairError("lengths differ", f"{source.frames} and {target.frames} frames{rates}")
+    raise RowError("lengths differ", f"{source.frames} and {target.frames} frames{rates}")
 
 
 class Catalogue:
@@ -212,7 +204,7 @@ def shared_catalogue(config: ManifestConfig, folder: Path, fresh: bool = False, 
     return found or find_catalogue(config, folder, False, threads)
 
 
-def report(dropped: Iterable[Dropped], config: ManifestConfig, rows_of: Counter[int]) -> list[str]:
+def usage_report(dropped: Iterable[Dropped], config: ManifestConfig, rows_of: Counter[int]) -> list[str]:
     """How many rows of each set are used and why others are not, as lines."""
     reasons: dict[int, Counter[str]] = {number: Counter() for number in range(len(config.sets))}
     for drop in dropped:
@@ -255,7 +247,7 @@ def _looked(media: Media, role: str) -> Facts:
     try:
         return look(media)
     except ClipError as error:
-        raise PairError("unreadable", f"{role}: {error}") from error
+        raise RowError("unreadable", f"{role}: {error}") from error
 
 
 def _near(one: float, other: float, tolerance: float) -> bool:

@@ -22,18 +22,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.config import TrainConfig
-from training.core.batch import Batch, Place, without_broken_rows
-from training.core.guard import SampleGuard
+from training.core.batch import EncodedBatch, without_broken_rows
+from training.core.guard import Guard
+from training.data.encoders import Encoders
 from training.data.files.adapters import adapter
-from training.data.files.buckets import Signature, assign, batch_sizes, model_width, signatures, table
+from training.data.files.buckets import Signature, assign, batch_sizes, bucket_table, model_width, signatures
 from training.data.files.cache import ContentCache
-from training.data.files.checks import report, shared_catalogue, write_dropped
+from training.data.files.checks import shared_catalogue, usage_report, write_dropped
 from training.data.files.clips import ClipError
 from training.data.files.manifest import Dropped, manifest_files
-from training.data.files.paired import Clip, PairedClips, Reading, ReadSample, ReadStep
+from training.data.files.paired import PairedClips, ReadClip, Reading, ReadSample, ReadStep
 from training.data.files.sampler import Sampler, make_groups
 from training.errors import ConfigError, DataError, NotFiniteError
-from training.stages.encoders import Encoders
+from training.parallel.processes import DataRank, is_first_process
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class ManifestData:
         self.catalogue = shared_catalogue(manifest, where, fresh, threads)
         self.chosen, unfit = assign(self.catalogue, manifest, self.known)
         self.dropped = [*self.catalogue.dropped, *unfit]
-        if _is_first():
+        if is_first_process():
             write_dropped(self.dropped, self.folder / "dropped.jsonl")
         weights = [chosen.weight for chosen in manifest.sets]
         groups = make_groups(self.catalogue.numbers, self.chosen, self.known, weights, manifest.image_share)
@@ -94,7 +95,7 @@ class ManifestData:
         counts = self.sampler.samples_an_epoch()
         shown = {signature: self.sizes[signature] for signature in self.sampler.buckets}
         total, images = sum(counts.values()), sum(count for s, count in counts.items() if s.is_image)
-        lines = [*self._report(), "", *table(counts, shown, self.places, self.width)]
+        lines = [*self._report(), "", *bucket_table(counts, shown, self.places, self.width)]
         lines.append(f"an epoch: {total} samples, {images} of them images, over {self.places} places")
         kinds = {bool(self.known[number].is_image) for number in np.unique(self.chosen[self.chosen >= 0])}
         if len(kinds) == 1:
@@ -104,7 +105,7 @@ class ManifestData:
         return lines
 
     def _report(self) -> list[str]:
-        lines = report(self.dropped, self.config.data.manifest, self.catalogue.rows)
+        lines = usage_report(self.dropped, self.config.data.manifest, self.catalogue.rows)
         return [*lines, f"every drop: {self.folder / 'dropped.jsonl'}"] if self.dropped else lines
 
 
@@ -115,10 +116,10 @@ class ManifestFeed:
     everything: `fill_cache` sees to that beforehand. The VAE stays, since perturbed sources and samples need it.
     """
 
-    def __init__(self, config: TrainConfig, encoders: Encoders, place: Place) -> None:
+    def __init__(self, config: TrainConfig, encoders: Encoders, data_rank: DataRank) -> None:
         """Raises ConfigError: see `ManifestData`."""
-        self.config, self.encoders, self.place = config, encoders, place
-        self.data = ManifestData(config, place.rank, place.count)
+        self.config, self.encoders, self.data_rank = config, encoders, data_rank
+        self.data = ManifestData(config, data_rank.rank, data_rank.count)
         self.sampler = self.data.sampler
         self.cache: ContentCache | None = None
         if config.data.manifest.cache:
@@ -126,10 +127,10 @@ class ManifestFeed:
         self.dataset = self.data.dataset(self.cache)
         self.replaced: Counter[str] = Counter()
         """Samples that could not be read or used in this session, by origin."""
-        self.guard = SampleGuard(config.guard)
+        self.guard = Guard(config.guard)
         self._latents_type = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         """Batches from the present position on, without end. A sample that does not encode to finite values is named,
         and another of its batch takes its place. Raises DataError when samples cannot be read, NotFiniteError when too
         many are not finite."""
@@ -140,7 +141,7 @@ class ManifestFeed:
             sampler=self.sampler,
             num_workers=workers,
             prefetch_factor=READ_AHEAD if workers else None,
-            pin_memory=self.place.device.type == "cuda",
+            pin_memory=self.data_rank.device.type == "cuda",
             multiprocessing_context="fork" if workers else None,
             worker_init_fn=_one_thread,
             generator=torch.Generator(),  # else it draws a number from the global one, which belongs to the run
@@ -148,12 +149,12 @@ class ManifestFeed:
         for read in _said_plainly(loader):
             batch, finite = without_broken_rows(self.encode(read))
             self._note(read.replaced)
-            self.guard.note(finite, [sample.number for sample in read.samples])
+            self.guard.note(~finite, [sample.number for sample in read.samples])
             self._settle()
             self.sampler.take(read.step)
             yield batch
 
-    def encode(self, read: ReadStep) -> Batch:
+    def encode(self, read: ReadStep) -> EncodedBatch:
         """A micro-step as latents, states and anchors on the device."""
         samples, encoders = read.samples, self.encoders
         targets = self._latents([sample.target for sample in samples])
@@ -163,7 +164,7 @@ class ManifestFeed:
             sources[changed] = self._latents([samples[number].source for number in changed])
         prompts = [encoders.prompt(sample.text, sample.prefix) for sample in samples]
         anchors = self._anchors(samples) if self.dataset.reading.anchors else None
-        return Batch(sources, targets, self._texts(prompts), anchors)
+        return EncodedBatch(sources, targets, self._texts(prompts), anchors)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and micro-steps taken of it, and what they were counted with."""
@@ -185,7 +186,7 @@ class ManifestFeed:
         return "\n".join(lines)
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> Counter[str]:
-        """Encode and keep what this place's share of the samples still lacks: targets, sources of edits, anchors and
+        """Encode and keep what this rank's share of the samples still lacks: targets, sources of edits, anchors and
         every prompt. Returns how many entries were made, of how many samples nothing could be read, and how many
         entries were not finite and therefore not kept.
 
@@ -194,7 +195,7 @@ class ManifestFeed:
         if self.cache is None:
             raise ConfigError("data.manifest.cache names no folder: nothing would be kept")
         made: Counter[str] = Counter()
-        mine = np.flatnonzero(self.data.chosen >= 0)[self.place.rank :: self.place.count]
+        mine = np.flatnonzero(self.data.chosen >= 0)[self.data_rank.rank :: self.data_rank.count]
         for done, index in enumerate(mine.tolist(), 1):
             signature = self.data.known[self.data.chosen[index]]
             try:
@@ -212,11 +213,13 @@ class ManifestFeed:
         source, target = self.dataset.clips(sample, signature)
         for clip in (source, target):
             if clip is not None and (key := self.dataset.latents_key(clip)) not in self.cache:
-                self._latents([Clip(clip.pixels(), None, key)])
+                self._latents([ReadClip(clip.pixels(), None, key)])
                 made[self._kept("latents", key, str(clip.media))] += 1
         if self.dataset.reading.anchors and (key := self.dataset.anchor_key(target)) not in self.cache:
             picture = target.first().permute(2, 0, 1)
-            self._anchors([ReadSample(Clip(None, None, ""), Clip(None, None, ""), "", "", "", None, key, picture)])
+            self._anchors(
+                [ReadSample(ReadClip(None, None, ""), ReadClip(None, None, ""), "", "", "", None, key, picture)]
+            )
             made[self._kept("anchors", key, str(target.media))] += 1
         for prefix in self.dataset.prefixes(sample):
             for text in (sample.record.prompt, ""):
@@ -240,12 +243,12 @@ class ManifestFeed:
             with contextlib.suppress(NotFiniteError):
                 self.cache.store(key, tensors)
 
-    def _latents(self, clips: Sequence[Clip]) -> Tensor:
+    def _latents(self, clips: Sequence[ReadClip]) -> Tensor:
         """(N, C, F, H/8, W/8) on the device, in the run's type.
 
         With a cache, clips are encoded one by one, so that what is kept does not depend on who shared the batch.
         """
-        device, ready = self.place.device, {}
+        device, ready = self.data_rank.device, {}
         fresh = [number for number, clip in enumerate(clips) if clip.latents is None]
         for some in [[number] for number in fresh] if self.cache else [fresh] if fresh else []:
             # Each travels by itself: their stack on the host would leave the page-locked memory.
@@ -261,7 +264,7 @@ class ManifestFeed:
 
     def _anchors(self, samples: Sequence[ReadSample]) -> Tensor:
         """(N, 65, semantic_dim) on the device."""
-        device, ready = self.place.device, []
+        device, ready = self.data_rank.device, []
         for sample in samples:
             if sample.anchor is not None:
                 ready.append(sample.anchor.to(device, non_blocking=True))
@@ -285,14 +288,14 @@ class ManifestFeed:
                 used = int(full.abs().amax(dim=1).nonzero().max()) + 1
                 self._keep(key, states=full[:used])
             else:
-                kept = found["states"].to(self.place.device)
+                kept = found["states"].to(self.data_rank.device)
                 full = kept.new_zeros(self.encoders.text_length, kept.shape[1])
                 full[: len(kept)] = kept
             states.append(full)
         return torch.stack(states)
 
     def _failures(self) -> Path:
-        return self.data.folder / f"unreadable-{self.place.rank}.jsonl"
+        return self.data.folder / f"unreadable-{self.data_rank.rank}.jsonl"
 
     def _note(self, replaced: Sequence[Dropped]) -> None:
         """Write down what could not be used."""
@@ -315,7 +318,7 @@ class ManifestFeed:
             )
 
 
-def describe(config: TrainConfig, places: int = 1) -> str:
+def data_summary(config: TrainConfig, places: int = 1) -> str:
     """A dry run's lines: the summary, or, where manifests are not on this machine, what is missing and the table of all
     buckets that the settings allow. Raises ConfigError for settings that cannot be."""
     manifest = config.data.manifest
@@ -329,7 +332,7 @@ def describe(config: TrainConfig, places: int = 1) -> str:
     if not missing:
         return "\n".join(ManifestData(config, 0, places).summary())
     known, width = signatures(manifest), model_width(config)
-    return "\n".join([*missing, "", *table({}, batch_sizes(known, manifest, width), places, width)])
+    return "\n".join([*missing, "", *bucket_table({}, batch_sizes(known, manifest, width), places, width)])
 
 
 def _check_sets(config: TrainConfig) -> None:
@@ -341,10 +344,6 @@ def _check_sets(config: TrainConfig) -> None:
                 f"{chosen.manifest} holds clips without edits ({chosen.adapter}), which only stage pretrain takes: "
                 "remove the set, or read it as pairs"
             )
-
-
-def _is_first() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _present(tensor: Tensor | None) -> Tensor:

@@ -1,9 +1,11 @@
 """Manifests: what a data set on disk holds, row by row.
 
 A manifest is a .jsonl, a .json list, a .csv, or WebDataset shards (uncompressed .tar files whose members share a key).
-Nothing is opened here but the manifest itself: whether the clips can be used is found out by
-`training.data.files.checks`. A
-row that cannot be read is not guessed at: it is named with file and line and goes to the report.
+Only the manifest itself is opened here; `training.data.files.checks` opens the clips. A row that cannot be read is
+named with file and line in the report.
+
+Shards are read by `tarfile`: the sampler wants single members, at their offsets, in an order that can be resumed, and
+the webdataset library streams whole shards.
 """
 
 from __future__ import annotations
@@ -54,30 +56,19 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """What an adapter finds in a row. `source` is None for a clip without an edit; `offset` frames are dropped at the
-    beginning of both clips."""
-
-    source: str | Media | None
-    target: str | Media
-    prompt: str
-    offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Record:
     """One sample as its manifest describes it.
 
-    source: None for a clip that gets its source from a pretext task. origin: file and line, for messages.
-    number: of the set in the configuration.
+    source: None for a clip that gets its source from a pretext task. offset: frames that are dropped at the beginning
+    of both clips. origin: file and line, for messages. number: of the set in the configuration.
     """
 
     source: Media | None
     target: Media
     prompt: str
-    offset: int
-    origin: str
-    number: int
+    offset: int = 0
+    origin: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +90,8 @@ class RowError(ValueError):
 
 
 def manifest_files(manifest: str) -> list[Path]:
-    """The files that a manifest stands for: itself, or shards by `{000..127}` and `*`. ConfigError: one is missing."""
+    """The files that a manifest stands for: itself, or shards by `{000..127}` and `*`. Raises
+    ConfigError where one is missing."""
     names = _expanded(manifest)
     paths: list[Path] = []
     for name in names:
@@ -122,14 +114,16 @@ def rows(path: Path) -> Iterator[tuple[str, Row | RowError]]:
     return reader(path)
 
 
-def to_record(fields: Fields, root: Path, origin: str, number: int) -> Record:
-    """A record with its paths made whole. Raises RowError for a path that is no local file name."""
-    source = None if fields.source is None else _located(fields.source, root)
-    return Record(source, _located(fields.target, root), fields.prompt.strip(), fields.offset, origin, number)
+def complete(record: Record, root: Path, origin: str, number: int) -> Record:
+    """The record of a row with its paths made whole, and where it comes from. Raises RowError for a path that is no
+    local file name."""
+    source = None if record.source is None else _located(record.source, root)
+    return Record(source, _located(record.target, root), record.prompt.strip(), record.offset, origin, number)
 
 
 def column(row: Row, names: tuple[str, ...], what: str) -> Any:
-    """The value of the one column among `names` that the row fills. RowError: none does, or two disagree."""
+    """The value of the one column among `names` that the row fills. Raises RowError where none
+    does, or two disagree."""
     filled = {name: row[name] for name in names if name in row and row[name] not in (None, "")}
     if not filled:
         if any(name in row for name in names):
@@ -142,27 +136,27 @@ def column(row: Row, names: tuple[str, ...], what: str) -> Any:
 
 
 def text_column(row: Row, names: tuple[str, ...], what: str) -> str:
-    """`column` for a text. RowError: it is no text."""
+    """`column` for a text. Raises RowError for another type."""
     value = column(row, names, what)
     if not isinstance(value, str):
         raise RowError("malformed row", f"the {what} must be a text, not {type(value).__name__}")
     return value
 
 
-def media_column(row: Row, names: tuple[str, ...], what: str) -> str | Media:
-    """`column` for a path or a shard's member. RowError: it is neither."""
+def media_column(row: Row, names: tuple[str, ...], what: str) -> Media:
+    """`column` for a path or a shard's member. Raises RowError where it is neither."""
     value = column(row, names, what)
     if not isinstance(value, str | Media):
         raise RowError("malformed row", f"the {what} must be a path, not {type(value).__name__}")
-    return value
+    return value if isinstance(value, Media) else Media(value)
 
 
-def _located(place: str | Media, root: Path) -> Media:
-    if isinstance(place, Media):
-        return place
-    if "://" in place:
-        raise RowError("not a local file", f"{place} is an address: download it first")
-    return Media(str(root / place))
+def _located(media: Media, root: Path) -> Media:
+    if media.member:
+        return media
+    if "://" in media.path:
+        raise RowError("not a local file", f"{media.path} is an address: download it first")
+    return Media(str(root / media.path))
 
 
 def _expanded(name: str) -> list[str]:

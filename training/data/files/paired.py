@@ -23,7 +23,7 @@ from training.data.files.cache import ContentCache
 from training.data.files.checks import Catalogue, Sample, common_frames
 from training.data.files.clips import ClipError, Extract, Facts, digest_of, frame_numbers, read_frames, state
 from training.data.files.manifest import Dropped, Media
-from training.data.files.sampler import Draw, Step
+from training.data.files.sampler import Draw, MicroStep
 from training.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
     dropout: float = 0.0
 
 
-class Clip(NamedTuple):
+class ReadClip(NamedTuple):
     """Pixels (T, H, W, 3) uint8, or their latents (C, F, H/8, W/8) from the cache. key: of the latents ("": do not
     keep them)."""
 
@@ -65,8 +65,8 @@ class ReadSample:
     the target's first frame, where the anchor has to be made. number: in the catalogue.
     """
 
-    source: Clip
-    target: Clip
+    source: ReadClip
+    target: ReadClip
     prefix: str
     text: str
     task: str
@@ -80,7 +80,7 @@ class ReadSample:
 class ReadStep:
     """A micro-step, read. replaced: samples that could not be read, with why."""
 
-    step: Step
+    step: MicroStep
     samples: list[ReadSample]
     replaced: list[Dropped] = field(default_factory=list)
 
@@ -91,7 +91,7 @@ class ReadStep:
 
 
 class PairedClips(Dataset[ReadStep]):
-    """Micro-steps by `Step`: their samples, read one after another. Picklable and without open files, for workers."""
+    """The samples of a `MicroStep`, read one after another. Picklable and without open files, for workers."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class PairedClips(Dataset[ReadStep]):
         self.catalogue, self.chosen, self.known = catalogue, chosen, list(known)
         self.reading, self.cache = reading, cache
 
-    def __getitem__(self, step: Step) -> ReadStep:
+    def __getitem__(self, step: MicroStep) -> ReadStep:
         """Raises DataError when a sample and its `NEIGHBOURS` cannot be read."""
         read = ReadStep(step, [])
         for draw in step.draws:
@@ -127,7 +127,7 @@ class PairedClips(Dataset[ReadStep]):
                 raise ClipError(f"{lazy_source.media} and {lazy.media} show the same frames")
         elif reading.pretext and (task := draw_task(random)):
             prefix, name = task.prefix, task.name
-            source = Clip(task.perturb(lazy.pixels(), random).frames, None, "")
+            source = ReadClip(task.perturb(lazy.pixels(), random).frames, None, "")
         else:
             source = target
         read = ReadSample(source, target, prefix, text, name, number=draw.sample)
@@ -165,10 +165,10 @@ class PairedClips(Dataset[ReadStep]):
         """The cache's key of the anchors of a clip's first frame; empty without a cache. Raises ClipError."""
         return self.cache.key("anchor", *clip.content(1)) if self.cache else ""
 
-    def _clip(self, lazy: LazyClip) -> Clip:
+    def _clip(self, lazy: LazyClip) -> ReadClip:
         key = self.latents_key(lazy)
         found = self.cache.load(key) if self.cache else None
-        return Clip(lazy.pixels(), None, key) if found is None else Clip(None, found["latents"], key)
+        return ReadClip(lazy.pixels(), None, key) if found is None else ReadClip(None, found["latents"], key)
 
     def _add_anchor(self, read: ReadSample, lazy: LazyClip) -> None:
         read.anchor_key = self.anchor_key(lazy)
@@ -238,8 +238,8 @@ def _pinned(sample: ReadSample) -> ReadSample:
     def pin(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.pin_memory()
 
-    target = Clip(pin(sample.target.pixels), pin(sample.target.latents), sample.target.key)
+    target = ReadClip(pin(sample.target.pixels), pin(sample.target.latents), sample.target.key)
     source = target
     if sample.task != "none":
-        source = Clip(pin(sample.source.pixels), pin(sample.source.latents), sample.source.key)
+        source = ReadClip(pin(sample.source.pixels), pin(sample.source.latents), sample.source.key)
     return replace(sample, source=source, target=target, anchor=pin(sample.anchor), picture=pin(sample.picture))

@@ -36,7 +36,7 @@ class Draw(NamedTuple):
     turn: int
 
 
-class Step(NamedTuple):
+class MicroStep(NamedTuple):
     """What one place does in one micro-step."""
 
     epoch: int
@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class SampleGroup:
     """The samples of one set in one bucket. rate: how often each is drawn in an epoch, above 0."""
 
     signature: Signature
@@ -61,7 +61,7 @@ def make_groups(
     known: Sequence[Signature],
     weights: Sequence[float],
     image_share: float,
-) -> list[Group]:
+) -> list[SampleGroup]:
     """Groups with their rates.
 
     numbers: (N,) the set of each sample; chosen: (N,) its signature's number in `known`, -1 for none. weights: of the
@@ -80,7 +80,7 @@ def make_groups(
         amount[signature.is_image] += len(samples) * rate
     factors = _factors(amount[True], amount[False], Fraction(image_share).limit_denominator(10_000))
     return [
-        Group(signature, samples, rate * factors[signature.is_image])
+        SampleGroup(signature, samples, rate * factors[signature.is_image])
         for signature, samples, rate in found
         if factors[signature.is_image]
     ]
@@ -103,7 +103,7 @@ class Sampler:
     """
 
     def __init__(
-        self, groups: Sequence[Group], sizes: Mapping[Signature, int], seed: int, rank: int = 0, places: int = 1
+        self, groups: Sequence[SampleGroup], sizes: Mapping[Signature, int], seed: int, rank: int = 0, places: int = 1
     ) -> None:
         """sizes: samples of a batch. Raises ConfigError if there is nothing to draw."""
         if not groups:
@@ -119,7 +119,7 @@ class Sampler:
         """Where in each bucket's stream the micro-steps of this number of places begin: behind what was drawn with
         another number."""
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[MicroStep]:
         """Micro-steps from the present position on, without end. The position is moved by `take`, not by looking
         ahead, as loaders do."""
         taken = self.taken
@@ -128,7 +128,7 @@ class Sampler:
                 yield _step(epoch, number, signature, draws)
             taken = 0
 
-    def take(self, step: Step) -> None:
+    def take(self, step: MicroStep) -> None:
         """Note that a micro-step was used."""
         self.epoch, self.taken = step.epoch, step.number + 1
 
@@ -154,7 +154,7 @@ class Sampler:
             self.offsets = before._drawn(self.epoch, self.taken)
             self.taken = 0
 
-    def steps(self, epoch: int) -> list[Step]:
+    def steps(self, epoch: int) -> list[MicroStep]:
         """The micro-steps of an epoch for this place. May be empty where samples are fewer than places need."""
         return [_step(epoch, number, *cut) for number, cut in enumerate(self._ordered(epoch))]
 
@@ -247,10 +247,10 @@ class Sampler:
         return np.random.default_rng(derived_seed(purpose, self.seed, *numbers))
 
 
-def _step(epoch: int, number: int, signature: Signature, draws: np.ndarray) -> Step:
-    return Step(epoch, number, signature, tuple(Draw(sample, turn) for sample, turn in draws.tolist()))
+def _step(epoch: int, number: int, signature: Signature, draws: np.ndarray) -> MicroStep:
+    return MicroStep(epoch, number, signature, tuple(Draw(sample, turn) for sample, turn in draws.tolist()))
 
 
-def _slice_end(group: Group, epoch: int) -> int:
+def _slice_end(group: SampleGroup, epoch: int) -> int:
     """Draws of a group in all epochs before `epoch`."""
     return math.floor(epoch * len(group.samples) * group.rate)

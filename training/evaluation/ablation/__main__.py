@@ -82,15 +82,15 @@ def encode(options: argparse.Namespace) -> None:
     """Encode a part of the scenes into `data.rendered.cache`, so that the parts of a `run` need not do it each."""
     from accelerate import Accelerator
 
-    from training.core.batch import Place
     from training.core.precision import choose_kernels
+    from training.data.encoders import Encoders
     from training.evaluation.ablation.feed import fill_cache
-    from training.stages.encoders import Encoders
+    from training.parallel.processes import DataRank
 
     config = common_config(load_config(options.config, options.overrides), options.groups)
     require_pack(config.data.rendered.pack)
     choose_kernels()
-    place = Place(0, 1, Accelerator().device)
+    place = DataRank(0, 1, Accelerator().device)
     encoders = Encoders(config.base, config.tower, place.device, config.precision)
     count = fill_cache(config, encoders, place, read_share(options.share))
     logger.info("encoded %d scenes into %s", count, config.data.rendered.cache)

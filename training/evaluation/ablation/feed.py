@@ -9,22 +9,23 @@ from itertools import islice
 
 from sama.shapes import TINY_BUCKETS
 from training.config import TrainConfig
-from training.core.batch import Batch, Place
+from training.core.batch import EncodedBatch
 from training.data.drawn.feed import RenderedFeed
 from training.data.drawn.latents import LatentStore
+from training.data.encoders import Encoders
 from training.errors import ConfigError
-from training.stages.encoders import Encoders
+from training.parallel.processes import DataRank
 
 
 class SharedStoreFeed(RenderedFeed):
     """Draws from a store that was filled before. What is drawn is a function of the run's seed and the step."""
 
-    def __init__(self, config: TrainConfig, encoders: Encoders, place: Place, store: LatentStore) -> None:
+    def __init__(self, config: TrainConfig, encoders: Encoders, place: DataRank, store: LatentStore) -> None:
         super().__init__(config, encoders, place)
         self._store = copy.copy(store)
         self._store.seed = config.seed
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[EncodedBatch]:
         """Batches without end. The first one is the run's first, whoever drew from the store before."""
         while True:
             batch = self._draw(self._store)
@@ -32,7 +33,7 @@ class SharedStoreFeed(RenderedFeed):
             yield batch
 
 
-def fill_store(config: TrainConfig, encoders: Encoders, place: Place) -> LatentStore:
+def fill_store(config: TrainConfig, encoders: Encoders, place: DataRank) -> LatentStore:
     """Render and encode `data.rendered.groups` groups. They depend only on the configuration's seed."""
     rendered = config.data.rendered
     feed = RenderedFeed(config, encoders, place)
@@ -43,7 +44,7 @@ def fill_store(config: TrainConfig, encoders: Encoders, place: Place) -> LatentS
     return store
 
 
-def fill_cache(config: TrainConfig, encoders: Encoders, place: Place, share: tuple[int, int]) -> int:
+def fill_cache(config: TrainConfig, encoders: Encoders, place: DataRank, share: tuple[int, int]) -> int:
     """Render and encode the i-th of n parts of `data.rendered.groups` groups into the cache, from which `fill_store`
     reads; returns how many were missing there. ConfigError: there is no cache."""
     feed = RenderedFeed(config, encoders, place)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from training.core.tracking import METRICS_FILE
 from training.evaluation.ablation.plan import (
     CASES_FOLDER,
     REFERENCES,
@@ -23,7 +24,6 @@ from training.evaluation.ablation.plan import (
 )
 from training.evaluation.held_out.scoring import Score, as_score
 from training.evaluation.held_out.summary import COLUMNS, DECIDED, Column, Mean
-from training.watch.tracking import METRICS_FILE
 
 HELD_OUT, TRAINED = "validation/raw/flow", "flow"
 """The curves that are kept and drawn: of held-out samples, and of what was trained on."""

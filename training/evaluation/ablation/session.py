@@ -18,9 +18,9 @@ from torch import Tensor
 
 from sama.files import whole_file
 from training.config import TrainConfig
-from training.core.batch import Place
 from training.core.loop import UNTIMED_STEPS, Trainer
 from training.core.precision import choose_kernels
+from training.data.encoders import Encoders
 from training.errors import ConfigError
 from training.evaluation.ablation.examine import Bench, Judges, judged
 from training.evaluation.ablation.feed import SharedStoreFeed, fill_store
@@ -39,8 +39,8 @@ from training.evaluation.ablation.plan import (
     write_plan,
 )
 from training.evaluation.held_out.cases import CaseLine
+from training.parallel.processes import DataRank
 from training.stages.editor import EditStage
-from training.stages.encoders import Encoders
 from training.synth.material.pack import Pack
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Session:
         self.accelerator = Accelerator()
         if self.accelerator.num_processes > 1:
             raise ConfigError("a run of the ablation is one process: give each GPU its part of the runs with --share")
-        self.place = Place(0, 1, self.accelerator.device)
+        self.place = DataRank(0, 1, self.accelerator.device)
         pack = config.data.rendered.pack
         self.judges = Judges(pack, judges)
         self.bench = Bench(lines, Pack.load(pack))

@@ -21,7 +21,7 @@ from sama.shapes import TINY_BUCKETS, Bucket, is_valid_frame_count
 from training.errors import CaseError
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
-from training.synth.scenes.render import Case, render_case
+from training.synth.scenes.render import DrawnCase, render_case
 from training.synth.words.language import instruction
 
 FIRST_SEED = 700_000
@@ -97,7 +97,7 @@ def mean_colour(clip: np.ndarray) -> tuple[float, ...]:
     return tuple(round(float(value), 2) for value in clip.mean(axis=(0, 1, 2), dtype=np.float64))
 
 
-def draw(pack: Pack, line: CaseLine) -> Case:
+def draw(pack: Pack, line: CaseLine) -> DrawnCase:
     """The pair of a line. Raises CaseError where this pack and renderer draw another one than was published."""
     bucket = Bucket(*line.bucket)
     case = render_case(pack, line.seed, bucket, line.frames, cast(Literal["train", "test"], line.split), line.task)

@@ -21,7 +21,7 @@ from training.evaluation.held_out.cases import CaseLine
 from training.evaluation.held_out.metrics import Motion, edit_mask, gmsd, named_colour_match, psnr, ssim
 from training.evaluation.held_out.recognition import NearestSprite, SpritePlace, read_text, text_accuracy
 from training.synth.material.pack import Pack
-from training.synth.scenes.render import Case
+from training.synth.scenes.render import DrawnCase
 
 READABLE = 0.8
 """A subtitle counts as read when at least this share of its letters is right (1 - normalised edit distance)."""
@@ -118,14 +118,14 @@ class Judge:
             self._banks[known] = NearestSprite(bank)
         return self._banks[known]
 
-    def case(self, case: Case) -> CaseJudge:
+    def case(self, case: DrawnCase) -> CaseJudge:
         return CaseJudge(self, case)
 
 
 class CaseJudge:
     """One case with what judging several clips of it shares: the mask, the truth's motion, the drawings in place."""
 
-    def __init__(self, judge: Judge, case: Case) -> None:
+    def __init__(self, judge: Judge, case: DrawnCase) -> None:
         self.judge, self.case = judge, case
         self.mask = edit_mask(case.source, case.target)
         self.motion = Motion(case.target)

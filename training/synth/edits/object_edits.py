@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from training.synth.edits.tasks import COLOURS, POSITIONS, RESIZE_FACTOR, SIZES, Edit
-from training.synth.edits.variants import Plan, Variant
+from training.synth.edits.variants import SceneEdits, SceneVariant
 from training.synth.material.pack import Pack, Sprite
 from training.synth.scenes.scene import (
     CANONICAL_STYLE,
@@ -26,7 +26,7 @@ from training.synth.scenes.scene import (
     successor,
 )
 from training.synth.scenes.tint import colour_distance, tinted
-from training.synth.words.telling import Reference, plain_colour, reference, sample_of
+from training.synth.words.telling import Reference, choose_reference, plain_colour, sample_of
 
 VISIBLE = 34.0
 """Mean colour difference (0-255) above which a recoloured drawing is plainly another one."""
@@ -35,10 +35,10 @@ _HIDDEN = 0.25
 """Most of a new or moved object's box, or of another's, that may be shared with another object."""
 
 
-def new_sprites(pack: Pack, plan: Plan) -> list[Sprite]:
+def new_sprites(pack: Pack, edits: SceneEdits) -> list[Sprite]:
     """Drawings that may be added: the one known drawing of each name that the scene does not show yet."""
-    taken = [thing.name for thing in plan.scene.objects]
-    seen = plan.scene.backdrop.seen
+    taken = [thing.name for thing in edits.scene.objects]
+    seen = edits.scene.backdrop.seen
     return [
         sprite
         for sprite in pack.sprites("train", target=True, style=CANONICAL_STYLE)
@@ -46,64 +46,64 @@ def new_sprites(pack: Pack, plan: Plan) -> list[Sprite]:
     ]
 
 
-def refer(plan: Plan, variant: Variant, number: int, rng: np.random.Generator) -> Reference | None:
+def refer(edits: SceneEdits, variant: SceneVariant, number: int, rng: np.random.Generator) -> Reference | None:
     """How an instruction says which object of a variant it means; None where nothing tells it apart."""
     index = variant.objects.index(number)
-    return reference(plan.things(variant), index, rng, plan.scene.width, plan.scene.height)
+    return choose_reference(edits.things(variant), index, rng, edits.scene.width, edits.scene.height)
 
 
-def mention(plan: Plan, variant: Variant, rng: np.random.Generator) -> str:
+def mention(edits: SceneEdits, variant: SceneVariant, rng: np.random.Generator) -> str:
     """The background in words, now and then, where an instruction may name it."""
-    return (variant.background or plan.scene.backdrop.words) if rng.random() < 0.1 else ""
+    return (variant.background or edits.scene.backdrop.words) if rng.random() < 0.1 else ""
 
 
-def plan_objects(plan: Plan, pack: Pack, rng: np.random.Generator, chance: float) -> None:
+def choose_objects(edits: SceneEdits, pack: Pack, rng: np.random.Generator, chance: float) -> None:
     """Adds, removals and replacements; ``chance`` is how likely the less important of them are drawn."""
-    base, focus = plan.base, plan.scene.focus
-    sprites = new_sprites(pack, plan)
+    base, focus = edits.base, edits.scene.focus
+    sprites = new_sprites(pack, edits)
     drawn = []
     if sprites:
         number = min(4, len(sprites))
         drawn = [sprites[int(i)] for i in rng.choice(len(sprites), number, replace=False, p=by_familiarity(sprites))]
     if focus >= 0:
-        _plan_removal(plan, focus, rng)
+        _choose_removal(edits, focus, rng)
         if len(base.objects) > 1 and rng.random() < 0.5 * chance:
-            _plan_removal(plan, int(rng.choice([i for i in base.objects if i != focus])), rng)
+            _choose_removal(edits, int(rng.choice([i for i in base.objects if i != focus])), rng)
     if drawn:
-        _plan_addition(plan, drawn[0], rng)
+        _choose_addition(edits, drawn[0], rng)
         if focus >= 0:
-            _plan_replacement(plan, drawn[-1], drawn[1] if len(drawn) > 2 and rng.random() < chance else None, rng)
+            _choose_replacement(edits, drawn[-1], drawn[1] if len(drawn) > 2 and rng.random() < chance else None, rng)
         if len(drawn) > 3 and rng.random() < chance:
-            _plan_addition(plan, drawn[2], rng)
+            _choose_addition(edits, drawn[2], rng)
 
 
-def _plan_removal(plan: Plan, number: int, rng: np.random.Generator) -> None:
-    base, thing = plan.base, plan.objects[number]
-    which = refer(plan, base, number, rng)
-    without = plan.without(base, number)
+def _choose_removal(edits: SceneEdits, number: int, rng: np.random.Generator) -> None:
+    base, thing = edits.base, edits.objects[number]
+    which = refer(edits, base, number, rng)
+    without = edits.without(base, number)
     if which is not None:
-        plan.link(base, without, Edit("remove", **which, scene=mention(plan, base, rng)))
+        edits.link(base, without, Edit("remove", **which, scene=mention(edits, base, rng)))
     if thing.canonical and thing.position is not None:
-        plan.link(without, base, Edit("add", new_object=thing.name, position=thing.position, size=thing.size))
+        edits.link(without, base, Edit("add", new_object=thing.name, position=thing.position, size=thing.size))
 
 
-def _plan_addition(plan: Plan, sprite: Sprite, rng: np.random.Generator) -> None:
-    base = plan.base
-    thing, edit = _newcomer(plan, sprite, rng)
-    new = plan.add_object(thing)
-    more = plan.with_objects(base, (*base.objects, new))
-    plan.link(base, more, replace(edit, scene=mention(plan, base, rng)))
-    which = refer(plan, more, new, rng)
+def _choose_addition(edits: SceneEdits, sprite: Sprite, rng: np.random.Generator) -> None:
+    base = edits.base
+    thing, edit = _newcomer(edits, sprite, rng)
+    new = edits.add_object(thing)
+    more = edits.with_objects(base, (*base.objects, new))
+    edits.link(base, more, replace(edit, scene=mention(edits, base, rng)))
+    which = refer(edits, more, new, rng)
     if which is not None:
-        plan.link(more, base, Edit("remove", **which))
+        edits.link(more, base, Edit("remove", **which))
 
 
-def _newcomer(plan: Plan, sprite: Sprite, rng: np.random.Generator) -> tuple[SceneObject, Edit]:
+def _newcomer(edits: SceneEdits, sprite: Sprite, rng: np.random.Generator) -> tuple[SceneObject, Edit]:
     """A new object and the edit that asks for it: at a place, beside another object, or at the default place.
 
     Of the places tried, the one where it hides and is hidden least.
     """
-    scene, objects = plan.scene, plan.things(plan.base)
+    scene, objects = edits.scene, edits.things(edits.base)
     size = str(rng.choice(tuple(SIZES), p=(0.22, 0.53, 0.25)))
     if objects and rng.random() < 0.45:
         anchor = objects[int(rng.integers(len(objects)))]
@@ -125,62 +125,62 @@ def _hidden(thing: SceneObject, others: list[SceneObject]) -> float:
     return max((overlap(thing, other) for other in others), default=0.0)
 
 
-def _plan_replacement(plan: Plan, sprite: Sprite, again: Sprite | None, rng: np.random.Generator) -> None:
+def _choose_replacement(edits: SceneEdits, sprite: Sprite, again: Sprite | None, rng: np.random.Generator) -> None:
     """The focus becomes another thing, and that one, if ``again`` is given, a third."""
-    base, focus = plan.base, plan.scene.focus
-    old = plan.objects[focus]
-    heir = plan.add_object(successor(sprite, old))
-    swapped = plan.exchanged(base, focus, heir)
-    which, its = refer(plan, base, focus, rng), refer(plan, swapped, heir, rng)
+    base, focus = edits.base, edits.scene.focus
+    old = edits.objects[focus]
+    heir = edits.add_object(successor(sprite, old))
+    swapped = edits.exchanged(base, focus, heir)
+    which, its = refer(edits, base, focus, rng), refer(edits, swapped, heir, rng)
     if which is not None:
-        edit = Edit("replace", **which, new_object=sprite.name, scene=mention(plan, base, rng))
-        plan.link(base, swapped, edit)
-    if its is None or swapped not in plan.variants:
+        edit = Edit("replace", **which, new_object=sprite.name, scene=mention(edits, base, rng))
+        edits.link(base, swapped, edit)
+    if its is None or swapped not in edits.variants:
         return
     if old.canonical:
-        plan.link(swapped, base, Edit("replace", **its, new_object=old.name))
-    plan.link(swapped, plan.without(base, focus), Edit("remove", **its))
+        edits.link(swapped, base, Edit("replace", **its, new_object=old.name))
+    edits.link(swapped, edits.without(base, focus), Edit("remove", **its))
     if again is not None:
-        third = plan.exchanged(swapped, heir, plan.add_object(successor(again, plan.objects[heir])))
-        plan.link(swapped, third, Edit("replace", **its, new_object=again.name))
+        third = edits.exchanged(swapped, heir, edits.add_object(successor(again, edits.objects[heir])))
+        edits.link(swapped, third, Edit("replace", **its, new_object=again.name))
 
 
-def plan_recolour(plan: Plan, rng: np.random.Generator) -> None:
+def choose_recolour(edits: SceneEdits, rng: np.random.Generator) -> None:
     """One object in other colours, preferably one whose own colour has a name."""
-    base = plan.base
+    base = edits.base
     if not base.objects:
         return
-    plain = [number for number in base.objects if plain_colour(plan.objects[number])]
-    number = plain[int(rng.integers(len(plain)))] if plain and rng.random() < 0.8 else plan.scene.focus
-    thing = plan.objects[number]
+    plain = [number for number in base.objects if plain_colour(edits.objects[number])]
+    number = plain[int(rng.integers(len(plain)))] if plain and rng.random() < 0.8 else edits.scene.focus
+    thing = edits.objects[number]
     drawing = sample_of(thing.sprite)
     own = plain_colour(thing)
-    rivals = [plain_colour(other) for other in plan.things(base) if other is not thing and other.name == thing.name]
+    rivals = [plain_colour(other) for other in edits.things(base) if other is not thing and other.name == thing.name]
     order = [str(c) for c in rng.permutation(COLOURS) if c not in (own, *rivals) and c not in thing.name.split()]
     shown = tinted(drawing, thing.tint) if thing.tint else drawing
     colours = list(islice((c for c in order if colour_distance(tinted(drawing, c), shown) > VISIBLE), 2))
-    tints = [plan.add_object(replace(thing, tint=colour)) for colour in colours]
-    variants = [plan.exchanged(base, number, tint) for tint in tints]
+    tints = [edits.add_object(replace(thing, tint=colour)) for colour in colours]
+    variants = [edits.exchanged(base, number, tint) for tint in tints]
     both = len(variants) == 2 and rng.random() < 0.5
     steps = [(base, number, variants[0], colours[0])] if variants else []
     steps += [(variants[0], tints[0], base, own)] if variants and own else []
     steps += [(variants[0], tints[0], variants[1], colours[1])] if both else []
     steps += [(variants[1], tints[1], variants[0], colours[0])] if both else []
     for source, what, target, colour in steps:
-        which = refer(plan, source, what, rng)
+        which = refer(edits, source, what, rng)
         if which is not None:
-            plan.link(source, target, Edit("recolour", **which, colour=colour))
+            edits.link(source, target, Edit("recolour", **which, colour=colour))
 
 
-def plan_move(plan: Plan, rng: np.random.Generator) -> None:
+def choose_move(edits: SceneEdits, rng: np.random.Generator) -> None:
     """One object elsewhere: plainly another place, and none where it would hide others."""
-    base = plan.base
-    found = _first_told(plan, rng)
+    base = edits.base
+    found = _first_told(edits, rng)
     if found is None:
         return
     number, which = found
-    scene, thing = plan.scene, plan.objects[number]
-    others = [plan.objects[other] for other in base.objects if other != number]
+    scene, thing = edits.scene, edits.objects[number]
+    others = [edits.objects[other] for other in base.objects if other != number]
     names = tuple(POSITIONS) if thing.airborne else ("left", "right", "center", "left", "right", "bottom")
     names += ("bottom left", "bottom right")
     for position in rng.permutation(names):
@@ -188,20 +188,20 @@ def plan_move(plan: Plan, rng: np.random.Generator) -> None:
         dx, dy = there.centre[0] - thing.centre[0], there.centre[1] - thing.centre[1]
         far = abs(dx) > 0.2 * scene.width or abs(dy) > 0.2 * scene.height
         if far and _hidden(there, others) < _HIDDEN:
-            target = plan.exchanged(base, number, plan.add_object(there))
-            plan.link(base, target, Edit("move", **which, position=str(position), scene=mention(plan, base, rng)))
+            target = edits.exchanged(base, number, edits.add_object(there))
+            edits.link(base, target, Edit("move", **which, position=str(position), scene=mention(edits, base, rng)))
             return
 
 
-def plan_resize(plan: Plan, rng: np.random.Generator) -> None:
+def choose_resize(edits: SceneEdits, rng: np.random.Generator) -> None:
     """One object larger or smaller, and back."""
-    base = plan.base
-    found = _first_told(plan, rng)
+    base = edits.base
+    found = _first_told(edits, rng)
     if found is None:
         return
     number, which = found
-    scene, thing = plan.scene, plan.objects[number]
-    others = [plan.objects[other] for other in base.objects if other != number]
+    scene, thing = edits.scene, edits.objects[number]
+    others = [edits.objects[other] for other in base.objects if other != number]
     unit = min(scene.height, 0.75 * scene.width)
     for size in rng.permutation(("large", "small")):
         other = resized(thing, RESIZE_FACTOR if size == "large" else 1 / RESIZE_FACTOR)
@@ -211,25 +211,25 @@ def plan_resize(plan: Plan, rng: np.random.Generator) -> None:
             continue
         if _hidden(other, others) > 2 * _HIDDEN:
             continue
-        new = plan.add_object(other)
-        target = plan.exchanged(base, number, new)
-        plan.link(base, target, Edit("resize", **which, size=str(size), scene=mention(plan, base, rng)))
-        back = refer(plan, target, new, rng)
+        new = edits.add_object(other)
+        target = edits.exchanged(base, number, new)
+        edits.link(base, target, Edit("resize", **which, size=str(size), scene=mention(edits, base, rng)))
+        back = refer(edits, target, new, rng)
         if back is not None:
-            plan.link(target, base, Edit("resize", **back, size="small" if size == "large" else "large"))
+            edits.link(target, base, Edit("resize", **back, size="small" if size == "large" else "large"))
         return
 
 
-def _first_told(plan: Plan, rng: np.random.Generator) -> tuple[int, Reference] | None:
+def _first_told(edits: SceneEdits, rng: np.random.Generator) -> tuple[int, Reference] | None:
     """An object that can be told apart and is well in sight, the focus first, with its reference."""
-    base, scene = plan.base, plan.scene
+    base, scene = edits.base, edits.scene
     rest = [int(number) for number in rng.permutation(base.objects)]
     order = [scene.focus, *rest] if scene.focus >= 0 and rng.random() < 0.6 else rest
     for number in order:
-        thing = plan.objects[number]
+        thing = edits.objects[number]
         x, y = thing.centre
         in_sight = 0.08 * scene.width < x < 0.92 * scene.width and 0.08 * scene.height < y < 0.95 * scene.height
-        which = refer(plan, base, number, rng)
+        which = refer(edits, base, number, rng)
         if in_sight and which is not None:
             return number, which
     return None

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.synth.edits.texts import WORDS, is_held_out_text, subtitle, subtitle_limit
-
 __all__ = [
     "COLOURS",
     "DEFAULT_PLACE",
@@ -18,12 +16,8 @@ __all__ = [
     "SIZES",
     "TASKS",
     "WHICH_WORDS",
-    "WORDS",
     "Edit",
-    "is_held_out_text",
     "object_side",
-    "subtitle",
-    "subtitle_limit",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Versions of a scene and the directed edits among them, as records that the planners fill and the renderer draws."""
+"""Versions of a scene and the directed edits among them. They are chosen by `choose`, and drawn by `render`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from training.synth.scenes.scene import Scene, SceneObject, depth_order
 
 MOST_VARIANTS = 14
 MOST_PAIRS = 22
-"""What a plan holds at most: the places that a training stream keeps for a scene, less those for its pretext tasks."""
+"""The most that one scene gets: the places that a training stream keeps for it, less those for its pretext tasks."""
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A version of the scene. ``objects`` index the plan's objects, the last one in front."""
+class SceneVariant:
+    """A version of the scene. ``objects`` index `SceneEdits.objects`, the last one in front."""
 
     objects: tuple[int, ...]
     background: str = ""  # "" = the scene's own
@@ -24,7 +24,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Pair:
+class EditPair:
     """An edit that leads from clip ``source`` to clip ``target``; the two are one where nothing is to change."""
 
     source: int
@@ -33,20 +33,20 @@ class Pair:
 
 
 @dataclass
-class Plan:
-    """Variants to draw and the pairs among them. Variant 0 is the scene itself."""
+class SceneEdits:
+    """Variants to draw and the pairs among them. SceneVariant 0 is the scene itself."""
 
     scene: Scene
     objects: list[SceneObject]
-    variants: list[Variant] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
+    variants: list[SceneVariant] = field(default_factory=list)
+    pairs: list[EditPair] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.variants:
-            self.variants.append(Variant(tuple(range(len(self.objects))), text=self.scene.text))
+            self.variants.append(SceneVariant(tuple(range(len(self.objects))), text=self.scene.text))
 
     @property
-    def base(self) -> Variant:
+    def base(self) -> SceneVariant:
         return self.variants[0]
 
     def add_object(self, thing: SceneObject) -> int:
@@ -54,27 +54,27 @@ class Plan:
         self.objects.append(thing)
         return len(self.objects) - 1
 
-    def with_objects(self, variant: Variant, numbers: tuple[int, ...]) -> Variant:
+    def with_objects(self, variant: SceneVariant, numbers: tuple[int, ...]) -> SceneVariant:
         """The variant with these objects, each at its depth."""
         return replace(variant, objects=depth_order(self.objects, numbers))
 
-    def without(self, variant: Variant, number: int) -> Variant:
+    def without(self, variant: SceneVariant, number: int) -> SceneVariant:
         return replace(variant, objects=tuple(other for other in variant.objects if other != number))
 
-    def exchanged(self, variant: Variant, old: int, new: int) -> Variant:
+    def exchanged(self, variant: SceneVariant, old: int, new: int) -> SceneVariant:
         """The variant with object ``new`` in place of ``old``."""
         return self.with_objects(variant, tuple(new if other == old else other for other in variant.objects))
 
-    def things(self, variant: Variant) -> list[SceneObject]:
+    def things(self, variant: SceneVariant) -> list[SceneObject]:
         return [self.objects[number] for number in variant.objects]
 
-    def link(self, source: Variant, target: Variant, edit: Edit) -> bool:
-        """Adds a pair with its variants, unless the plan is full or has that edit of that variant already."""
+    def link(self, source: SceneVariant, target: SceneVariant, edit: Edit) -> bool:
+        """Add a pair with its variants; False where no place is left or the same edit is there already."""
         new = [variant for variant in dict.fromkeys((source, target)) if variant not in self.variants]
         if len(self.variants) + len(new) > MOST_VARIANTS or len(self.pairs) >= MOST_PAIRS:
             return False
         self.variants += new
-        pair = Pair(self.variants.index(source), self.variants.index(target), edit)
+        pair = EditPair(self.variants.index(source), self.variants.index(target), edit)
         if any((pair.source, pair.edit) == (other.source, other.edit) for other in self.pairs):
             return False
         self.pairs.append(pair)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from training.errors import IngredientError
 
-__all__ = ["PACKAGES", "Package", "check_file", "fetch", "tar_members", "unpack_deb"]
+__all__ = ["PACKAGES", "Package", "check_file", "fetch_package", "tar_members", "unpack_deb"]
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(package: Package, downloads: Path) -> Path:
+def fetch_package(package: Package, downloads: Path) -> Path:
     """The downloaded file of a package; downloads it unless it is there already."""
     found = sorted(downloads.glob(package.pattern))
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-__all__ = ["COLOURS", "dominant_colour"]
+__all__ = ["COLOURS", "sprite_colour"]
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
 
@@ -35,7 +35,7 @@ def _classify(pixels: np.ndarray) -> np.ndarray:
     return named
 
 
-def dominant_colour(image: np.ndarray) -> str:
+def sprite_colour(image: np.ndarray) -> str:
     """The colour word for most of the opaque pixels of an (h, w, 4) uint8 RGBA image, one of `COLOURS`.
 
     Raises:

@@ -8,9 +8,22 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-Canvas = np.ndarray
-Colour = tuple[int, int, int]
-Points = list[tuple[float, float]]
+from training.synth.scenes.canvas import (
+    Canvas,
+    Colour,
+    bar,
+    cloud,
+    disc,
+    glow,
+    gradient,
+    hill,
+    pixel_grid,
+    polygon,
+    ridge,
+    smooth_noise,
+    texture,
+    to_pixels,
+)
 
 PLAIN: dict[str, Colour] = {
     "plain red": (214, 58, 52),
@@ -35,91 +48,8 @@ def background(name: str, width: int, height: int) -> Canvas:
     return picture
 
 
-def _grid(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the pixel centres: x of (1, width) and y of (height, 1), both in [0, 1]."""
-    x = (np.arange(width, dtype=np.float32) + 0.5) / width
-    y = (np.arange(height, dtype=np.float32) + 0.5) / height
-    return x[None, :], y[:, None]
-
-
-def _vertical(width: int, height: int, stops: list[tuple[float, Colour]]) -> Canvas:
-    """A vertical gradient through the colours at the given heights (0 top, 1 bottom), float32 (height, width, 3)."""
-    _, y = _grid(width, height)
-    where = [stop for stop, _ in stops]
-    channels = [np.interp(y[:, 0], where, [colour[c] for _, colour in stops]) for c in range(3)]
-    column = np.stack(channels, axis=-1).astype(np.float32)
-    return np.ascontiguousarray(np.broadcast_to(column[:, None, :], (height, width, 3)))
-
-
-def _noise(width: int, height: int, cells: tuple[int, int], seed: int) -> np.ndarray:
-    """Smooth fixed noise in [-1, 1] of (height, width): ``cells`` values across and down, interpolated."""
-    values = np.random.default_rng(seed).uniform(-1, 1, (cells[1], cells[0])).astype(np.float32)
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def _points(width: int, height: int, points: Points) -> np.ndarray:
-    """Fractions of the sides to integer pixels for the polygon functions."""
-    return np.round(np.array(points) * (width, height)).astype(np.int32)
-
-
-def _polygon(canvas: Canvas, points: Points, colour: Colour) -> None:
-    height, width = canvas.shape[:2]
-    cv2.fillPoly(canvas, [_points(width, height, points)], colour, lineType=cv2.LINE_AA)
-
-
-def _bar(canvas: Canvas, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
-    _polygon(canvas, [(left, top), (right, top), (right, bottom), (left, bottom)], colour)
-
-
-def _disc(canvas: Canvas, x: float, y: float, radius: float, colour: Colour) -> None:
-    """A disc; the radius is a fraction of the shorter side."""
-    height, width = canvas.shape[:2]
-    centre = (round(x * width), round(y * height))
-    cv2.circle(canvas, centre, max(1, round(radius * min(width, height))), colour, -1, lineType=cv2.LINE_AA)
-
-
-def _glow(canvas: Canvas, x: float, y: float, radius: float, colour: Colour, strength: float) -> None:
-    """Light around a point, mixed in; the radius is a fraction of the shorter side."""
-    height, width = canvas.shape[:2]
-    gx, gy = _grid(width, height)
-    unit = min(width, height)
-    distance = ((gx - x) * width / unit) ** 2 + ((gy - y) * height / unit) ** 2
-    weight = (strength * np.exp(-distance / (2 * radius**2)))[..., None]
-    canvas += (np.array(colour, np.float32) - canvas) * weight
-
-
-def _cloud(canvas: Canvas, x: float, y: float, size: float, colour: Colour = (255, 255, 255)) -> None:
-    for dx, dy, r in ((-1.0, 0.15, 0.5), (-0.4, -0.15, 0.7), (0.3, -0.05, 0.6), (0.9, 0.18, 0.42), (0.0, 0.25, 0.5)):
-        height, width = canvas.shape[:2]
-        unit = min(width, height) * size
-        _disc(canvas, x + dx * unit / width, y + dy * unit / height, r * size, colour)
-
-
-def _ridge(canvas: Canvas, base: float, rise: float, peaks: int, seed: int, colour: Colour) -> Points:
-    """A jagged range from the left edge to the right one; gives its crest."""
-    rng = np.random.default_rng(seed)
-    xs = np.linspace(-0.05, 1.05, 2 * peaks + 1)
-    ys = np.where(np.arange(len(xs)) % 2, base - rise * rng.uniform(0.65, 1.0, len(xs)), base - 0.2 * rise)
-    crest = list(zip(xs.tolist(), ys.tolist(), strict=True))
-    _polygon(canvas, [(-0.05, 1.0), *crest, (1.05, 1.0)], colour)
-    return crest
-
-
-def _hill(canvas: Canvas, level: float, swell: float, phase: float, waves: float, colour: Colour) -> None:
-    xs = np.linspace(-0.02, 1.02, 48)
-    ys = level - swell * np.sin(2 * np.pi * waves * xs + phase)
-    _polygon(canvas, [(-0.02, 1.02), *zip(xs.tolist(), ys.tolist(), strict=True), (1.02, 1.02)], colour)
-
-
-def _texture(canvas: Canvas, top: float, amount: float, cells: tuple[int, int], seed: int) -> None:
-    """Brightness noise below the given height."""
-    height, width = canvas.shape[:2]
-    start = int(top * height)
-    canvas[start:] += amount * _noise(width, height, cells, seed)[start:, :, None]
-
-
 def _plain(colour: Colour, width: int, height: int) -> Canvas:
-    x, y = _grid(width, height)
+    x, y = pixel_grid(width, height)
     shade = 1.04 - 0.16 * ((x - 0.5) ** 2 + (y - 0.45) ** 2)
     return np.array(colour, np.float32) * shade[..., None]
 
@@ -127,103 +57,99 @@ def _plain(colour: Colour, width: int, height: int) -> Canvas:
 def _beach(width: int, height: int) -> Canvas:
     sky: list[tuple[float, Colour]] = [(0, (92, 176, 240)), (0.42, (190, 228, 250)), (0.43, (22, 128, 182))]
     sand: list[tuple[float, Colour]] = [(0.62, (72, 196, 208)), (0.66, (244, 250, 248)), (0.69, (238, 214, 160))]
-    canvas = _vertical(width, height, [*sky, *sand, (1, (222, 188, 126))])
-    _texture(canvas, 0.69, 7, (40, 40), 1)
-    _disc(canvas, 0.82, 0.16, 0.075, (255, 240, 170))
-    _cloud(canvas, 0.28, 0.17, 0.09)
-    _cloud(canvas, 0.58, 0.27, 0.055)
+    canvas = gradient(width, height, [*sky, *sand, (1, (222, 188, 126))])
+    texture(canvas, 0.69, 7, (40, 40), 1)
+    disc(canvas, 0.82, 0.16, 0.075, (255, 240, 170))
+    cloud(canvas, 0.28, 0.17, 0.09)
+    cloud(canvas, 0.58, 0.27, 0.055)
     return canvas
 
 
 def _meadow(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (84, 162, 240)), (0.55, (196, 230, 252)), (1, (196, 230, 252))])
-    _cloud(canvas, 0.22, 0.2, 0.1)
-    _cloud(canvas, 0.74, 0.14, 0.08)
-    _hill(canvas, 0.52, 0.05, 0.6, 0.9, (122, 190, 92))
-    _hill(canvas, 0.6, 0.04, 2.6, 1.1, (98, 174, 70))
-    _hill(canvas, 0.74, 0.03, 4.4, 0.8, (76, 154, 54))
-    _texture(canvas, 0.62, 9, (64, 24), 2)
+    canvas = gradient(width, height, [(0, (84, 162, 240)), (0.55, (196, 230, 252)), (1, (196, 230, 252))])
+    cloud(canvas, 0.22, 0.2, 0.1)
+    cloud(canvas, 0.74, 0.14, 0.08)
+    hill(canvas, 0.52, 0.05, 0.6, 0.9, (122, 190, 92))
+    hill(canvas, 0.6, 0.04, 2.6, 1.1, (98, 174, 70))
+    hill(canvas, 0.74, 0.03, 4.4, 0.8, (76, 154, 54))
+    texture(canvas, 0.62, 9, (64, 24), 2)
     rng = np.random.default_rng(3)
     for x, y, kind in zip(rng.uniform(0, 1, 46), rng.uniform(0.68, 1, 46), rng.integers(3, size=46), strict=True):
-        _disc(canvas, x, y, 0.008, ((255, 250, 240), (252, 214, 70), (236, 110, 140))[kind])
+        disc(canvas, x, y, 0.008, ((255, 250, 240), (252, 214, 70), (236, 110, 140))[kind])
     return canvas
 
 
 def _starry(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (8, 12, 44)), (0.7, (34, 44, 104)), (1, (62, 66, 128))])
+    canvas = gradient(width, height, [(0, (8, 12, 44)), (0.7, (34, 44, 104)), (1, (62, 66, 128))])
     rng = np.random.default_rng(4)
     for x, y, r in zip(rng.uniform(0, 1, 90), rng.uniform(0, 0.85, 90), rng.uniform(0.003, 0.009, 90), strict=True):
-        _disc(canvas, x, y, r, (250, 248, 224))
-    _glow(canvas, 0.8, 0.2, 0.14, (190, 200, 240), 0.5)
-    _disc(canvas, 0.8, 0.2, 0.085, (248, 244, 212))
+        disc(canvas, x, y, r, (250, 248, 224))
+    glow(canvas, 0.8, 0.2, 0.14, (190, 200, 240), 0.5)
+    disc(canvas, 0.8, 0.2, 0.085, (248, 244, 212))
     for x, y, r in ((0.78, 0.18, 0.02), (0.82, 0.23, 0.014), (0.81, 0.16, 0.01)):
-        _disc(canvas, x, y, r, (222, 216, 184))
-    _hill(canvas, 0.86, 0.03, 1.0, 1.0, (12, 16, 34))
+        disc(canvas, x, y, r, (222, 216, 184))
+    hill(canvas, 0.86, 0.03, 1.0, 1.0, (12, 16, 34))
     return canvas
 
 
 def _snowy_mountains(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (110, 170, 228)), (0.6, (214, 232, 246)), (1, (214, 232, 246))])
+    canvas = gradient(width, height, [(0, (110, 170, 228)), (0.6, (214, 232, 246)), (1, (214, 232, 246))])
     for base, rise, peaks, seed, colour in (
         (0.66, 0.42, 3, 6, (116, 136, 168)),
         (0.74, 0.3, 4, 8, (84, 104, 140)),
     ):
-        crest = _ridge(canvas, base, rise, peaks, seed, colour)
+        crest = ridge(canvas, base, rise, peaks, seed, colour)
         for i in range(1, len(crest), 2):
             (x, y), reach = crest[i], rise * 0.36
             dx = reach * 0.5 * (1.1 / (2 * peaks)) / (0.8 * rise) * 2
             cap = [(x, y), (x + dx, y + reach), (x + dx * 0.4, y + reach * 0.72), (x, y + reach)]
-            _polygon(canvas, [*cap, (x - dx * 0.45, y + reach * 0.7), (x - dx, y + reach)], (250, 252, 255))
-    _hill(canvas, 0.78, 0.025, 0.4, 1.0, (236, 242, 250))
-    _texture(canvas, 0.8, 4, (24, 24), 9)
+            polygon(canvas, [*cap, (x - dx * 0.45, y + reach * 0.7), (x - dx, y + reach)], (250, 252, 255))
+    hill(canvas, 0.78, 0.025, 0.4, 1.0, (236, 242, 250))
+    texture(canvas, 0.8, 4, (24, 24), 9)
     return canvas
 
 
 def _desert(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (104, 176, 226)), (0.5, (250, 226, 180)), (1, (250, 226, 180))])
-    _disc(canvas, 0.2, 0.2, 0.08, (255, 246, 196))
-    _hill(canvas, 0.54, 0.06, 0.2, 0.8, (226, 172, 104))
-    _hill(canvas, 0.66, 0.06, 2.8, 0.9, (212, 148, 78))
-    _hill(canvas, 0.8, 0.05, 5.0, 0.7, (196, 126, 60))
-    _texture(canvas, 0.5, 5, (12, 48), 10)
+    canvas = gradient(width, height, [(0, (104, 176, 226)), (0.5, (250, 226, 180)), (1, (250, 226, 180))])
+    disc(canvas, 0.2, 0.2, 0.08, (255, 246, 196))
+    hill(canvas, 0.54, 0.06, 0.2, 0.8, (226, 172, 104))
+    hill(canvas, 0.66, 0.06, 2.8, 0.9, (212, 148, 78))
+    hill(canvas, 0.8, 0.05, 5.0, 0.7, (196, 126, 60))
+    texture(canvas, 0.5, 5, (12, 48), 10)
     return canvas
 
 
 def _city_night(width: int, height: int) -> Canvas:
-    canvas = _vertical(
-        width, height, [(0, (12, 12, 40)), (0.6, (56, 36, 92)), (0.8, (120, 62, 110)), (1, (30, 24, 50))]
-    )
+    canvas = gradient(width, height, [(0, (12, 12, 40)), (0.6, (56, 36, 92)), (0.8, (120, 62, 110)), (1, (30, 24, 50))])
     rng = np.random.default_rng(11)
     for row, (colour, low, high) in enumerate((((38, 34, 72), 0.22, 0.5), ((20, 20, 44), 0.4, 0.66))):
         x = -0.02
         while x < 1.02:
             w, top = float(rng.uniform(0.07, 0.12)), float(rng.uniform(low, high))
-            _polygon(canvas, [(x, top), (x + w, top), (x + w, 0.9), (x, 0.9)], colour)
+            bar(canvas, x, top, x + w, 0.9, colour)
             for wx in np.arange(x + 0.012, x + w - 0.014, 0.024):
                 for wy in np.arange(top + 0.03, 0.86, 0.05):
                     if rng.random() < 0.45:
                         lit: Colour = (255, 214, 110) if (row or rng.random() < 0.6) else (150, 190, 255)
-                        _polygon(canvas, [(wx, wy), (wx + 0.011, wy), (wx + 0.011, wy + 0.024), (wx, wy + 0.024)], lit)
+                        bar(canvas, wx, wy, wx + 0.011, wy + 0.024, lit)
             x += w + float(rng.uniform(0.0, 0.012))
-    _polygon(canvas, [(0, 0.88), (1, 0.88), (1, 1), (0, 1)], (26, 24, 40))
-    _polygon(canvas, [(0, 0.94), (1, 0.94), (1, 0.95), (0, 0.95)], (220, 196, 90))
+    bar(canvas, 0, 0.88, 1, 1, (26, 24, 40))
+    bar(canvas, 0, 0.94, 1, 0.95, (220, 196, 90))
     return canvas
 
 
 def _sunset_sea(width: int, height: int) -> Canvas:
     sky: list[tuple[float, Colour]] = [(0, (70, 44, 110)), (0.3, (214, 90, 96)), (0.56, (255, 184, 92))]
-    canvas = _vertical(width, height, [*sky, (0.57, (190, 96, 96)), (1, (34, 34, 84))])
-    _glow(canvas, 0.5, 0.5, 0.22, (255, 236, 160), 0.8)
+    canvas = gradient(width, height, [*sky, (0.57, (190, 96, 96)), (1, (34, 34, 84))])
+    glow(canvas, 0.5, 0.5, 0.22, (255, 236, 160), 0.8)
     sea = canvas[int(0.57 * height) :].copy()
-    _disc(canvas, 0.5, 0.52, 0.11, (255, 244, 190))
+    disc(canvas, 0.5, 0.52, 0.11, (255, 244, 190))
     canvas[int(0.57 * height) :] = sea
     rng = np.random.default_rng(12)
     for y in np.linspace(0.59, 0.98, 18).tolist():
         reach = 0.05 + 0.12 * (y - 0.57)
         x = 0.5 + float(rng.uniform(-0.03, 0.03))
-        _polygon(
-            canvas, [(x - reach, y), (x + reach, y), (x + reach, y + 0.009), (x - reach, y + 0.009)], (255, 206, 120)
-        )
+        bar(canvas, x - reach, y, x + reach, y + 0.009, (255, 206, 120))
     return canvas
 
 
@@ -242,7 +168,7 @@ def _brick(width: int, height: int) -> Canvas:
             top, bottom = round(row * unit) + 1, round((row + 1) * unit) - 1
             if right > 0 and left < width:
                 canvas[top:bottom, max(0, left) : right] = colour
-    _texture(canvas, 0, 6, (60, 60), 14)
+    texture(canvas, 0, 6, (60, 60), 14)
     return canvas
 
 
@@ -250,7 +176,7 @@ def _floor(canvas: Canvas, horizon: float, scale: float, colours: tuple[Colour, 
     """A floor in perspective below the horizon: checks, or planks that run away from the camera."""
     height, width = canvas.shape[:2]
     start = int(horizon * height)
-    _, y = _grid(width, height)
+    _, y = pixel_grid(width, height)
     depth = 1.0 / np.maximum(y[start:] - horizon + 0.06, 1e-3)
     x = (np.arange(width, dtype=np.float32)[None, :] + 0.5 - width / 2) / min(width, height)
     across = np.floor(x * depth * scale * 0.5 + 100)
@@ -261,33 +187,33 @@ def _floor(canvas: Canvas, horizon: float, scale: float, colours: tuple[Colour, 
 
 
 def _checkered(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (206, 216, 226)), (0.56, (232, 234, 232)), (1, (232, 234, 232))])
+    canvas = gradient(width, height, [(0, (206, 216, 226)), (0.56, (232, 234, 232)), (1, (232, 234, 232))])
     _floor(canvas, 0.58, 1.2, ((238, 238, 234), (44, 46, 54)), planks=False)
     return canvas
 
 
 def _wooden_room(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (216, 200, 172)), (0.62, (236, 222, 196)), (1, (236, 222, 196))])
+    canvas = gradient(width, height, [(0, (216, 200, 172)), (0.62, (236, 222, 196)), (1, (236, 222, 196))])
     _floor(canvas, 0.64, 1.5, ((186, 124, 70), (160, 100, 54)), planks=True)
-    _polygon(canvas, [(0, 0.61), (1, 0.61), (1, 0.645), (0, 0.645)], (250, 246, 236))
+    bar(canvas, 0, 0.61, 1, 0.645, (250, 246, 236))
     left, top, right, bottom = 0.62, 0.12, 0.86, 0.46
-    _polygon(canvas, [(left, top), (right, top), (right, bottom), (left, bottom)], (250, 248, 242))
+    bar(canvas, left, top, right, bottom, (250, 248, 242))
     x, y = (left + right) / 2, (top + bottom) / 2
     for x0, x1 in ((left + 0.015, x - 0.006), (x + 0.006, right - 0.015)):
         for y0, y1 in ((top + 0.022, y - 0.008), (y + 0.008, bottom - 0.022)):
-            _polygon(canvas, [(x0, y0), (x1, y0), (x1, y1), (x0, y1)], (160, 206, 240))
+            bar(canvas, x0, y0, x1, y1, (160, 206, 240))
     return canvas
 
 
 def _space(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (8, 6, 20)), (1, (22, 12, 42))])
-    cloud = np.clip(_noise(width, height, (5, 4), 15), 0, 1)[..., None]
-    canvas += cloud * np.array((70, 20, 90), np.float32)
+    canvas = gradient(width, height, [(0, (8, 6, 20)), (1, (22, 12, 42))])
+    nebula = np.clip(smooth_noise(width, height, (5, 4), 15), 0, 1)[..., None]
+    canvas += nebula * np.array((70, 20, 90), np.float32)
     rng = np.random.default_rng(16)
     for x, y, r in zip(rng.uniform(0, 1, 110), rng.uniform(0, 1, 110), rng.uniform(0.002, 0.008, 110), strict=True):
-        _disc(canvas, x, y, r, (246, 244, 255))
-    _disc(canvas, 0.76, 0.3, 0.15, (222, 140, 84))
-    _disc(canvas, 0.745, 0.285, 0.125, (240, 168, 104))
+        disc(canvas, x, y, r, (246, 244, 255))
+    disc(canvas, 0.76, 0.3, 0.15, (222, 140, 84))
+    disc(canvas, 0.745, 0.285, 0.125, (240, 168, 104))
     unit, centre = min(width, height), (round(0.76 * width), round(0.3 * height))
     cv2.ellipse(canvas, centre, (round(0.25 * unit), round(0.055 * unit)), -18, 0, 360, (236, 214, 176), 2, cv2.LINE_AA)
     cv2.ellipse(
@@ -297,34 +223,34 @@ def _space(width: int, height: int) -> Canvas:
 
 
 def _forest(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (150, 200, 150)), (0.6, (206, 230, 176)), (1, (206, 230, 176))])
+    canvas = gradient(width, height, [(0, (150, 200, 150)), (0.6, (206, 230, 176)), (1, (206, 230, 176))])
     rng = np.random.default_rng(17)
     for colour, count, base, tall in (((108, 160, 112), 11, 0.72, 0.42), ((52, 108, 66), 8, 0.8, 0.56)):
         for x in np.linspace(0.0, 1.0, count) + rng.uniform(-0.025, 0.025, count):
             top, w = base - tall * float(rng.uniform(0.8, 1.1)), 0.45 / count
             for step in (0.0, 0.3, 0.6):
                 y0, reach = top + (base - top) * step * 0.8, w * (0.55 + 0.6 * step)
-                _polygon(
+                polygon(
                     canvas,
                     [(x, y0), (x + reach, y0 + 0.4 * (base - top)), (x - reach, y0 + 0.4 * (base - top))],
                     colour,
                 )
-            _polygon(
+            polygon(
                 canvas,
                 [(x - 0.006, base - 0.06), (x + 0.006, base - 0.06), (x + 0.006, base), (x - 0.006, base)],
                 (82, 58, 40),
             )
-    _hill(canvas, 0.8, 0.015, 0.0, 1.0, (92, 138, 62))
-    _texture(canvas, 0.82, 9, (48, 30), 18)
+    hill(canvas, 0.8, 0.015, 0.0, 1.0, (92, 138, 62))
+    texture(canvas, 0.82, 9, (48, 30), 18)
     return canvas
 
 
 def _underwater(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (96, 210, 232)), (0.6, (22, 122, 186)), (1, (10, 66, 128))])
-    x, y = _grid(width, height)
+    canvas = gradient(width, height, [(0, (96, 210, 232)), (0.6, (22, 122, 186)), (1, (10, 66, 128))])
+    x, y = pixel_grid(width, height)
     rays = np.clip(np.sin(26 * (x - 0.5) / (0.7 + y) + 0.6) + np.sin(11 * (x - 0.4) / (0.7 + y)), 0, 2) * (1 - y) ** 2
     canvas += 26 * rays[..., None]
-    _hill(canvas, 0.86, 0.025, 0.8, 1.0, (206, 186, 130))
+    hill(canvas, 0.86, 0.025, 0.8, 1.0, (206, 186, 130))
     rng = np.random.default_rng(19)
     for px in (0.06, 0.12, 0.86, 0.93):
         for k in range(3):
@@ -332,52 +258,50 @@ def _underwater(width: int, height: int) -> Canvas:
                 (px + 0.014 * k + 0.012 * np.sin(9 * s + k), 0.9 - 0.3 * s * (1 - 0.2 * k))
                 for s in np.linspace(0, 1, 12)
             ]
-            line = _points(width, height, sway)
+            line = to_pixels(width, height, sway)
             cv2.polylines(canvas, [line], False, (40, 140, 84), max(2, min(width, height) // 50), cv2.LINE_AA)
     for bx, by in zip(rng.uniform(0.1, 0.9, 16), rng.uniform(0.1, 0.75, 16), strict=True):
-        _disc(canvas, bx, by, 0.011, (206, 244, 252))
+        disc(canvas, bx, by, 0.011, (206, 244, 252))
     return canvas
 
 
 def _autumn(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (178, 208, 230)), (0.6, (250, 232, 196)), (1, (250, 232, 196))])
+    canvas = gradient(width, height, [(0, (178, 208, 230)), (0.6, (250, 232, 196)), (1, (250, 232, 196))])
     rng = np.random.default_rng(20)
     colours: tuple[Colour, ...] = ((214, 92, 36), (236, 150, 40), (190, 58, 40), (244, 190, 70))
     for x in (0.04, 0.2, 0.4, 0.62, 0.8, 0.96):
-        _polygon(canvas, [(x - 0.012, 0.4), (x + 0.012, 0.4), (x + 0.018, 0.8), (x - 0.018, 0.8)], (96, 64, 44))
+        polygon(canvas, [(x - 0.012, 0.4), (x + 0.012, 0.4), (x + 0.018, 0.8), (x - 0.018, 0.8)], (96, 64, 44))
         colour = colours[int(rng.integers(4))]
         for _ in range(6):
-            _disc(canvas, x + float(rng.uniform(-0.06, 0.06)), 0.36 + float(rng.uniform(-0.12, 0.1)), 0.1, colour)
-    _hill(canvas, 0.76, 0.02, 1.2, 1.0, (204, 146, 66))
+            disc(canvas, x + float(rng.uniform(-0.06, 0.06)), 0.36 + float(rng.uniform(-0.12, 0.1)), 0.1, colour)
+    hill(canvas, 0.76, 0.02, 1.2, 1.0, (204, 146, 66))
     for x, y, kind in zip(rng.uniform(0, 1, 90), rng.uniform(0.77, 1, 90), rng.integers(4, size=90), strict=True):
-        _disc(canvas, x, y, 0.012, colours[kind])
+        disc(canvas, x, y, 0.012, colours[kind])
     return canvas
 
 
 def _road(width: int, height: int) -> Canvas:
-    canvas = _vertical(width, height, [(0, (96, 170, 236)), (0.5, (206, 232, 250)), (1, (206, 232, 250))])
-    _ridge(canvas, 0.54, 0.16, 4, 21, (136, 150, 176))
-    _polygon(canvas, [(0, 0.52), (1, 0.52), (1, 1), (0, 1)], (186, 168, 104))
-    _texture(canvas, 0.54, 7, (50, 30), 22)
-    _polygon(canvas, [(0.48, 0.52), (0.52, 0.52), (0.92, 1.0), (0.08, 1.0)], (84, 86, 92))
+    canvas = gradient(width, height, [(0, (96, 170, 236)), (0.5, (206, 232, 250)), (1, (206, 232, 250))])
+    ridge(canvas, 0.54, 0.16, 4, 21, (136, 150, 176))
+    bar(canvas, 0, 0.52, 1, 1, (186, 168, 104))
+    texture(canvas, 0.54, 7, (50, 30), 22)
+    polygon(canvas, [(0.48, 0.52), (0.52, 0.52), (0.92, 1.0), (0.08, 1.0)], (84, 86, 92))
     for near, far in ((0.58, 0.55), (0.68, 0.62), (0.84, 0.74), (1.0, 0.93)):
         wide, slim = 0.03 * (near - 0.5), 0.03 * (far - 0.5)
-        _polygon(
-            canvas, [(0.5 - slim, far), (0.5 + slim, far), (0.5 + wide, near), (0.5 - wide, near)], (246, 230, 120)
-        )
+        polygon(canvas, [(0.5 - slim, far), (0.5 + slim, far), (0.5 + wide, near), (0.5 - wide, near)], (246, 230, 120))
     return canvas
 
 
 def _volcano(width: int, height: int) -> Canvas:
-    canvas = _vertical(
+    canvas = gradient(
         width, height, [(0, (52, 26, 36)), (0.5, (176, 66, 42)), (0.75, (240, 140, 60)), (1, (60, 26, 24))]
     )
-    _cloud(canvas, 0.5, 0.12, 0.12, (84, 66, 70))
-    _polygon(canvas, [(0.42, 0.26), (0.58, 0.26), (0.96, 0.84), (0.04, 0.84)], (58, 40, 44))
-    _polygon(canvas, [(0.42, 0.26), (0.58, 0.26), (0.54, 0.33), (0.46, 0.33)], (255, 150, 50))
-    _polygon(canvas, [(0.49, 0.3), (0.53, 0.3), (0.57, 0.55), (0.51, 0.84), (0.45, 0.84), (0.52, 0.55)], (255, 104, 32))
-    _hill(canvas, 0.84, 0.015, 0.0, 1.2, (36, 24, 28))
-    _texture(canvas, 0.84, 6, (30, 20), 23)
+    cloud(canvas, 0.5, 0.12, 0.12, (84, 66, 70))
+    polygon(canvas, [(0.42, 0.26), (0.58, 0.26), (0.96, 0.84), (0.04, 0.84)], (58, 40, 44))
+    polygon(canvas, [(0.42, 0.26), (0.58, 0.26), (0.54, 0.33), (0.46, 0.33)], (255, 150, 50))
+    polygon(canvas, [(0.49, 0.3), (0.53, 0.3), (0.57, 0.55), (0.51, 0.84), (0.45, 0.84), (0.52, 0.55)], (255, 104, 32))
+    hill(canvas, 0.84, 0.015, 0.0, 1.2, (36, 24, 28))
+    texture(canvas, 0.84, 6, (30, 20), 23)
     return canvas
 
 

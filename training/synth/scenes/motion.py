@@ -25,7 +25,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Motion:
+class ObjectMotion:
     """An object's own motion on top of the camera's; all zero means that it is locked to the world."""
 
     drift: tuple[float, float] = (0.0, 0.0)  # pixels from u = 0 to u = 1
@@ -44,7 +44,7 @@ Pose = tuple[float, float, float, float]
 """Centre x and y in pixels, magnification, angle in degrees."""
 
 
-def pose(centre: tuple[float, float], motion: Motion, camera: Camera, u: float, width: int, height: int) -> Pose:
+def pose(centre: tuple[float, float], motion: ObjectMotion, camera: Camera, u: float, width: int, height: int) -> Pose:
     """Where something that stands at ``centre`` in frame 0 is at time u, before it leaves the ground."""
     zoom, ox, oy = camera.at(u)
     wave = math.sin(2 * math.pi * motion.turns * u)
@@ -64,24 +64,24 @@ def sample_camera(rng: np.random.Generator, width: int, height: int, still: floa
     return Camera(pan, zoom)
 
 
-def sample_motion(rng: np.random.Generator, x: float, width: int, height: int, airborne: bool) -> Motion:
+def sample_motion(rng: np.random.Generator, x: float, width: int, height: int, airborne: bool) -> ObjectMotion:
     """A motion for something at ``x`` pixels from the left: it stands, walks, hops, sways, flies, comes or leaves."""
     kind = rng.random()
     if kind < 0.4:
-        return Motion()
+        return ObjectMotion()
     turns = float(rng.uniform(0.6, 1.4))
     across = float(rng.uniform(0.05, 0.2)) * width * (1 if rng.random() < 0.5 else -1)
     if kind < 0.48:  # out of the frame through the nearer side
-        return Motion(drift=((0.45 if x > width / 2 else -0.45) * width, 0.0))
+        return ObjectMotion(drift=((0.45 if x > width / 2 else -0.45) * width, 0.0))
     if airborne:
         bob = float(rng.uniform(0.03, 0.08)) * height
-        return Motion(drift=(across, float(rng.uniform(-0.08, 0.08)) * height), bob=bob, turns=turns)
+        return ObjectMotion(drift=(across, float(rng.uniform(-0.08, 0.08)) * height), bob=bob, turns=turns)
     if kind < 0.66:
-        return Motion(drift=(across, 0.0))
+        return ObjectMotion(drift=(across, 0.0))
     if kind < 0.78:
-        return Motion(drift=(across * 0.6, 0.0), hop=float(rng.uniform(0.06, 0.14)) * height, turns=2 * turns)
+        return ObjectMotion(drift=(across * 0.6, 0.0), hop=float(rng.uniform(0.06, 0.14)) * height, turns=2 * turns)
     if kind < 0.9:
-        return Motion(
+        return ObjectMotion(
             drift=(across * 0.4, 0.0), sway=float(rng.uniform(4, 11)) * (1 if across > 0 else -1), turns=turns
         )
-    return Motion(drift=(across * 0.5, 0.05 * height), growth=float(rng.uniform(1.12, 1.3)))
+    return ObjectMotion(drift=(across * 0.5, 0.05 * height), growth=float(rng.uniform(1.12, 1.3)))

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from sama.shapes import Bucket
-from training.synth.edits.choose import Pair, Plan, Variant, make_plan
+from training.synth.edits.choose import EditPair, SceneEdits, SceneVariant, choose_edits
 from training.synth.edits.styles import apply_style, apply_weather
 from training.synth.edits.subtitles import subtitle_patch
 from training.synth.edits.tasks import TASKS, Edit
@@ -30,13 +30,13 @@ from training.synth.scenes.motion import Camera
 from training.synth.scenes.scene import Scene, sample_scene
 from training.synth.words.language import caption
 
-__all__ = ["Case", "Group", "Pair", "render_case", "render_group", "render_pair"]
+__all__ = ["DrawnCase", "EditPair", "SceneGroup", "render_case", "render_group", "render_pair"]
 
 _WEATHER_ADJECTIVES = {"snow": "snowy", "rain": "rainy", "fog": "foggy"}
 
 
 @dataclass
-class Group:
+class SceneGroup:
     """Variants of one scene and the directed edits between them.
 
     Attributes:
@@ -48,26 +48,26 @@ class Group:
     """
 
     clips: list[np.ndarray]
-    pairs: list[Pair]
+    pairs: list[EditPair]
     captions: list[str]
     labels: list[np.ndarray]
     names: list[str]
 
 
-def render_group(pack: Pack, seed: int, bucket: Bucket, frames: int = 17, split: Split = "train") -> Group:
+def render_group(pack: Pack, seed: int, bucket: Bucket, frames: int = 17, split: Split = "train") -> SceneGroup:
     """Up to fourteen variants of a random scene with up to 22 pairs. Raises ValueError for frames below one."""
-    scene, plan = _planned(pack, seed, bucket, frames, split, TASKS)
-    artist = _Artist(pack, scene, plan)
+    scene, edits = _with_edits(pack, seed, bucket, frames, split, TASKS)
+    artist = _Artist(pack, scene, edits)
     names = [scene.backdrop.words]
-    clips = [artist.clip(variant) for variant in plan.variants]
-    labels = [artist.labels(variant, names) for variant in plan.variants]
+    clips = [artist.clip(variant) for variant in edits.variants]
+    labels = [artist.labels(variant, names) for variant in edits.variants]
     rng = np.random.default_rng((seed, 1))
-    captions = [_caption(plan, variant, rng) for variant in plan.variants]
-    return Group(clips, plan.pairs, captions, labels, names)
+    captions = [_caption(edits, variant, rng) for variant in edits.variants]
+    return SceneGroup(clips, edits.pairs, captions, labels, names)
 
 
 @dataclass(frozen=True)
-class Case:
+class DrawnCase:
     """One pair with what an examiner needs to know about it.
 
     Attributes:
@@ -97,7 +97,7 @@ def render_pair(
     return case.source, case.target, case.edit
 
 
-def render_case(pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str) -> Case:
+def render_case(pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str) -> DrawnCase:
     """One pair of the given task, drawn as in :func:`render_group`.
 
     Raises ValueError for an unknown task, or when the pack has nothing to show for it.
@@ -105,30 +105,30 @@ def render_case(pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: use one of {', '.join(TASKS)}")
     for attempt in range(64):
-        scene, plan = _planned(pack, seed, bucket, frames, split, (task,), attempt)
-        pairs = [pair for pair in plan.pairs if pair.edit.task == task]
+        scene, edits = _with_edits(pack, seed, bucket, frames, split, (task,), attempt)
+        pairs = [pair for pair in edits.pairs if pair.edit.task == task]
         if pairs:
             rng = np.random.default_rng((seed, 2))
             pair = pairs[int(rng.integers(len(pairs)))]
-            return _Artist(pack, scene, plan).case(pair)
+            return _Artist(pack, scene, edits).case(pair)
     raise ValueError(f"no scene of this pack allows the task {task!r}")
 
 
-def _planned(
+def _with_edits(
     pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, tasks: tuple[str, ...], attempt: int = 0
-) -> tuple[Scene, Plan]:
+) -> tuple[Scene, SceneEdits]:
     if frames < 1:
         raise ValueError(f"a clip needs at least one frame, not {frames}")
     rng = np.random.default_rng((seed, 0, attempt))
     scene = sample_scene(pack, rng, bucket, frames, split)
-    return scene, make_plan(pack, scene, rng, split, tasks)
+    return scene, choose_edits(pack, scene, rng, split, tasks)
 
 
 class _Artist:
     """Draws variants of one scene and keeps what they share."""
 
-    def __init__(self, pack: Pack, scene: Scene, plan: Plan) -> None:
-        self.pack, self.scene, self.plan = pack, scene, plan
+    def __init__(self, pack: Pack, scene: Scene, edits: SceneEdits) -> None:
+        self.pack, self.scene, self.edits = pack, scene, edits
         self.times = [scene.time(i) for i in range(scene.frames)]
         self.layers: dict[tuple[int, str], Layer] = {}
         self.lights: dict[str, Light] = {"": scene.light}
@@ -136,7 +136,7 @@ class _Artist:
         self.backdrops: dict[str, np.ndarray] = {}
         self.composites: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
 
-    def clip(self, variant: Variant) -> np.ndarray:
+    def clip(self, variant: SceneVariant) -> np.ndarray:
         """The variant as (T, H, W, 3) uint8."""
         clip = self._composite(variant.background, variant.objects)
         if variant.style:
@@ -150,19 +150,19 @@ class _Artist:
                 patch.over(frame)
         return clip
 
-    def case(self, pair: Pair) -> Case:
+    def case(self, pair: EditPair) -> DrawnCase:
         """A pair with its examiner's knowledge."""
-        before, after = self.plan.variants[pair.source], self.plan.variants[pair.target]
+        before, after = self.edits.variants[pair.source], self.edits.variants[pair.target]
         source, target = self.clip(before), self.clip(after)
         new = [number for number in after.objects if number not in before.objects]
         if pair.edit.task not in ("add", "replace", "recolour", "move", "resize") or len(new) != 1:
-            return Case(source, target, pair.edit)
-        thing, rest = self.plan.objects[new[0]], self.plan.without(after, new[0])
-        return Case(
+            return DrawnCase(source, target, pair.edit)
+        thing, rest = self.edits.objects[new[0]], self.edits.without(after, new[0])
+        return DrawnCase(
             source, target, pair.edit, self._visible(after, new[0]), thing.box(), thing.flip, self.clip(rest)[0]
         )
 
-    def labels(self, variant: Variant, names: list[str]) -> np.ndarray:
+    def labels(self, variant: SceneVariant, names: list[str]) -> np.ndarray:
         """The label map of the variant's frame 0; names that it needs are added to ``names``."""
 
         def index(name: str) -> int:
@@ -175,7 +175,7 @@ class _Artist:
         ground = index(f"{look} {place}".strip())
         labels = np.full((self.scene.height, self.scene.width), ground, np.int16)
         for number in variant.objects:
-            thing = self.plan.objects[number]
+            thing = self.edits.objects[number]
             labels[self._layer(number, variant.background).mask] = index(f"{thing.tint} {thing.name}".strip())
         if (front := self._foreground(variant.background)) is not None:
             labels[front.mask(self.scene.width, self.scene.height)] = ground
@@ -185,7 +185,7 @@ class _Artist:
             labels[patch.y : patch.y + h, patch.x : patch.x + w] = index(f'text "{variant.text}"')
         return labels
 
-    def _visible(self, variant: Variant, number: int) -> np.ndarray:
+    def _visible(self, variant: SceneVariant, number: int) -> np.ndarray:
         """Where the object is seen in frame 0: not behind what stands before it."""
         mask = self._layer(number, variant.background).mask.copy()
         for other in variant.objects[variant.objects.index(number) + 1 :]:
@@ -218,7 +218,7 @@ class _Artist:
     def _layer(self, number: int, background: str) -> Layer:
         key = (number, background)
         if key not in self.layers:
-            scene, thing = self.scene, self.plan.objects[number]
+            scene, thing = self.scene, self.edits.objects[number]
             self.layers[key] = object_layer(
                 thing, scene.backdrop.camera, self.times, scene.width, scene.height, self._light(background)
             )
@@ -262,11 +262,11 @@ def _filmed(pictures: np.ndarray, camera: Camera, times: list[float], width: int
     return clip
 
 
-def _caption(plan: Plan, variant: Variant, rng: np.random.Generator) -> str:
+def _caption(edits: SceneEdits, variant: SceneVariant, rng: np.random.Generator) -> str:
     """The clip in words: what is in it, where, and its look."""
-    things = [plan.objects[number] for number in variant.objects]
+    things = [edits.objects[number] for number in variant.objects]
     words = caption(
-        variant.background or plan.scene.backdrop.words, [f"{t.tint} {t.name}".strip() for t in things], rng
+        variant.background or edits.scene.backdrop.words, [f"{t.tint} {t.name}".strip() for t in things], rng
     )
     looks = [f"in {variant.style} style"] if variant.style else []
     looks += (

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sama.shapes import Bucket
-from training.synth.edits.tasks import COLOURS, DEFAULT_PLACE, POSITIONS, SIZES, object_side, subtitle
+from training.synth.edits.tasks import COLOURS, DEFAULT_PLACE, POSITIONS, SIZES, object_side
+from training.synth.edits.texts import subtitle
 from training.synth.material.pack import Pack, Split, Sprite
 from training.synth.scenes.backdrop import Backdrop, choice, sample_backdrop
 from training.synth.scenes.backgrounds import PLAIN
 from training.synth.scenes.foreground import Foreground, sample_foreground
 from training.synth.scenes.light import Light, light_of
-from training.synth.scenes.motion import Motion, sample_motion
+from training.synth.scenes.motion import ObjectMotion, sample_motion
 from training.synth.words.kinds import familiarity, flies
 from training.synth.words.telling import plain_colour, telling_words
 
@@ -35,7 +36,7 @@ class SceneObject:
     sprite: Sprite
     centre: tuple[float, float]
     side: float
-    motion: Motion = field(default_factory=Motion)
+    motion: ObjectMotion = field(default_factory=ObjectMotion)
     flip: bool = False
     phase: int = 0  # first frame of an animated drawing
     animated: bool = False
@@ -311,7 +312,7 @@ class _Cast:
         row = []
         for x, foot in zip(xs.tolist(), feet.tolist(), strict=True):
             centre = (x, foot - _halves(first.sprite, side)[1])
-            thing = replace(first, centre=centre, side=side, position=None, motion=Motion())
+            thing = replace(first, centre=centre, side=side, position=None, motion=ObjectMotion())
             row.append(inside(thing, width, self.height))
         return [row[int(i)] for i in rng.permutation(3)]
 

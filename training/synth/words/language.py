@@ -17,7 +17,6 @@ from functools import lru_cache
 import numpy as np
 
 from training.synth.edits.tasks import Edit
-from training.synth.words.grammar import CAPTIONS, PATTERNS, PREFIXES, SUFFIXES
 from training.synth.words.nouns import (
     article,
     definite,
@@ -28,18 +27,7 @@ from training.synth.words.nouns import (
     plural,
     with_adjectives,
 )
-from training.synth.words.phrases import (
-    BACKGROUND_NOUNS,
-    BESIDE,
-    DESTINATIONS,
-    PLACES,
-    PLACES_OF_TEXT,
-    RESIZING,
-    SIZE_WORDS,
-    STYLE_PHRASES,
-    WEATHER_PHRASES,
-    WHICH,
-)
+from training.synth.words.wording import grammar, phrases
 
 PARAPHRASE_HOLDOUT = 0.2
 """Fraction of each task's ordinary templates that only ``split="test"`` uses. The plainest wordings (each task's first
@@ -81,8 +69,8 @@ def instruction(edit: Edit, rng: np.random.Generator, split: str = "train") -> s
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: use 'train' or 'test'.")
     for task in filter(None, (edit.task, edit.asked)):
-        if task not in PATTERNS:
-            raise ValueError(f"Unknown task {task!r}: use one of {', '.join(PATTERNS)}.")
+        if task not in grammar().patterns:
+            raise ValueError(f"Unknown task {task!r}: use one of {', '.join(grammar().patterns)}.")
     slots, required = _slots(replace(edit, task=edit.asked) if edit.asked else edit, rng)
     core, more = _eligible(edit.asked or edit.task, split, frozenset(slots), required)
     if not core and not more:
@@ -107,7 +95,7 @@ def caption(background: str, objects: Sequence[str], rng: np.random.Generator) -
         slots["objects"] = listing([things[int(i)] for i in rng.permutation(len(things))])
     if background:
         slots["background"] = _background(background, rng)
-    templates = [t for t in _expand_all(CAPTIONS) if frozenset(_SLOT.findall(t)) == frozenset(slots)]
+    templates = [t for t in _expand_all(grammar().captions) if frozenset(_SLOT.findall(t)) == frozenset(slots)]
     return _case(_fill(_pick(templates, rng), slots), rng) + _pick(("", "."), rng)
 
 
@@ -121,7 +109,7 @@ def _with_scene(template: str, scene: str, slots: Slots, rng: np.random.Generato
     """The template with the background named in it, where it speaks of no clip yet."""
     if not scene or scene.startswith("plain ") or template.startswith("=") or _MENTIONS_CLIP.search(template):
         return template
-    slots["scene"] = _background(scene, rng) if scene in BACKGROUND_NOUNS else scene
+    slots["scene"] = _background(scene, rng) if scene in phrases().backgrounds else scene
     clip = _pick(("video", "clip", "scene"), rng)
     if rng.random() < 0.5:
         return f"=in {_pick(('the', 'this'), rng)} {clip} of {{scene}}, {template}"
@@ -147,11 +135,11 @@ def _finish(template: str, slots: Mapping[str, str], rng: np.random.Generator) -
     template = template.removeprefix("=")
     sentence, mark = _fill(template, slots), "?" if template.startswith(_QUESTIONS) else "."
     if imperative and rng.random() < 0.22:
-        prefix = _pick(PREFIXES, rng)
+        prefix = _pick(grammar().prefixes, rng)
         sentence = prefix + sentence
         mark = "?" if prefix.startswith(_QUESTIONS) else "."
     elif imperative and rng.random() < 0.08:
-        sentence += _pick(SUFFIXES, rng)
+        sentence += _pick(grammar().suffixes, rng)
     if rng.random() < 0.5:
         sentence += mark
     return _case(sentence, rng)
@@ -183,9 +171,9 @@ def _slots(edit: Edit, rng: np.random.Generator) -> tuple[Slots, frozenset[str]]
     if edit.task.startswith("subtitle"):
         return _slots_of_subtitle(edit, rng)
     if edit.task == "style":
-        return _slots_of_phrases(edit.style, STYLE_PHRASES, {"attribute": edit.style}, rng)
+        return _slots_of_phrases(edit.style, phrases().styles, {"attribute": edit.style}, rng)
     if edit.task == "weather":
-        return _slots_of_phrases(edit.weather, WEATHER_PHRASES, {"noun": edit.weather}, rng)
+        return _slots_of_phrases(edit.weather, phrases().weathers, {"noun": edit.weather}, rng)
     return ({"background": _background(edit.background, rng)} if edit.background else {}), frozenset()
 
 
@@ -201,10 +189,10 @@ def _new_colour(edit: Edit, rng: np.random.Generator) -> Slots:
 def _new_place_or_size(edit: Edit, rng: np.random.Generator) -> Slots:
     """Slots of where an object goes, or of how large it becomes."""
     if edit.task == "move":
-        return {"place": _pick(_expand_all(DESTINATIONS[edit.position]), rng)} if edit.position else {}
-    if edit.size not in RESIZING:
+        return {"place": _pick(_expand_all(phrases().destinations[edit.position]), rng)} if edit.position else {}
+    if edit.size not in phrases().resizing:
         return {}
-    slots = {slot: _pick(options, rng) for slot, options in RESIZING[edit.size].items()}
+    slots = {slot: _pick(options, rng) for slot, options in phrases().resizing[edit.size].items()}
     sized, comparative = slots.pop("sized"), slots["comparative"]
     one = f"{sized} ones" if is_plural(edit.object) and not edit.kind else f"{article(sized)} {sized} one"
     return {**slots, "a_sized": one, "a_comparative": f"{article(comparative)} {comparative}"}
@@ -215,7 +203,7 @@ def _slots_of_new_thing(edit: Edit, rng: np.random.Generator) -> tuple[Slots, fr
     name = edit.new_object or (edit.object if edit.task == "add" else "")
     if not name:
         return {}, frozenset()
-    size = _pick(SIZE_WORDS[edit.size], rng) if edit.size else ""
+    size = _pick(phrases().sizes[edit.size], rng) if edit.size else ""
     colour = _colour(edit.colour, rng) if edit.colour else ""
     slots = {"thing": indefinite(name, rng, (size, colour))}
     slots["are"] = "are" if is_plural(name) and not slots["thing"].startswith("a ") else "is"
@@ -224,9 +212,9 @@ def _slots_of_new_thing(edit: Edit, rng: np.random.Generator) -> tuple[Slots, fr
     if edit.task == "replace":
         return slots | _references(edit, rng), frozenset()
     if edit.beside and edit.near:
-        slots["place"] = f"{_pick(BESIDE, rng).format(side=edit.beside)} {definite(edit.near)}"
+        slots["place"] = f"{_pick(phrases().beside, rng).format(side=edit.beside)} {definite(edit.near)}"
     elif edit.position:
-        slots["place"] = _pick(_expand_all(PLACES[edit.position]), rng)
+        slots["place"] = _pick(_expand_all(phrases().places[edit.position]), rng)
     return slots, frozenset({"place"} & slots.keys())
 
 
@@ -237,10 +225,10 @@ def _references(edit: Edit, rng: np.random.Generator) -> Slots:
     noun = edit.kind or edit.object
     colour = _colour(edit.old_colour, rng) if edit.old_colour else ""
     before = after = ""
-    if edit.which in WHICH:
-        before, after = _pick(WHICH[edit.which], rng).split("_")
+    if edit.which in phrases().which:
+        before, after = _pick(phrases().which[edit.which], rng).split("_")
     elif edit.position and edit.task != "move":
-        after = _pick(_expand_all(PLACES[edit.position]), rng)
+        after = _pick(_expand_all(phrases().places[edit.position]), rng)
     phrase = definite(noun, (before.strip(), colour))
     after = after.strip()
     slots = {"object": f"{phrase} {after}" if after else phrase}
@@ -260,7 +248,7 @@ def _slots_of_subtitle(edit: Edit, rng: np.random.Generator) -> tuple[Slots, fro
     if edit.old_text:
         slots["old_text"] = f'"{edit.old_text}"'
     if edit.position:
-        places = PLACES_OF_TEXT.get(edit.position, PLACES[edit.position])
+        places = phrases().places_of_text.get(edit.position, phrases().places[edit.position])
         slots["place"] = _pick(_expand_all(places), rng)
     if edit.task == "subtitle_remove":
         slots.pop("text", None)
@@ -271,12 +259,12 @@ def _slots_of_subtitle(edit: Edit, rng: np.random.Generator) -> tuple[Slots, fro
 
 
 def _slots_of_phrases(
-    name: str, phrases: Mapping[str, Mapping[str, Sequence[str]]], default: Slots, rng: np.random.Generator
+    name: str, looks: Mapping[str, Mapping[str, Sequence[str]]], default: Slots, rng: np.random.Generator
 ) -> tuple[Slots, frozenset[str]]:
     """Slots of a named look, from its table, or ``default`` where the table does not know the name."""
     if not name:
         return {}, frozenset()
-    known = phrases.get(name)
+    known = looks.get(name)
     if known is None:
         return default, frozenset()
     slots = {slot: _pick(options, rng) for slot, options in known.items()}
@@ -290,8 +278,8 @@ def _colour(colour: str, rng: np.random.Generator) -> str:
 
 
 def _background(name: str, rng: np.random.Generator) -> str:
-    if name in BACKGROUND_NOUNS:
-        return _pick(BACKGROUND_NOUNS[name], rng)
+    if name in phrases().backgrounds:
+        return _pick(phrases().backgrounds[name], rng)
     colour = name.removeprefix("plain ")
     if colour == name:
         return indefinite(name, rng)
@@ -322,8 +310,8 @@ def _split_templates(task: str, split: str) -> tuple[Groups, Groups]:
     core: list[tuple[str, ...]] = []
     others: list[tuple[str, ...]] = []
     seen: set[str] = set()
-    ordinary = [pattern for pattern in PATTERNS[task] if not pattern.startswith("!")]
-    unseen = [pattern[1:] for pattern in PATTERNS[task] if pattern.startswith("!")]
+    ordinary = [pattern for pattern in grammar().patterns[task] if not pattern.startswith("!")]
+    unseen = [pattern[1:] for pattern in grammar().patterns[task] if pattern.startswith("!")]
     for number, pattern in enumerate(ordinary + unseen):
         fresh = [template for template in _expand_all((pattern,)) if template not in seen]
         seen.update(fresh)

@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
+from training.synth.tables import read_table
+
 _AN = re.compile(r"(?:hour|honest|8|11\b|18\b|honou?r|heir|x-ray|[aefhilmnorsx]\b)", re.IGNORECASE)
 _A = re.compile(r"(?:uni(?!n|m)|use|usu|uk|ur[aio]|ut[aeio]|eu|ewe|one\b|once|ufo\b|u-|us\b|ub)", re.IGNORECASE)
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_PAIRS = _words(
-    """glasses sunglasses goggles scissors trousers pants jeans shorts pliers tweezers binoculars headphones
-    tongs"""
-)
-_PLURAL = _PAIRS | _words(
-    """people men women children mice geese teeth feet oxen dice cattle police fries chopsticks clothes stairs dumplings
-    bangs"""
-)
-_SINGULAR_S = _words(
-    """lens canvas christmas atlas news series species trellis texas pancreas bias alias mars venus chaos cosmos
-    rhinoceros molasses gallows headquarters pampas"""
-)
-_MASS = _words(
-    """bread rice cheese bacon butter honey popcorn sushi broccoli garlic ginger money water milk sand
-    grass smoke fog mist fire snow rain ice hair fur spaghetti pasta salad curry luggage furniture confetti salt wood
-    coal gold lava mud beef
-    tofu oatmeal lettuce cereal seaweed moss ivy bamboo corn dango oden sake music art graffiti lightning fruit
-    jewelry"""
-)
-_IRREGULAR = {
-    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "goose": "geese",
-    "tooth": "teeth", "foot": "feet", "sheep": "sheep", "fish": "fish", "deer": "deer", "moose": "moose",
-    "bison": "bison", "aircraft": "aircraft", "wolf": "wolves", "leaf": "leaves", "knife": "knives", "loaf": "loaves",
-    "shelf": "shelves", "scarf": "scarves", "elf": "elves", "ox": "oxen", "cactus": "cacti", "bookshelf": "bookshelves",
-    "snowman": "snowmen", "potato": "potatoes", "tomato": "tomatoes", "mango": "mangoes",
-}  # fmt: skip
 _TAIL = re.compile(r" (?:of|with|in|on|at|for|from|by|without|behind|over|under|to)\b.*$")
 _NO_ARTICLE = re.compile(r"(?:a|an|the|some|two|three|my|his|her|outer space|deep space)\b", re.IGNORECASE)
 
@@ -53,15 +24,15 @@ def head(name: str) -> str:
 
 def is_mass(name: str) -> bool:
     """Whether the name is uncountable ("cheese", "grilled corn"): it takes "some" instead of "a"."""
-    return head(name) in _MASS
+    return head(name) in _nouns("mass")
 
 
 def is_plural(name: str) -> bool:
     """Whether the name is a plural ("grapes", "french fries", "scissors")."""
     noun = head(name)
-    if noun in _PLURAL:
+    if noun in _nouns("pairs") or noun in _nouns("plural"):
         return True
-    if noun in _SINGULAR_S or len(noun) < 4 or noun.endswith(("ss", "us", "is", "'s", "ous")):
+    if noun in _nouns("singular_s") or len(noun) < 4 or noun.endswith(("ss", "us", "is", "'s", "ous")):
         return False
     return noun.endswith("s")
 
@@ -80,8 +51,9 @@ def plural(name: str) -> str:
     if is_plural(name) or is_mass(name):
         return name
     noun = head(name)
-    if noun in _IRREGULAR:
-        many = _IRREGULAR[noun]
+    irregular = read_table("words/nouns.yaml")["irregular"]
+    if noun in irregular:
+        many = irregular[noun]
     elif noun.endswith(("s", "x", "z", "ch", "sh")):
         many = noun + "es"
     elif re.search(r"[^aeiou]y$", noun):
@@ -109,7 +81,7 @@ def indefinite(name: str, rng: np.random.Generator, adjectives: Sequence[str] = 
     if _NO_ARTICLE.match(name):
         return name
     phrase = with_adjectives(name, adjectives)
-    if head(name) in _PAIRS and rng.random() < 0.6:
+    if head(name) in _nouns("pairs") and rng.random() < 0.6:
         return f"a pair of {phrase}"
     if is_plural(name) or is_mass(name):
         return f"some {phrase}" if rng.random() < 0.6 else phrase
@@ -121,3 +93,9 @@ def listing(phrases: Sequence[str]) -> str:
     if len(phrases) < 2:
         return "".join(phrases)
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+@cache
+def _nouns(kind: str) -> frozenset[str]:
+    """One of the word lists of `nouns.yaml`."""
+    return frozenset(read_table("words/nouns.yaml")[kind].split())

@@ -92,7 +92,7 @@ def which_options(
     return words
 
 
-def reference(
+def choose_reference(
     objects: Sequence[SceneObject], index: int, rng: np.random.Generator, width: int, height: int
 ) -> Reference | None:
     """How to say which object is meant: by name, among its like by a word more, or by its kind and place alone.

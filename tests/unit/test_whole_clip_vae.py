@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from tests.tiny import tiny_clip, tiny_vae
-from training.stages.whole_clip_vae import OnePassVAE
+from training.data.whole_clip_vae import OnePassVAE
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "sama-tiny" / "vae"
 LARGEST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
@@ -43,9 +43,7 @@ def test_latents_and_clips_are_those_of_the_library(library, frames, dtype):
     expected = library.encode(clips).latent_dist.mode()
     decoded = library.decode(expected, return_dict=False)[0]
     one_pass = OnePassVAE(copy.deepcopy(library)).to(dtype)
-    with torch.autocast(
-        "cpu", torch.bfloat16, enabled=dtype == torch.bfloat16
-    ):  # as `training.stages.encoders` runs it
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):  # as `training.data.encoders` runs it
         latents, again = one_pass.encode(clips)[0], one_pass.decode(expected).clamp(-1, 1)
     assert relative_error(latents, expected) < LARGEST_ERROR[dtype]
     assert relative_error(again, decoded) < LARGEST_ERROR[dtype]

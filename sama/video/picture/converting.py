@@ -8,10 +8,10 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from sama.video.color import DEEP_RGB, Coding, ColorTable, coding_of
-from sama.video.decoding import alpha_format
-from sama.video.geometry import Orientation, displayed_size, orientation_of, scaled_coded_size
 from sama.video.limits import VideoLimits
+from sama.video.picture.color import DEEP_RGB, Coding, ColorTable, coding_of
+from sama.video.picture.decoding import alpha_format
+from sama.video.picture.geometry import Orientation, displayed_size, orientation_of, scaled_coded_size
 
 FLATTENED_NOTICE = "Transparency: not kept, shown on black."
 

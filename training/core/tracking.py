@@ -18,41 +18,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed
 from accelerate import PartialState
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
 from sama.files import whole_file
 from training.errors import ConfigError
+from training.parallel.processes import is_first_process
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 class Tracker:
     """Writes figures and pictures of one run. In a process that is not the first it does nothing.
 
-    folder: the run's. names: some of `TRACKERS`. config: the whole configuration, shown beside the curves.
-    step: the step that the run goes on from; what an earlier session wrote about later steps is cut. None: it is cut
-    from the first step that is logged. Either way no step is told twice.
-    Raises ConfigError for a tracker that is unknown or not installed, before anything is written.
+    folder: the run's. names: tensorboard, wandb or trackio. config: the whole configuration, shown beside the curves.
+    step: the step that the run goes on from (None: the one before the first that is logged); what an earlier session
+    wrote about later steps is cut. Raises ConfigError for a tracker that is not installed, before anything is written.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], config: Mapping[str, Any], step: int | None = None) -> None:
         for name in names:
-            if name not in TRACKERS:
-                raise ConfigError(f"watch.trackers: unknown tracker {name!r}: use some of {', '.join(TRACKERS)}")
             if importlib.util.find_spec(name) is None:
                 raise ConfigError(f"watch.trackers: {name} is not installed: pip install {name}, or leave it out")
         self.folder, self._names, self._config, self._resumed = Path(folder), tuple(names), dict(config), step
         self._trackers: list[GeneralTracker] | None = None
-        self._writes = not (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0)
+        self._writes = is_first_process()
 
     def log(self, record: Mapping[str, float | int], step: int) -> None:
-        """Write figures of one step. A figure that is not finite is left out: it says nothing."""
+        """Write figures of one step. Those that are not finite are left out."""
         if not self._writes:
             return
         trackers = self._opened(step)
@@ -81,7 +77,7 @@ class Tracker:
                 tracker.log_images({name: [pixels]}, step=step)
 
     def close(self) -> None:
-        """Finish the trackers; nothing can be logged afterwards."""
+        """Finish the trackers. What is logged afterwards is ignored."""
         for tracker in self._trackers or ():
             tracker.finish()
         self._trackers, self._writes = [], False

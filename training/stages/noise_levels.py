@@ -1,13 +1,4 @@
-"""Losses by noise level: a mean over all levels hides that a model learns its layout early and its detail late.
-
-In a stage:
-
-    self.bands = BandMeans(4, device)
-    ...
-    self.bands.add(sigmas, flow.detach(), semantic.detach())    # (B,) each: nothing waits for the device
-    ...
-    record |= self.bands.read()                                 # in every process, at the same step, when it is logged
-"""
+"""Losses by noise level: a mean over all levels hides that a model learns its layout early and its detail late."""
 
 from __future__ import annotations
 
@@ -26,8 +17,8 @@ class BandMeans:
 
     @torch.no_grad()
     def add(self, sigmas: Tensor, flow: Tensor, semantic: Tensor | None = None) -> None:
-        """Count the losses (B,) of samples at noise levels `sigmas` (B,) in [0, 1]. What is not finite is left out: one
-        broken sample would hide the others of its band."""
+        """Count the losses (B,) of samples at noise levels `sigmas` (B,) in [0, 1], without waiting for the device.
+        Losses that are not finite are left out: one broken sample would hide the others of its band."""
         band = (sigmas.detach().float() * self.bands).long().clamp(0, self.bands - 1)
         member = band[None] == self._numbers[:, None]  # (bands, B)
         for column, loss in ((0, flow), (2, semantic)):
@@ -40,7 +31,7 @@ class BandMeans:
 
     def read(self) -> dict[str, float]:
         """`flow_band_k` and `semantic_band_k` over all processes since the last reading; a band that saw no sample is
-        left out. Every process must call it, at the same step: the sums are added up between them."""
+        left out. Every process must call it at the same step: the sums are added up between them."""
         sums = self._sums.clone()
         self._sums.zero_()
         if torch.distributed.is_initialized():
@@ -54,7 +45,7 @@ class BandMeans:
         return means
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was added since the last reading, in this process: a run resumed in between goes on with it."""
+        """What this process has added since the last reading."""
         return {"sums": self._sums.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

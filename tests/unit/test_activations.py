@@ -4,7 +4,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sama.model.transformer import SamaTransformer3DModel
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
-from training.parallel.activations import keep_attention
+from training.config import ParallelConfig
+from training.parallel.activations import checkpoint_activations
 
 
 class Attentions(TorchDispatchMode):
@@ -53,7 +54,8 @@ def test_attention_is_computed_once_and_gradients_stay(every, on_host, texts):
     expected, counted = gradients(build())
     assert (counted.own, counted.text) == (3, 3)
     model = build()
-    keep_attention(model, every, on_host)
+    checkpointing = "attention_offload" if on_host else "attention"
+    checkpoint_activations(model, ParallelConfig(checkpointing=checkpointing, checkpoint_every=every))
     found, counted = gradients(model)
     assert (counted.own, counted.text) == (3, texts)
     torch.testing.assert_close(found, expected)

@@ -5,10 +5,9 @@ import torch
 
 from sama.shapes import LatentShape, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
-from training.core.batch import Batch
-from training.core.cost import Cost, ModelShape, batch_cost, forward_flops
-from training.watch.meter import Meter
-from training.watch.noise_levels import BandMeans
+from training.core.batch import EncodedBatch
+from training.core.meter import Cost, Meter, batch_cost, forward_flops
+from training.stages.noise_levels import BandMeans
 
 CPU = torch.device("cpu")
 
@@ -53,22 +52,24 @@ def test_a_resumed_run_goes_on_with_what_was_added():
 
 def batch(source=True, anchored=True):
     latents, anchors = torch.zeros(2, 16, 3, 4, 6), torch.zeros(2, 65, SEMANTIC_DIM)
-    return Batch(latents if source else None, latents, torch.zeros(2, 7, TEXT_DIM), anchors if anchored else None)
+    return EncodedBatch(
+        latents if source else None, latents, torch.zeros(2, 7, TEXT_DIM), anchors if anchored else None
+    )
 
 
 def test_the_cost_of_a_batch_is_of_what_the_model_sees():
     config = tiny_transformer().config
     tokens = token_counts(LatentShape(3, 4, 6))
-    each = forward_flops(ModelShape.of(config), tokens, 7)
+    each = forward_flops(config, tokens, 7)
     assert batch_cost(config, batch()) == Cost(2, 2 * tokens.total, 2 * 3 * each.total)
     assert batch_cost(config, batch(), frozen=True).flops < batch_cost(config, batch()).flops
     assert batch_cost(config, batch(source=False, anchored=False)).tokens == 2 * 18
 
 
-def test_speed_counts_what_all_places_do_and_no_pauses(monkeypatch):
+def test_speed_counts_what_all_data_ranks_do_and_no_pauses(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("training.watch.meter.time.monotonic", lambda: now[0])
-    meter = Meter(CPU, devices=4, places=2)
+    monkeypatch.setattr("training.core.meter.time.monotonic", lambda: now[0])
+    meter = Meter(CPU, devices=4, data_ranks=2)
     meter.peak = 1e6
     with meter.loading():
         now[0] += 0.5

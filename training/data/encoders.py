@@ -25,8 +25,8 @@ from sama.pipeline.prompts import Spelling, model_prompt
 from sama.presets import WAN_TEXT_TOKENS
 from training.core.precision import autocast
 from training.data.prompts import TEXT_LENGTH, tokenise
+from training.data.whole_clip_vae import OnePassVAE
 from training.errors import ConfigError
-from training.stages.whole_clip_vae import OnePassVAE
 
 CLIPS_AT_ONCE = 4
 """Clips that the VAE encodes at a time, a group's last ones padded to it: one shape for each bucket. Kernels are tuned

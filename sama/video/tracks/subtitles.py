@@ -9,7 +9,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 
-from sama.video.copying import CopiedTrack, can_hold
+from sama.video.tracks.copying import CopiedTrack, can_hold
 
 _OWN_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "srt", "webm": "webvtt"}
 # The style that encoders take for none at all: players then show text in their own. Without one it is invisible.

@@ -21,11 +21,11 @@ import numpy as np
 
 from sama.edit.request import EditRequest, check_request
 from sama.video import VideoInfo, probe
+from ui.jobs import zero_gpu
+from ui.jobs.engine import Engine
+from ui.jobs.pace import Pace, StopWatch
 from ui.media.runs import Tokens
 from ui.settings import Settings
-from ui.work import zero_gpu
-from ui.work.engine import Engine
-from ui.work.pace import Pace, StopWatch
 
 if TYPE_CHECKING:
     from sama.edit import EditResult
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Step:
+class JobStep:
     """Where a job is: step of steps in window of windows, counted from 1; 0 before the first.
 
     seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None.
@@ -111,28 +111,28 @@ class Jobs:
         elif self.settings.warm:
             threading.Thread(target=self.engine.warm, name="warm", daemon=True).start()
 
-    def edit(self, request: EditRequest) -> Generator[Step | Edited, None, None]:
+    def edit(self, request: EditRequest) -> Generator[JobStep | Edited, None, None]:
         """Edit a clip. Closing the generator stops it within one step and leaves no file."""
         if self.settings.zero_gpu:  # before a visitor's quota is spent
             check_request(request, with_weights=False)
             self._refuse_too_long(self._expected(request, probe(request.video)))
         if not self.engine.loaded:
-            yield Step("loading")
+            yield JobStep("loading")
         watch = StopWatch()
         with closing(self._stepped(partial(self._edit_here, request))) as events:
             for event in events:
-                if isinstance(event, Step) and event.step and event.phase == "painting":
+                if isinstance(event, JobStep) and event.step and event.phase == "painting":
                     watch.saw(event.window, event.step)
                 if isinstance(event, Edited):
                     self._learn(request, watch, event.seconds)
                 yield event
 
-    def restore(self, task: Restoration) -> Generator[Step | Restored, None, None]:
+    def restore(self, task: Restoration) -> Generator[JobStep | Restored, None, None]:
         """Restore a damaged clip. Closing the generator stops it within one step."""
         if self.settings.zero_gpu:
             self._refuse_too_long(self._expected_of_restoration(task))
         if not self.engine.loaded:
-            yield Step("loading")
+            yield JobStep("loading")
         yield from self._stepped(partial(self._restore_here, task))
 
     def estimate(self, request: EditRequest) -> float | None:
@@ -241,7 +241,7 @@ class Jobs:
         # On ZeroGPU the job has a process of its own, and the visitor's quota is found through the calling context.
         return start() if self.settings.zero_gpu else _in_one_thread(start)
 
-    def _edit(self, request: EditRequest) -> Generator[Step | Edited, None, None]:
+    def _edit(self, request: EditRequest) -> Generator[JobStep | Edited, None, None]:
         from sama.edit import edit_video
 
         pipeline = self.engine.pipeline()
@@ -254,9 +254,11 @@ class Jobs:
                 elif event.phase != "saving" or not event.step:
                     done = max(0, event.window - 1) * event.steps + event.step
                     left = clock.left(done, event.windows * event.steps)
-                    yield Step(event.phase, event.step, event.steps, event.window, event.windows, left, event.preview)
+                    yield JobStep(
+                        event.phase, event.step, event.steps, event.window, event.windows, left, event.preview
+                    )
 
-    def _restore(self, task: Restoration) -> Generator[Step | Restored, None, None]:
+    def _restore(self, task: Restoration) -> Generator[JobStep | Restored, None, None]:
         import torch
 
         from sama.pipeline import SamaStep
@@ -275,7 +277,7 @@ class Jobs:
             for item in items:
                 if isinstance(item, SamaStep):
                     left = clock.left(item.step, item.num_steps)
-                    yield Step("restoring", item.step, item.num_steps, seconds_left=left)
+                    yield JobStep("restoring", item.step, item.num_steps, seconds_left=left)
                 else:
                     yield Restored((np.asarray(item.frames[0]) * 255).round().clip(0, 255).astype(np.uint8))
 

@@ -13,7 +13,7 @@ from av.codec import Codec
 from av.container import OutputContainer
 from av.packet import Packet
 
-from sama.video.copying import CopiedTrack, can_hold
+from sama.video.tracks.copying import CopiedTrack, can_hold
 
 # What players read in a container. The muxer takes more: PCM in MP4, for one, which many play as noise.
 _PLAYABLE = {

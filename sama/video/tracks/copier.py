@@ -13,10 +13,10 @@ from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 
 from sama.video.container import open_input
-from sama.video.copying import CopiedTrack
 from sama.video.limits import VideoLimits
-from sama.video.sound import EncodedTrack, open_sound_track
-from sama.video.subtitles import TextTrack, open_subtitle_track
+from sama.video.tracks.copying import CopiedTrack
+from sama.video.tracks.sound import EncodedTrack, open_sound_track
+from sama.video.tracks.subtitles import TextTrack, open_subtitle_track
 
 _Track = CopiedTrack | EncodedTrack | TextTrack
 
