@@ -90,8 +90,9 @@ def test_what_cannot_be_measured_is_said_and_leaves_no_page(tmp_path, monkeypatc
 def test_the_published_page_is_made_of_the_published_figures():
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))
     measured = [Measured(**row) for row in kept["measured"]]
-    assert [each.edit for each in measured] == [edit for edit in EDITS for _ in range(2)]
-    assert [each.joined for each in measured] == [False, True] * len(EDITS)
+    edits = [edit for edit in EDITS if any(each.edit == edit for each in measured)]
+    assert edits and [each.edit for each in measured] == [edit for edit in edits for _ in range(2)]
+    assert [each.joined for each in measured] == [False, True] * len(edits)
     page = PAGE.read_text(encoding="utf-8")
     assert table(measured) in page
     assert f"{kept['frames']} frames in {kept['windows']} windows" in page

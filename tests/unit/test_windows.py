@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sama.edit import edit_video
 from sama.edit.request import Canvas, EditRequest
-from sama.edit.windows import Continuity
+from sama.edit.windows import Continuity, faithful_latents
 from sama.pipeline import SamaPipelineOutput
 from sama.shapes import Bucket, windows
 from tests.media import make_clip
@@ -152,3 +152,22 @@ def test_seeds_of_neighbouring_requests_share_no_noise():
         starts = Continuity(tiny_pipeline(tower=False), seed, None)
         drawn += [starts.start(source, held)["latents"][:, :, 2] for held in (None, known, known)]
     assert len({tuple(noise.flatten().tolist()) for noise in drawn}) == 9
+
+
+class Softening(Exact):
+    """Its autoencoder takes a tenth of all contrast on each passage."""
+
+    def encode_video(self, frames):
+        return 0.9 * super().encode_video(frames)
+
+
+def test_frames_are_handed_on_nearly_as_they_were_shown(clip, tmp_path):
+    shown = Softening().decode_latents(torch.rand(1, 16, 2, 4, 4) * 1.8 - 0.9)
+    for passages, left in ((faithful_latents, 0.02), (Softening.encode_video, 0.2)):
+        decoded = Softening().decode_latents(passages(Softening(), shown))
+        lost = float(((shown - decoded).abs() / (shown - 0.5).abs().clamp(min=1e-3)).mean())
+        assert left / 2.5 < lost < left
+    recorded = Recorded(Softening(), joined=True)
+    paint(clip, tmp_path, recorded, seed=3, frames=13)
+    (first,) = shown_twice(recorded.windows, WINDOWS[:2])
+    assert np.abs(first[0] - first[1]).mean() < 2
