@@ -92,12 +92,12 @@ class Motion:
     """Where each pixel of a clip's frames is `gap` frames later: (T - gap, h, w, 2), by optical flow."""
 
     def __init__(self, clip: Clip, gap: int) -> None:
-        finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
         height, width = grey[0].shape
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
         self.gap = gap
-        self._maps = [grid + finder.calc(a, b, None) for a, b in zip(grey, grey[gap:], strict=False)]  # type: ignore[call-overload]
+        self._maps = [grid + finder.calc(a, b, None) for a, b in zip(grey, grey[gap:], strict=False)]
 
     def steps(self, clip: Clip) -> NDArray[np.float64]:
         """Mean difference of frames that are `gap` apart along the motion, (T - gap,), of 255."""
@@ -205,8 +205,8 @@ def _likeness(result: Clip, source: Clip, tower: Any) -> float:
     from sama.model.semantics import anchor_tokens
 
     with torch.inference_mode():
-        tokens = [
+        edited, original = (
             anchor_tokens(tower, torch.from_numpy(clip).movedim(-1, 1).to(tower.device, tower.dtype) / 255)
             for clip in (result, source)
-        ]
-        return float(torch.cosine_similarity(*tokens, dim=-1).float().mean())
+        )
+        return float(torch.cosine_similarity(edited, original, dim=-1).float().mean())
