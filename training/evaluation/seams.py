@@ -46,6 +46,8 @@ EDITS = {
 _SHOT = 70  # frames of the city until the picture changes
 _SHOWN = ("snow", "watercolour")
 _COLUMNS = ("earlier window", "later window", "difference x 4")
+_LONG = 10  # windows
+_SHORT = "So short a clip does not\nshow drift over many windows: that is not measured here."
 _DEFAULTS = {"frames": 500, "seed": 0}
 
 
@@ -104,14 +106,14 @@ def table(measured: Sequence[Measured]) -> str:
             [
                 before.edit,
                 f"{before.apart:.1f} → {after.apart:.1f}",
-                f"{before.step:+.0%} → {after.step:+.0%} ({after.step_source:+.0%})",
+                f"{before.step:+.0%} → {after.step:+.0%} ({after.step_elsewhere:+.0%}; {after.step_source:+.0%})",
                 f"{before.leap:+.0%} → {after.leap:+.0%} ({after.leap_source:+.0%})",
                 f"{before.repeats:.2f} → {after.repeats:.2f}",
                 f"{before.colour:.1f} → {after.colour:.1f}",
                 f"{before.identity:.3f} → {after.identity:.3f}",
             ]
         )
-    header = ["edit", "apart", "step (source)", "leap (source)", "repeats", "colour", "identity"]
+    header = ["edit", "apart", "step (elsewhere; source)", "leap (source)", "repeats", "colour", "identity"]
     return markdown_table(header, rows)
 
 
@@ -139,16 +141,20 @@ with the 14B at 81 frames (`sama.edit.estimate` counts it).
 ## Measured
 `{command}`
 
-{about}: {frames} frames in {windows} windows, {steps} steps, seed {seed}, the embedded model. Every edit is made twice:
-each window by itself, from the same noise, so that a fade is all that joins them → windows as above.
+{about}.
+
+{frames} frames in {windows} windows, {steps} steps, seed {seed}, the embedded model. Every edit is made twice: each
+window by itself, from the same noise, so that a fade is all that joins them → windows as above.{short}
 
 {table}
 - **apart**: mean difference of what two windows made of the frames they share, before the fade, of 255. Two passes
   through the autoencoder lie between them even where they agree.
 - **step**: by how much the difference of neighbouring frames, along the source's motion, exceeds that of the frames
-  around: 95th percentile over the frames of all seams; in brackets over all frames of the source. A seam is no more
-  visible than the source's own frames where the first is not above the second: {holding} of {count} edits, by this and
-  by **leap**, the same from the last frame before a fade to the first one after it.
+  around: 95th percentile over the frames of all seams; in brackets over all other frames of the joined result, and over
+  all frames of the source. The autoencoder's rhythm of four frames is in it too, and a fade between pictures that
+  differ blurs them, which makes it smaller.
+- **leap**: the same from the last frame before a fade to the first one after it.
+- A seam is no more visible than the source's own frames where neither is above the source's: {holding} of {count}.
 - **repeats**: correlation of what the edit adds with itself one window later, above that at distances near it.
 - **colour**, **identity**: drift with length. The largest distance in Lab of a window's mean colour from the first
   window's, and the largest change of the cosine between the vision tower's tokens of result and source; both relative
@@ -185,6 +191,7 @@ def page(kept: dict[str, Any], out: Path, command: str) -> str:
     return _PAGE.format(
         command=command,
         **{name: kept[name] for name in ("about", "frames", "windows", "steps", "seed")},
+        short=" " + _SHORT if kept["windows"] < _LONG else "",
         table=table(measured),
         holding=sum(each.holds for each in after),
         count=len(after),
