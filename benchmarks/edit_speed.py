@@ -1,6 +1,6 @@
-"""Seconds and peak memory of an edit from the command line, from process start to the written file.
+"""Measures seconds and peak memory of an edit from the command line, from process start to the written file.
 
-    python -m benchmarks.edit_speed --runs 3
+python -m benchmarks.edit_speed --runs 3
 
 The clip is one of the repository's examples, enlarged to 1280x720, with its sound. Prints a line of JSON for each run.
 Further options go to `python -m sama edit`.
@@ -22,8 +22,8 @@ FRAMES = 17
 
 
 def time_edit(clip: Path, result: Path, arguments: list[str]) -> dict[str, float]:
-    """One edit in a process of its own: `seconds`, and `memory_gb`, the most that was resident. Raises RuntimeError
-    when it fails."""
+    """Run one edit in a process of its own; returns `seconds` and `memory_gb`, the peak resident memory. Raises
+    RuntimeError when it fails."""
     command = [sys.executable, "-m", "sama", "edit", str(clip), "Make it snowy", "-o", str(result)]
     command += ["--frames", str(FRAMES), *arguments]
     start = time.monotonic()

@@ -1,6 +1,6 @@
-"""How long the page takes: from process start to the first answer, and from there to a finished edit on the screen.
+"""Measures how long the page takes: from process start to the first answer, and from there to a visible finished edit.
 
-    python -m benchmarks.page_speed --runs 3
+python -m benchmarks.page_speed --runs 3
 
 Starts `app.py` in a process of its own and opens the page in the system's Chromium, driven by playwright (both are
 needed: `make test` installs them). Prints a line of JSON for each run.
@@ -31,14 +31,14 @@ LIMIT = 300.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 def wait_for_answer(url: str, app: subprocess.Popen[bytes]) -> None:
-    """Return when the address answers. Raises RuntimeError when the app ends or takes too long."""
+    """Wait until the address answers. Raises RuntimeError when the app ends or takes too long."""
     end = time.monotonic() + LIMIT
     while time.monotonic() < end and app.poll() is None:
         try:
@@ -50,7 +50,7 @@ def wait_for_answer(url: str, app: subprocess.Popen[bytes]) -> None:
 
 
 def time_page(chromium: str, arguments: list[str]) -> dict[str, float]:
-    """Seconds of one start: `answers` from process start on, `shows` from opening the page on."""
+    """Measure one start; returns seconds: `answers` from process start, `shows` from the first answer."""
     from playwright.sync_api import sync_playwright
 
     port = free_port()

@@ -1,4 +1,4 @@
-"""What one sample of 480 x 832 costs in training, by formula, as the Markdown table of docs/training.md.
+"""Prints the Markdown table of docs/training.md: what one sample of 480 x 832 costs in training, by formula.
 
 python -m benchmarks.training_costs
 """

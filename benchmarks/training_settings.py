@@ -1,4 +1,4 @@
-"""What `benchmarks.training_speed` measures, and the table of what it found."""
+"""The settings that `benchmarks.training_speed` measures, and the table of its results."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def parse_setting(text: str, toy: bool = False) -> Setting:
-    """`NAME:key=value:...` as a setting. ValueError: there is no such name or key."""
+    """Parse `NAME:key=value:...` into a setting. Raises ValueError for an unknown name or key."""
     name, *changes = text.split(":")
     if name not in SETTINGS:
         raise ValueError(f"there is no setting {name!r}: choose from {', '.join(SETTINGS)}")
@@ -96,8 +96,8 @@ COLUMNS = ("setting", "devices", "tokens", "kept", "attention", "s / step", "tok
 
 
 def read_results(place: Path) -> list[dict[str, Any]]:
-    """The results of a folder, or those that a file keeps (`keep_results`), by their names. Raises ValueError when
-    there are none."""
+    """Read the results of a folder, or of a file made by `keep_results`, sorted by name. Raises ValueError when there
+    are none."""
     if place.is_file():
         results = list(json.loads(place.read_text(encoding="utf-8")))
     else:
@@ -108,8 +108,8 @@ def read_results(place: Path) -> list[dict[str, Any]]:
 
 
 def keep_results(folder: Path, file: Path) -> int:
-    """Put a folder's results into one file, a line each, in place of earlier ones of the same names; returns how many
-    it holds then. Raises ValueError when there are none."""
+    """Add a folder's results to one file, a line each; those of the same name are replaced. Returns how many it then
+    holds. Raises ValueError when the folder has none."""
     kept = {result["name"]: result for result in (read_results(file) if file.is_file() else [])}
     kept |= {result["name"]: result for result in read_results(folder)}
     lines = [json.dumps(kept[name], separators=(",", ":")) for name in sorted(kept)]

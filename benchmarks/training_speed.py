@@ -9,11 +9,10 @@
     python -m benchmarks.training_speed --out /tmp/toy --toy                   # every setting's code, on a CPU
 
 What is timed is `training.core.loop.Trainer` on a `training.stages.editor.EditStage`, from the encoded batch on:
-forward, backward,
-clipping, optimiser and averaging, as `python -m training.train` runs them. `NAME:key=value:...` varies a setting; the
-keys are the fields of `benchmarks.training_settings.Setting`. Each has a process of its own and a time limit, and a
-JSON file that is rewritten after every timed step, so that a machine that is lost takes little along. A setting that
-fails leaves a file that says why, and the next one goes on.
+forward, backward, clipping, optimiser and averaging, as `python -m training.train` runs them. `NAME:key=value:...`
+varies a setting; the keys are the fields of `benchmarks.training_settings.Setting`. Each setting runs in a process of
+its own with a time limit. Its JSON file is rewritten after every timed step, so that little is lost with a machine. A
+setting that fails leaves a file that says why, and the next one runs.
 
 In one call of ten minutes on one GPU:
 
@@ -56,10 +55,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 OPTIONAL_PACKAGES = ("cv2", "av", "ftfy")
-"""Needed to read and draw clips and to clean prompts, which is not measured: a machine without them will do."""
-
-
-# --- What is trained -------------------------------------------------------------------------------------------------
+"""Packages for reading clips and cleaning prompts, which is not measured: they may be missing."""
 
 
 def stand_in_for_missing_packages() -> None:
@@ -114,7 +110,7 @@ def random_transformer(arguments: dict[str, Any], frozen: bool, device: torch.de
 
 
 class RandomFeed:
-    """The same random batch again and again."""
+    """A feed that repeats one random batch."""
 
     def __init__(self, setting: Setting, arguments: dict[str, Any], device: torch.device) -> None:
         import torch
@@ -170,11 +166,8 @@ def setting_config(setting: Setting, arguments: dict[str, Any], out: Path) -> Tr
     )
 
 
-# --- Measuring -------------------------------------------------------------------------------------------------------
-
-
 def now(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
+    """The time in seconds, after the device has finished its work."""
     import torch
 
     if device.type == "cuda":
@@ -200,7 +193,7 @@ def attention_seconds(shape: tuple[int, int, int, int], backend: str, device: to
 
 
 def choose_attention(shape: tuple[int, int, int, int], wanted: str, device: torch.device) -> dict[str, Any]:
-    """The backend to use and what each one took, or why it cannot be used."""
+    """The attention backend to use, and for each backend its seconds or why it cannot be used."""
     gpu = ("native", "_native_cudnn", "_native_flash", "_flash_3", "flash") if device.type == "cuda" else ("native",)
     taken: dict[str, Any] = {}
     for backend in gpu if wanted == "auto" else (wanted,):
@@ -297,7 +290,7 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
 
 
 def limit_memory(gib: float, device: torch.device) -> None:
-    """Take no more than this from the device (0: all there is), as on a smaller one."""
+    """Limit the process to `gib` of device memory (0: no limit), as on a smaller device."""
     import torch
 
     if device.type == "cuda" and gib:
@@ -321,23 +314,20 @@ def add_figures(result: dict[str, Any], tokens: int, flops: int, device: torch.d
         result["used_gib"] = (total - free) / GIB
 
 
-# --- One after the other ---------------------------------------------------------------------------------------------
-
-
 def result_name(text: str) -> str:
-    """The name of a setting's file: of the setting, what was varied, and how many processes ran."""
+    """The name of a setting's result file: its text, and how many processes ran."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     return text.replace(":", "-").replace("=", "_") + (f"-{count}_processes" if count > 1 else "")
 
 
 def write_failure(out: Path, name: str, setting: Setting, reason: str) -> None:
-    """Say why there are no figures, unless there are some."""
+    """Write the reason of a failure as the result, unless there is a result already."""
     if not (out / f"{name}.json").exists():
         write_result(out, {"name": name, "setting": dataclasses.asdict(setting), "error": reason})
 
 
 def run_here(text: str, out: Path, toy: bool) -> bool:
-    """Measure in this process. Returns whether nothing failed."""
+    """Measure a setting in this process. Returns whether it succeeded."""
     name, setting = result_name(text), parse_setting(text, toy)
     is_first = os.environ.get("RANK", "0") == "0"
     try:

@@ -79,7 +79,7 @@ def _edit(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _unlogged(name: str) -> Iterator[None]:
-    """Without a logger's warnings, which the result says too."""
+    """Silence a logger's warnings inside the block: the result repeats them as notices."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -188,7 +188,7 @@ class _Progress:
             print(file=sys.stderr)
 
     def _left(self, event: EditEvent) -> str:
-        """Time left by the steps so far; the first one, which warms up, does not count."""
+        """The time left, estimated from the steps so far without the first, which warms up."""
         done = (event.window - 1) * event.steps + event.step
         now = time.monotonic()
         if self._began is None:

@@ -1,4 +1,4 @@
-"""Is this machine ready to edit? One finding per line of inquiry, and for every problem what to do about it."""
+"""Checks whether this machine can run edits. Each check gives a finding, and a problem comes with advice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from sama.presets import PRESETS, Preset
 
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "av", "numpy")
-"""What every edit imports. The versions that are needed stand in requirements.txt alone."""
+"""What every edit imports. The minimum versions are in requirements.txt only."""
 _DISTRIBUTION = "sama-editor"
 _ROOT = Path(__file__).parents[1]
 # By hand, because `packaging` may be among what is missing where a doctor is needed.
@@ -29,7 +29,8 @@ _SHORT_OF_MEMORY = 3e9
 
 @dataclass(frozen=True)
 class Finding:
-    """name: what was looked at. ok: whether edits can run. detail: what was found. advice: what to do, if anything."""
+    """Result of one check. name: what was checked. ok: whether edits can run. detail: what was found. advice: what to
+    do, "" if nothing."""
 
     name: str
     ok: bool
@@ -38,7 +39,7 @@ class Finding:
 
 
 def diagnose(preset: str = "tiny", folder: str | os.PathLike[str] = ".") -> Iterator[Finding]:
-    """Findings for a preset, with results to be written to `folder`. The slow ones come last."""
+    """Run all checks for a preset; results of edits would be written to `folder`. The slow checks come last."""
     yield _python()
     oldest = minimum_versions()
     for package in _PACKAGES:
@@ -53,15 +54,15 @@ def diagnose(preset: str = "tiny", folder: str | os.PathLike[str] = ".") -> Iter
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity and its container's quota, not the machine's count."""
+    """The number of cores that this process may use, by its affinity and its container's quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return max(1, affinity if quota is None else min(affinity, round(quota)))
 
 
 def minimum_versions() -> dict[str, str]:
-    """The oldest version of each required package that is allowed, such as {"torch": "2.11"}: by requirements.txt in a
-    checkout, by the package's own metadata where it is installed. Empty if neither is there."""
+    """The minimum version of each required package, such as {"torch": "2.11"}: from requirements.txt in a checkout,
+    from the metadata of the installed package otherwise. Empty if neither exists."""
     file = _ROOT / "requirements.txt"
     if (_ROOT / "pyproject.toml").is_file() and file.is_file():
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -103,7 +104,7 @@ def _package(name: str, oldest: str) -> Finding:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, three or more, without what comes behind them: (2, 11, 0) of `2.11.0a1+cpu`."""
+    """The leading numbers of a version, at least three: (2, 11, 0) for `2.11.0a1+cpu`."""
     numbers = re.match(r"(\d+(?:\.\d+)*)?", version)
     parts = [int(part) for part in (numbers[1] or "0").split(".")] if numbers else [0]
     return (*parts, *[0] * (3 - len(parts)))

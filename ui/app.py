@@ -62,7 +62,7 @@ def build_app(settings: Settings) -> gr.Blocks:
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:
-    """Arguments of `Blocks.launch`: nothing is shared, watched or remembered that does not have to be."""
+    """Arguments of `Blocks.launch`. Monitoring, run history and error details are off."""
     return {
         "server_name": settings.address,
         "server_port": settings.port,
@@ -87,7 +87,7 @@ def launch(settings: Settings) -> None:
 
 
 def theme() -> gr.Theme:
-    """One theme, light and dark, with the system's fonts: nothing is fetched."""
+    """The theme, light and dark. It uses the system's fonts, so that nothing is downloaded."""
     soft = gr.themes.Soft(
         primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=_SYSTEM_FONT, font_mono=_SYSTEM_MONO
     )
@@ -120,7 +120,7 @@ def _header(settings: Settings) -> str:
 
 
 def _keep(clip: PageClip | None, runs: list[FinishedEdit]) -> None:
-    """An open page needs its clip and its runs, whether it waits for its turn or looks at what it has."""
+    """Mark the clip and the runs of an open page as in use, so that they are not removed."""
     keep([clip.path if clip else None, *(edit.folder for edit in runs)])
 
 

@@ -1,4 +1,4 @@
-"""Every failure as one sentence that says what to do next."""
+"""Turns failures into one sentence for the user that says what to do next."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class ReportedError(RuntimeError):
 
 
 def sentence(error: BaseException) -> str:
-    """What the user is told.
+    """The sentence that a user reads for a failure.
 
-    Mistakes of the user's own (`VideoError`, `EditError`, both ValueErrors raised on purpose) and failures that the
-    editor explains (`EditFailedError`) say themselves what to do; ZeroGPU's refusals, a lack of memory and a full disk
-    are translated; anything else is ours and is logged under a short number, so that no path or trace reaches a page.
+    The messages of `VideoError`, `EditError`, `PromptError` and `EditFailedError` are written for users and are passed
+    on. ZeroGPU's refusals, a lack of memory and a full disk have sentences here. Anything else is a bug: it is logged
+    under a short number, and only the number is shown, so that no path or traceback reaches a page.
+
     """
     said = str(error)
     if isinstance(error, ReportedError):
@@ -61,7 +62,7 @@ def sentence(error: BaseException) -> str:
 
 
 def log_failure(error: BaseException) -> str:
-    """A short number under which a failure of ours is in the log."""
+    """Log an unexpected failure; returns the short number under which it is in the log."""
     number = secrets.token_hex(2)
     logger.error("failure %s", number, exc_info=error)
     return number

@@ -30,12 +30,12 @@ class Lora(NamedTuple):
     trigger: str = ""
 
     def spec(self, scale: float) -> str:
-        """As `EditRequest.lora` takes it; a strength beyond the limits is brought to them."""
+        """The text for `EditRequest.lora`, with the strength clamped to LORA_STRENGTH."""
         return f"{self.path}@{_within_limits(scale):g}"
 
 
 def named_by_environment() -> tuple[str, ...]:
-    """The LoRAs of SAMA_LORA, which are separated like the folders of PATH."""
+    """The LoRAs named by the environment variable SAMA_LORA, separated like the folders of PATH."""
     return tuple(filter(None, os.environ.get("SAMA_LORA", "").split(os.pathsep)))
 
 

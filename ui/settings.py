@@ -1,4 +1,4 @@
-"""What the app is started with."""
+"""The settings that the app is started with."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 class PresetInfo(NamedTuple):
-    """What the page has to know of a preset before its weights are loaded. steps, guidance: of a pipeline that says
-    nothing else; `Settings.info` has those of the preset's saved pipeline."""
+    """What the page shows of a preset before its weights are loaded. steps, guidance: defaults of a pipeline that
+    stores none; `Settings.info` has those of the preset's saved pipeline."""
 
     label: str
     max_frames: int

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - proper typography is wanted here
-"""The words of the app, in one place."""
+"""All texts of the app."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ NO_CLIP = "Upload a clip first, or open an example."
 
 
 def queue_full(places: int) -> str:
-    """What is said to somebody who found no place in the queue."""
+    """Message: the queue is full."""
     others = f"{places} runs are" if places != 1 else "1 run is"
     return (
         f"The queue is full: {others} waiting already, and yours was not added. "
@@ -79,13 +79,13 @@ def queue_full(places: int) -> str:
 
 
 def not_read(rest: str, limit: int) -> str:
-    """That the model does not read the end of an instruction."""
+    """Message: the model does not read the end of the instruction."""
     shown = rest if len(rest) <= 80 else rest[:79] + "…"
     return f"The model reads {limit} tokens at most, about {limit * 3 // 4} words. Not read: “{shown}”. Shorten it."
 
 
 def no_comparison(reference: str) -> str:
-    """That a finished edit could not be put beside its source."""
+    """Message: the comparison of a finished edit with its source failed."""
     return (
         f"Your edit is finished: it is shown alone and can be downloaded. "
         f"The comparison with your clip could not be made (ref {reference})."
@@ -93,7 +93,7 @@ def no_comparison(reference: str) -> str:
 
 
 def no_film(reference: str) -> str:
-    """That a finished edit has no film for people."""
+    """Message: the side-by-side film of a finished edit failed."""
     return f"Your edit is finished and can be downloaded. The side-by-side film could not be made (ref {reference})."
 
 
@@ -103,22 +103,22 @@ def ask_for(trigger: str) -> str:
 
 
 def shown_as_text(words: str) -> str:
-    """Words of somebody else, for a place that takes Markdown: what could be markup there is shown by letters that look
-    the same, because gradio's small reader of Markdown knows no escapes."""
+    """The words as Markdown that shows them unchanged. Markup characters become letters that look alike, because
+    gradio's Markdown has no escapes."""
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", "＿", words).translate(_LOOKALIKES)
 
 
 def stopped(step: int, steps: int) -> str:
-    """What is said after Stop."""
+    """Message after Stop."""
     where = f" at {step}/{steps}" if step else ""
     return f"Stopped{where}. Nothing was saved; your clip and instruction are kept."
 
 
 def done(seconds: float, seed: int, settings: Mapping[str, Any]) -> str:
-    """What is said when an edit has ended: what it has of the source's detail, how much of the picture it changed, and
-    what of the source it does not keep.
+    """Message of a finished edit: time, seed, the source's detail, how much of the picture changed, and what was lost.
 
-    settings: of the finished edit.
+    settings: those of the finished edit.
+
     """
     with_detail = settings.get("kept_detail") and told_change(settings.get("changed", 0.0))
     detail = ", with the source's detail" if with_detail else ""
@@ -126,13 +126,13 @@ def done(seconds: float, seed: int, settings: Mapping[str, Any]) -> str:
 
 
 def outcome(settings: Mapping[str, Any]) -> list[str]:
-    """Sentences about a finished edit, by its settings: the share of the picture that changed, and its notices."""
+    """Sentences about a finished edit, from its settings: the share of the picture that changed, and its notices."""
     told = told_change(settings.get("changed", 0.0))
     return ([f"{told[:1].upper()}{told[1:]}."] if told else []) + list(settings.get("notices", ()))
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:
-    """A clip in one line."""
+    """Size, length, rate and sound of a clip in one line."""
     return (
         f"{width} × {height} · {frames} frames · {fps:.4g} fps · {frames / fps:.1f} s · "
         f"{'with sound' if sound else 'no sound'}"
@@ -140,7 +140,7 @@ def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) ->
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as "5 s", "2 min 05 s" or "1 h 03 min"."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,6 +1,6 @@
-"""Video in and out: look at files, stream frames, write exact copies of rate, times and sound.
+"""Reads and writes video: facts about files, streams of frames, and results with the source's rate, times and sound.
 
-Everything streams: memory does not grow with the length of a clip. Nothing here needs torch.
+Frames are streamed, so memory does not grow with the length of a clip. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def read_clip(
 ) -> np.ndarray:
     """Frames ``start`` to ``start + count`` as (T, H, W, 3) uint8 RGB, scaled to ``size`` = (width, height) if given.
 
-    Fewer frames come back when the video ends earlier; :class:`VideoError` when none is left. All of them are held in
-    memory: for long clips use :class:`FrameReader`.
+    Fewer frames are returned when the video ends earlier. All are held in memory: for long clips use
+    :class:`FrameReader`. Raises :class:`VideoError` when there is no frame ``start``.
     """
     with FrameReader(path, start, count, limits, size) as reader:
         frames = [frame.image for frame in reader]
@@ -62,7 +62,8 @@ def write_clip(
     fps: Fraction | int | float,
     audio_from: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Write (T, H, W, 3) uint8 RGB frames, an array or an iterator, at a constant rate with another file's sound."""
+    """Write (T, H, W, 3) uint8 RGB frames, an array or an iterator, at a constant rate, with the sound of
+    ``audio_from``."""
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:

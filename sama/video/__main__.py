@@ -1,4 +1,4 @@
-"""The child process of :func:`sama.video.normalise_upload`; reads its order from standard input."""
+"""The child process of :func:`sama.video.normalise_upload`; reads its task as JSON from standard input."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Animated WebP, which the media library cannot decode, as a video that it can; and telling pictures from videos."""
+"""Converts animated WebP, which the media library cannot decode, to a video that it can; tells pictures from videos."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PICTURES = (
 
 
 def is_webp(path: Path) -> bool:
-    """Whether a file is a WebP picture or animation, by its first bytes."""
+    """True for a WebP picture or animation, by the file's first bytes."""
     head = _head(path)
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
@@ -48,7 +48,7 @@ def picture_kind(path: Path) -> str | None:
 
 @contextmanager
 def webp_as_video(path: Path, limits: VideoLimits) -> Iterator[IO[bytes]]:
-    """An open, nameless file: the animation, lossless and with its transparency, as FFV1 in Matroska.
+    """Yield an open temporary file with the animation as lossless FFV1 in Matroska, transparency included.
 
     Raises :class:`VideoError` when the file is damaged or passes one of ``limits``.
     """

@@ -1,4 +1,4 @@
-"""Opening a video file safely: what it is, whether it is whole, and which of its streams is the film."""
+"""Opens video files safely: checks the kind and completeness of a file and chooses its main video stream."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def checked_path(path: str | os.PathLike[str], limits: VideoLimits) -> Path:
 def av_errors(name: str, action: str = "read") -> Iterator[None]:
     """Turn the media library's exceptions about the file ``name`` into one sentence.
 
-    ``action`` is "read", "write", or "convert" for a user's file that is written anew under a name of ours.
+    ``action`` is "read", "write", or "convert" for a user's file that is transcoded.
     """
     try:
         yield
@@ -91,14 +91,14 @@ def moving_pictures(container: InputContainer) -> list[VideoStream]:
 
 
 def codec_name(stream: VideoStream) -> str:
-    """The codec's common name (av1), whichever library decodes it (libdav1d); "webp" for what one became."""
+    """The codec's common name ("av1" also for libdav1d); "webp" for a converted animation."""
     if not stream.container.name.startswith(_LOCAL):
         return "webp"
     return str(stream.codec_context.codec.canonical_name)
 
 
 def video_stream(container: InputContainer, path: str | os.PathLike[str], limits: VideoLimits) -> VideoStream:
-    """The film in the file ``path``, opened as ``container``: checked against ``limits`` by its header."""
+    """The main video stream of the file ``path``, opened as ``container``. Its header is checked against ``limits``."""
     name = Path(path).name
     streams = moving_pictures(container)
     if not streams:
@@ -121,7 +121,8 @@ def video_stream(container: InputContainer, path: str | os.PathLike[str], limits
 
 
 def _film_index(path: str | os.PathLike[str], limits: VideoLimits) -> int:
-    """Which of several video streams moves: covers often lack their mark. Of several films the file's default one."""
+    """The index of the main one of several video streams: the default one among those with more than one frame, because
+    cover pictures are often not marked as such."""
     with open_input(path, limits) as container:
         streams = moving_pictures(container)
         counts = dict.fromkeys((s.index for s in streams), 0)
@@ -134,7 +135,7 @@ def _film_index(path: str | os.PathLike[str], limits: VideoLimits) -> int:
 
 
 def _refuse_cut_off(container: InputContainer, file: Path) -> None:
-    """An MP4 index says where each sample lies: samples behind the end of the file mean that the end is missing."""
+    """Raise VideoError for an MP4 whose index points behind the end of the file: its end is missing."""
     if "mp4" not in container.format.name:
         return  # other formats are read as far as they go, which is how a broken recording is rescued
     size = file.stat().st_size

@@ -1,4 +1,4 @@
-"""What a video file may ask of us, and the one error that tells a user why a file was refused."""
+"""Upper limits of input files. A file beyond them is refused with a VideoError that says why."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from sama.errors import VideoError
 class VideoLimits:
     """Upper bounds of an input file; ``None`` means no limit.
 
-    Headers are checked first because that is cheap, and the same bounds hold again while frames are decoded, because
-    headers lie. The defaults only keep a frame from filling the memory (8K is the largest format that people film in).
+    Headers are checked first because that is cheap, and the same bounds are checked again while frames are decoded,
+    because headers can be wrong. The defaults only keep a single frame from filling the memory (8K is the largest
+    common format).
     """
 
     max_bytes: int | None = None
@@ -87,4 +88,4 @@ UPLOAD_LIMITS = VideoLimits(
         | {"mpeg2video", "msmpeg4v3", "dvvideo", "dnxhd", "qtrle", "png"}
     ),
 )
-"""For files of strangers."""
+"""Limits of uploaded files."""

@@ -1,4 +1,4 @@
-"""Several clips side by side in one video: one clock, so that a comparison in the browser cannot drift."""
+"""Packs clips side by side into one video, so that a comparison in the browser has one clock and cannot drift."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def packed_panel_size(width: int, height: int, panels: int) -> tuple[int, int]:
 
 
 def _in_step(clips: Sequence[Iterator[Any]]) -> Iterator[list[Any]]:
-    """What the iterators yield, in parallel; raises when one ends before the others."""
+    """Yield the items of all iterators in parallel. Raises VideoError when one ends before the others."""
     try:
         yield from (list(frames) for frames in zip(*clips, strict=True))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Reading video as a stream of displayed frames: rotation and pixel shape applied, exact times, honest counts."""
+"""Reads video as a stream of displayed frames: rotation and pixel shape applied, exact times and counts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SEEK_MARGIN = 32
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts about a video file, counted rather than believed.
+    """Facts about a video file. Frames and duration are counted, not taken from the header.
 
     ``width`` and ``height`` are as displayed (rotation and pixel shape applied); ``duration`` is in seconds, from the
     first frame's start to the last one's end; ``rotation`` is in degrees counter-clockwise, one of 0, 90, 180, 270.
@@ -71,7 +71,7 @@ class Frame:
 def probe(
     path: str | os.PathLike[str], limits: VideoLimits | None = None, timeline: Timeline | None = None
 ) -> VideoInfo:
-    """Look at a file without decoding more than its first frame, unless its packets do not tell the frames apart.
+    """Facts about a file. Only its first frame is decoded, except for codecs whose packets are not frames.
 
     ``timeline`` is the file's, where the caller has read it: the packets are then not walked again.
     Raises :class:`VideoError` when the file is not a readable video or passes one of ``limits``.
@@ -173,7 +173,7 @@ class FrameReader:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was changed in the frames so far, one sentence each."""
+        """Sentences about what was changed in the frames so far."""
         notices = () if self._converter is None else tuple(self._converter.notices)
         return notices + ((DEINTERLACED,) if self._deinterlacer.used else ())
 
@@ -203,7 +203,8 @@ class FrameReader:
     def _frames_near_start(
         self, container: InputContainer, stream: VideoStream, clock: _Clock
     ) -> tuple[int, Iterator[VideoFrame]]:
-        """Decoded frames from a key frame before ``start`` where one can be found with certainty, and its index."""
+        """The index of the first decoded frame and the frames from there: from a key frame before ``start`` where one
+        is certain, else from the beginning."""
         alpha = has_alpha(stream)
         # A decoder of its own cannot be joined to, nor can times that are counted from the beginning.
         if self._start < _SEEK_FROM or alpha or lacks_display_times(container):
@@ -225,7 +226,8 @@ class FrameReader:
 
 
 class _Clock:
-    """Times of frames in seconds after the first one; a missing or repeated time follows the frame before it."""
+    """Converts frame times to seconds after the first frame. A missing or repeated time is replaced by one after the
+    frame before."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._tick = stream.time_base or Fraction(1, 90_000)

@@ -1,4 +1,4 @@
-"""When each frame is shown: read from the packets, because headers lie about counts, rates and lengths."""
+"""Reads when each frame is shown. Times come from the packets, because headers can be wrong."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ class Timeline:
         return self.regular(self.last_pts + self.last_duration)
 
     def regular(self, time: Fraction) -> Fraction:
-        """``time`` (seconds after the first frame) freed of the rounding to a coarse clock, if the rate is constant."""
+        """``time`` (seconds after the first frame) without the rounding to the container's clock, if the rate is
+        constant."""
         nearest = round(time * self.fps) / self.fps
         return nearest if self._constant and abs(nearest - time) <= 2 * self.time_base else time
 
     @cached_property
     def variable(self) -> bool:
-        """Whether gaps differ by more than rounding to the container's clock and slight jitter."""
+        """Whether the gaps between frames differ by more than rounding and slight jitter."""
         gaps = np.diff(self.ticks)
         if len(gaps) < 2 or self._constant:
             return False
@@ -76,7 +77,7 @@ class Timeline:
 
 
 def read_timeline(path: str | os.PathLike[str], limits: VideoLimits) -> Timeline:
-    """Walk through a file's packets, and only where they do not tell the frames apart through its frames."""
+    """Read the frame times from a file's packets, or by decoding where packets and frames differ."""
     name = Path(path).name
     with open_input(path, limits) as container:
         stream = video_stream(container, path, limits)
@@ -150,7 +151,8 @@ def _timeline(ticks: np.ndarray, stream: VideoStream, packet_duration: int, name
 
 
 def _frame_rate(ticks: np.ndarray, tick: Fraction, stream: VideoStream) -> Fraction:
-    """Frames per second: exact for a constant rate, else the header's figure where it agrees with the count."""
+    """Frames per second: exact for a constant rate, else the header's value where it agrees with the count of
+    frames."""
     gaps = np.diff(ticks)
     nominal = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
     if len(gaps) == 0:
@@ -168,7 +170,7 @@ def _frame_rate(ticks: np.ndarray, tick: Fraction, stream: VideoStream) -> Fract
 def _last_duration(
     ticks: np.ndarray, tick: Fraction, fps: Fraction, stream: VideoStream, packet_duration: int
 ) -> Fraction:
-    """How long the last frame stays: what the track's length leaves for it, if that is plausible."""
+    """The duration of the last frame in seconds: the rest of the track's length, if that is plausible."""
     gaps = np.diff(ticks)
     typical = int(np.median(gaps)) * tick if len(gaps) else 1 / fps
     longest = int(gaps.max()) * tick if len(gaps) else typical

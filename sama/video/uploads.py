@@ -1,4 +1,4 @@
-"""Turning a stranger's file into a clean one, in a process of its own that may neither grow nor linger."""
+"""Transcodes uploaded files to clean ones, in a child process with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def normalise_upload(
 ) -> VideoInfo:
     """Transcode ``path`` to H.264 yuv420p with AAC sound at ``destination`` (.mp4); returns facts about the result.
 
-    Rotation and pixel shape are baked in, and the longer side becomes 1280 pixels at most; the ``notices`` of the
-    result are sentences about what was changed beyond that. The file is opened in a
-    child process with bounds on memory, processor time and ``timeout`` (seconds), so a hostile one harms nobody.
-    Raises :class:`VideoError` with a sentence for the user; nothing is then left behind.
+    Rotation and pixel shape are applied, and the longer side becomes 1280 pixels at most; the ``notices`` of the result
+    are sentences about other changes. The file is opened in a child process with limits on memory, processor time and
+    ``timeout`` (seconds), so that a hostile file does no harm. Raises :class:`VideoError` with a sentence for the user;
+    no file is then left.
     """
     source = checked_path(path, limits)
     target = Path(destination)
@@ -57,7 +57,7 @@ def normalise_upload(
 
 @contextmanager
 def _named_after(source: Path) -> Iterator[None]:
-    """Tell of the user's file in place of ours: what we wrote and cannot read is a matter of what it was made from."""
+    """Name the user's file in errors about the transcoded one."""
     try:
         yield
     except VideoError as error:
@@ -65,7 +65,7 @@ def _named_after(source: Path) -> Iterator[None]:
 
 
 def _run_child(source: Path, part: Path, limits: VideoLimits, timeout: float, memory_bytes: int) -> tuple[str, ...]:
-    """Let the child write ``part``; returns its notices."""
+    """Run the child process that writes ``part``; returns its notices."""
     order = {
         "source": str(source.resolve()),
         "destination": str(part),
@@ -94,7 +94,7 @@ def _run_child(source: Path, part: Path, limits: VideoLimits, timeout: float, me
 
 
 def _child_environment() -> dict[str, str]:
-    """The parent's environment, with the package findable and number libraries that reserve little memory."""
+    """The parent's environment, with the package on PYTHONPATH and settings that keep memory small."""
     root = str(Path(sama.__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -117,7 +117,8 @@ def _limits_to_json(limits: VideoLimits) -> dict[str, object]:
 
 
 def run_child(order_text: str) -> int:
-    """The child's work: an order as JSON in, exit status out; prints its notices as JSON, or a refusal's sentence."""
+    """The child's work: takes its task as JSON, prints its notices as JSON or the sentence of a refusal; returns the
+    exit status."""
     order = json.loads(order_text)
     _restrict(order["memory_bytes"], order["cpu_seconds"])
     values = order["limits"]

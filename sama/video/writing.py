@@ -1,4 +1,5 @@
-"""Writing video: exact rates and times, the source's sound and labels, and a file that is whole or not there."""
+"""Writes video with exact rates and times and the source's sound and metadata. A file is written whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -68,14 +69,13 @@ class VideoWriter:
     nothing is left behind.
 
     ``source`` is a file whose sound (without re-encoding where players can read it), subtitles, chapters, title, date
-    and place are carried over. When the frames are a range of that file,
-    ``start`` and ``end`` say which one, in seconds after the source's first frame; ``end=None`` is the end of the file.
-    ``crf`` is the quality (lower is better); the default is visually clean. ``preset`` is x264's name for how much time
-    it takes to make the file small. ``gop_size`` is the largest distance of key
-    frames. ``audio_codec`` re-encodes sound of any other codec to that one. ``timeline`` is the source's, where the
-    caller has read it. ``alpha`` writes transparency, in ProRes 4444 (.mov) or VP9 (.webm, .mkv); see
-    :func:`holds_alpha`. ``name`` stands in error messages in place of the path's. ``notices``, once the file is there,
-    are sentences about what of the source was changed or not kept.
+    and place are carried over. When the frames are a range of that file, ``start`` and ``end`` say which one, in
+    seconds after the source's first frame; ``end=None`` is the end of the file. ``crf`` is the quality (lower is
+    better); the default is visually clean. ``preset`` is x264's, of speed against file size. ``gop_size`` is the
+    largest distance of key frames. ``audio_codec`` re-encodes sound of any other codec to that one. ``timeline`` is the
+    source's, where the caller has read it. ``alpha`` writes transparency, in ProRes 4444 (.mov) or VP9 (.webm, .mkv);
+    see :func:`holds_alpha`. ``name`` stands in error messages in place of the path's. ``notices``, once the file is
+    there, are sentences about what of the source was changed or not kept.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class VideoWriter:
         self.frames_written += 1
 
     def _read_source(self) -> None:
-        """Learn the source's labels and clock; leaves ``_origin`` None when it has neither sound nor subtitles."""
+        """Read the source's metadata and clock; leaves ``_origin`` None when it has neither sound nor subtitles."""
         if self._source is None:
             return
         self._labels = read_labels(self._source)
@@ -212,7 +212,7 @@ class VideoWriter:
             self._origin = origin
 
     def _choose_clock(self) -> Fraction:
-        """A time base in which both the frame rate and the source's times are whole numbers, where there is one."""
+        """A time base in which both the frame rate and the source's times are whole numbers, where one exists."""
         candidates = [self._fps.numerator]
         candidates.append(self._timeline.time_base.denominator if self._timeline else 90_000)
         exact = math.lcm(*candidates)
@@ -299,7 +299,7 @@ class VideoWriter:
         )
 
     def _encode(self, duration: int) -> None:
-        """Encode the frame in hand, which stays on the screen for ``duration`` ticks."""
+        """Encode the held frame, which is shown for ``duration`` ticks."""
         assert self._held is not None and self._stream is not None
         frame, tick = self._held
         frame.pts = tick + round(self._offset / self._clock)
@@ -315,7 +315,7 @@ class VideoWriter:
             self._output.mux(packet)
 
     def _last_duration(self) -> int:
-        """How long the last frame stays: as in the source when it is the source's last one or ends the range."""
+        """The last frame's duration in ticks: as in the source when it is the source's last frame or ends the range."""
         assert self._held is not None
         nominal = self._previous_gap or round(1 / self._fps / self._clock)
         if self._timeline is None:
@@ -343,7 +343,7 @@ class VideoWriter:
             self._part.replace(self._path)
 
     def _take_notice(self) -> None:
-        """Say what of the source the finished file lacks."""
+        """Add notices about what of the source the finished file lacks."""
         lost = lost_labels(self._labels, self._part) if self._source is not None else []
         if self._tracks is not None:
             self.notices += self._tracks.notices
@@ -369,7 +369,7 @@ class VideoWriter:
 
 
 def as_rate(fps: Fraction | int | float) -> Fraction:
-    """Frames per second as an exact ratio; 29.97 and its relatives become what they stand for (30000/1001)."""
+    """Frames per second as an exact ratio; 29.97 becomes 30000/1001, and 23.976 and 59.94 likewise."""
     if isinstance(fps, float):
         ntsc = Fraction(round(fps) * 1000, 1001)
         rate = ntsc if abs(ntsc - fps) < 0.006 and not fps.is_integer() else Fraction(fps).limit_denominator(1001)

@@ -122,7 +122,7 @@ def test_openve_reads_the_published_list_and_keeps_its_rule(bench, tmp_path):
     table = (tmp_path / "judged-openve" / "scores.md").read_text()
     assert "| SAMA (published) | Gemini 2.5 Pro | 4.05 | 2.59 | 3.93 | 3.32 | 2.54 | 3.63 | 3.11 |" in table
     assert f"| **{tmp_path.name}** | eye | 4.00 | - | - | - | 3.00 | - | - |" in table
-    assert "| graded cases | | 1/1 | 0/0 | 0/0 | 0/0 | 2/2 | 0/0 | 0/0 |" in table
+    assert "| graded cases |  | 1/1 | 0/0 | 0/0 | 0/0 | 2/2 | 0/0 | 0/0 |" in table
 
 
 def test_reco_reads_the_published_lists_and_takes_geometric_means(bench, tmp_path):

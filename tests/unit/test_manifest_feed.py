@@ -341,7 +341,7 @@ def test_pretext_targets_are_kept_and_sources_are_not(tmp_path, base, media):
     assert all(same(one, other) for one, other in zip(cold, warm, strict=True))
     source = feed(config)
     kept = [source.dataset.read(Draw(sample, 0), WIDE) for sample in range(3)]
-    assert all(read.target.latents is not None for read in kept)
+    assert all(read.target.encoded is not None for read in kept)
     assert all(read.source.pixels is not None for read in kept if read.task != "none")
 
 
@@ -351,7 +351,7 @@ def test_a_changed_file_is_not_taken_from_the_cache(tmp_path, base, media):
     feed(config).fill_cache()
     Image.fromarray(barcode_frame(99, 96, 96)).save(folder / "t0.webp")
     read = feed(config).dataset.read(Draw(0, 0), SQUARE)
-    assert read.target.latents is None and read.source.latents is not None
+    assert read.target.encoded is None and read.source.encoded is not None
 
 
 def test_a_changed_picture_of_a_folder_is_noticed(tmp_path):

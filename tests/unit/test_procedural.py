@@ -33,7 +33,7 @@ from training.synth.scenes.backgrounds import BACKGROUNDS, background
 from training.synth.scenes.layers import object_layer
 from training.synth.scenes.light import Light, light_of
 from training.synth.scenes.motion import Camera, ObjectMotion
-from training.synth.scenes.render import render_case, render_group, render_pair
+from training.synth.scenes.render import render_case, render_group
 from training.synth.scenes.scene import (
     SceneObject,
     depth_order,
@@ -96,7 +96,8 @@ def pack():
 
 def _pairs(pack, task, count=4, bucket=BUCKET, split="train", frames=5):
     for seed in range(count):
-        yield render_pair(pack, seed, bucket, frames, split, task)
+        case = render_case(pack, seed, bucket, frames, split, task)
+        yield case.source, case.target, case.edit
 
 
 def _changed(source, target):
@@ -247,7 +248,7 @@ def test_labels_name_what_is_there(pack):
 
 
 def test_two_of_a_kind_are_told_apart(pack):
-    told = [render_pair(pack, seed, BUCKET, 1, "train", "remove")[2].which for seed in range(60)]
+    told = [render_case(pack, seed, BUCKET, 1, "train", "remove").edit.which for seed in range(60)]
     assert {"left", "right"} <= set(told) and told.count("") < 50
     near = SceneObject(pack.sprites()[0], (100, 70), 50)
     far = SceneObject(pack.sprites()[0], (220, 72), 50)
@@ -305,7 +306,7 @@ def test_a_letter_stays_in_its_cell_wherever_it_stands(pack):
 
 def test_unknown_task_is_refused(pack):
     with pytest.raises(ValueError, match="unknown task"):
-        render_pair(pack, 0, BUCKET, 5, "train", "explode")
+        render_case(pack, 0, BUCKET, 5, "train", "explode")
 
 
 @pytest.mark.parametrize("size", [(256, 144), (160, 224)])

@@ -21,11 +21,10 @@ from training.config import (
     TrainConfig,
     WatchConfig,
 )
-from training.core.clock import Clock
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights, float8_rounded
 from training.core.loop import UNTIMED_STEPS, Trainer
-from training.core.meter import Cost
+from training.core.meter import Clock, Cost
 from training.core.optim import build_optimisers, rate_factor
 from training.core.tracking import read_metrics
 from training.data.drawn.feed import RenderedFeed
@@ -202,7 +201,7 @@ def test_gradients_are_clipped_to_the_norm_that_the_library_finds():
 
 def test_time_does_not_count_before_the_clock_starts(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("training.core.clock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.core.meter.time.monotonic", lambda: now[0])
     clock = Clock(max_steps=100, max_minutes=1)
     now[0] = 500.0
     assert clock.progress(step=3) == 0.03

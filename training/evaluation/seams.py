@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from sama.files import whole_file
 from training.evaluation.detail import CLIPS
-from training.evaluation.held_out.report import markdown_table
 from training.evaluation.seam_figures import Clip, Measured, Recorded, Windows, measure, shown_twice
+from training.evaluation.tables import markdown_table
 from training.synth.material.fetch import IngredientError
 from training.watch.contact_sheet import contact_sheet
 

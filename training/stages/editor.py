@@ -25,8 +25,7 @@ from training.parallel.activations import checkpoint_activations
 from training.parallel.processes import DataRank, full_state_dict
 from training.stages.export import write_weights
 from training.stages.model import build_transformer, empty_transformer
-from training.stages.noise_levels import BandMeans
-from training.stages.objective import add_noise, edit_weights, losses, sample_sigmas
+from training.stages.objective import BandMeans, add_noise, edit_weights, losses, sample_sigmas
 
 SIGMA_BANDS = 4
 

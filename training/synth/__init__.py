@@ -1,1 +1,1 @@
-"""The paired-edit generator behind the tiny model."""
+"""Draws paired clips (source, target, instruction) for training and for the benchmark."""

@@ -45,8 +45,7 @@ from training.synth.material.fetch import PACKAGES, check_file, fetch_package, t
 from training.synth.material.names import Name, curated_names
 from training.synth.material.palette import COLOURS, sprite_colour
 from training.synth.material.sources import film_end, shots, stills
-
-__all__ = ["build_pack", "main"]
+from training.synth.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -64,51 +63,11 @@ FILM_ZIP = "docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_mi
 FILM_SHA256 = "475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0"
 
 
-LICENCES: list[dict[str, str]] = [
-    {
-        "files": "sprites.zip: fluent-*",
-        "licence": "MIT",
-        "attribution": "Fluent Emoji: Microsoft, packaged by LobeHub",
-        "source": "npm @lobehub/fluent-emoji-3d 1.1.0",
-    },
-    {
-        "files": "sprites.zip: animated-*",
-        "licence": "MIT",
-        "attribution": "Fluent Emoji (animated): Microsoft, packaged by LobeHub",
-        "source": "npm @lobehub/fluent-emoji-anim-1 1.0.0",
-    },
-    {
-        "files": "sprites.zip: noto-*",
-        "licence": "OFL-1.1",
-        "attribution": "Noto Color Emoji: Google",
-        "source": "Debian fonts-noto-color-emoji",
-    },
-    {
-        "files": "pack.json: labels behind the names",
-        "licence": "MIT",
-        "attribution": "emojibase: Miles Johnson",
-        "source": "npm emojibase-data 17.0.0",
-    },
-    {
-        "files": "film.mp4",
-        "licence": "CC-BY-3.0",
-        "attribution": "Big Buck Bunny: (c) copyright Blender Foundation | www.bigbuckbunny.org",
-        "source": "PyPI moviepy 2.2.1 (source distribution)",
-    },
-    {
-        "files": "font.ttf",
-        "licence": "Bitstream Vera licence; DejaVu changes are in the public domain",
-        "attribution": "DejaVu fonts: Bitstream, Inc., Tavmjong Bah and the DejaVu authors",
-        "source": "Debian fonts-dejavu-core",
-    },
-]
-
-
 # --- sprites ----------------------------------------------------------------------------------------------------------
 
 
 def _hexcodes(emojibase: Path, names: dict[str, Name]) -> dict[str, Name]:
-    """The curated names by hexcode: lower case, code points joined by "-", without variation selectors."""
+    """The curated names by the emoji's hexcode: lower case, code points joined by "-", without variation selectors."""
     data = dict(tar_members(emojibase, "package/en/"))["data.json"]
     codes = {entry["label"].replace("’", "'"): entry["hexcode"] for entry in json.loads(data)}  # noqa: RUF001
     unknown = sorted(set(names) - set(codes))
@@ -171,13 +130,13 @@ def _noto(path: Path, wanted: dict[str, Name]) -> Iterator[tuple[Name, list[Imag
 
 
 def _colour(name: str, strip: Image.Image) -> str:
-    """The colour word of a drawing; a name that starts with one ("black cat") has the last say."""
+    """The colour word of a drawing: the first word of its name ("black cat") if that is a colour, else measured."""
     first = name.split()[0]
     return first if first in COLOURS else sprite_colour(np.asarray(strip))
 
 
 def _share(key: str) -> float:
-    """A number in [0, 1) that depends on the text alone, so that splits stay the same from build to build."""
+    """A hash of the text in [0, 1), so that splits are the same in every build."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
 
 
@@ -255,7 +214,7 @@ def _build_stills(roots: dict[str, Path], out: Path) -> tuple[list[dict[str, str
 
 
 def film_source(sdist: Path, work: Path) -> Path:
-    """The 720p film out of the zip inside the source distribution, checked."""
+    """Extract the 720p film from the source distribution of moviepy; checks its hash."""
     with tarfile.open(sdist) as archive:
         member = archive.extractfile(f"moviepy-2.2.1/{FILM_ZIP}")
         if member is None:
@@ -267,7 +226,7 @@ def film_source(sdist: Path, work: Path) -> Path:
 
 
 def _encode_film(source: Path, destination: Path) -> None:
-    """The film without its credits, small and silent."""
+    """Encode the film without credits and sound at FILM_SIZE."""
     (width, height), end = FILM_SIZE, film_end()
     with av.open(str(source)) as reader, av.open(str(destination), "w") as writer:
         stream = writer.add_stream("libx264", rate=FILM_FPS, options={"crf": "28", "preset": "medium"})
@@ -306,7 +265,7 @@ def _assemble(sources: dict[str, Path], work: Path, out: Path) -> None:
         "sprites": sprites,
     }
     (out / "pack.json").write_text(json.dumps(pack, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = json.dumps([*LICENCES, *licences], indent=1, ensure_ascii=False)
+    text = json.dumps([*read_table("material/licences.yaml"), *licences], indent=1, ensure_ascii=False)
     (out / "LICENSES.json").write_text(text + "\n", encoding="utf-8")
 
 

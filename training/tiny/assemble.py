@@ -1,6 +1,6 @@
-"""Put a pipeline together from trained parts.
+"""Puts a pipeline together from trained parts.
 
-    python -m training.tiny.assemble --out assets/sama-tiny --parts runs/tiny_vae runs/tiny_tower runs/tiny_refine
+python -m training.tiny.assemble --out assets/sama-tiny --parts runs/tiny_vae runs/tiny_tower runs/tiny_refine
 
 Each run folder holds some of `vae`, `semantic_tower` and `transformer`; they are copied as stored. The text encoder and
 its tokenizer are already in `--out` (`training.tiny.text_encoder`).

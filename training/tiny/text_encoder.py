@@ -47,8 +47,8 @@ def fetch_source(folder: Path) -> Path:
 
 
 def kept_ids(vocabulary: Sequence[str], kept_words: int = KEPT_WORDS, extra: Sequence[str] = ()) -> list[int]:
-    """Ids to keep, in their old order: special tokens, printable ASCII characters alone and as continuations, the
-    `kept_words` most frequent English pieces, and `extra` words that stand whole in the vocabulary."""
+    """The token ids to keep, in their old order: special tokens, printable ASCII characters (alone and as
+    continuations), the `kept_words` most frequent English pieces, and the `extra` words that are in the vocabulary."""
     wanted = set(extra)
     kept = []
     for index, piece in enumerate(vocabulary):
@@ -63,13 +63,13 @@ def kept_ids(vocabulary: Sequence[str], kept_words: int = KEPT_WORDS, extra: Seq
 
 
 def load_frozen(base: Path, device: torch.device) -> BertModel:
-    """The stored encoder of the pipeline folder `base`, float32, for states that nothing is trained through."""
+    """Load the text encoder of the pipeline folder `base` in float32, frozen."""
     encoder = BertModel.from_pretrained(base / "text_encoder", dtype=torch.float32, add_pooling_layer=False)
     return encoder.to(device).eval().requires_grad_(False)
 
 
 def generator_words(pack_folder: str) -> list[str]:
-    """Every word that the pair generator can say: names, captions, colours, looks, subtitles and its grammar."""
+    """All words that the pair generator can use: names, captions, colours, styles, subtitles and its grammar."""
     from training.synth.edits import styles, texts
     from training.synth.edits import tasks as edits
     from training.synth.material.pack import Pack

@@ -1,4 +1,4 @@
-"""The one pipeline of an app: loaded once, warmed, and told which LoRAs act."""
+"""Holds the pipeline of an app: loads it once, warms it up and activates LoRAs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """The pipeline, loaded when it is first needed, by whoever comes first."""
+    """Loads the pipeline at the first use, from any thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self.busy = threading.Lock()
-        """Held by the job at work: a job that was stopped may be in its last step when the next one begins."""
+        """Held while a job runs: a stopped job may still be in its last step when the next one begins."""
         self._pipeline: SamaPipeline | None = None
         self._adapters: dict[Path, str] = {}
 
@@ -48,8 +48,8 @@ class Engine:
             return self._pipeline
 
     def wear(self, lora: Sequence[str]) -> None:
-        """Let exactly these LoRAs act, at their strengths; none leaves the model itself. They are among those that the
-        app was started with: EditError for another."""
+        """Activate exactly these LoRAs (`FILE[@SCALE]`), or none. Raises EditError for one that the app was not started
+        with."""
         pipeline = self.pipeline()
         chosen = [parse_lora(spec) for spec in lora]
         if any(path not in self._adapters for path, _ in chosen):

@@ -1,7 +1,7 @@
-"""Work for the model: one pipeline, and jobs as generators that yield every denoising step.
+"""Runs the model's jobs (edit, restoration) as generators that yield every denoising step.
 
-A generator is the only kind of job that can be stopped: closing it ends the work at its next step, here and on ZeroGPU.
-What it yields crosses a process there, so it is small and can be pickled. Nothing of a job outlives it in this module.
+Closing a generator stops its job at the next step, here and on ZeroGPU. On ZeroGPU its events come from another
+process, so they are small and can be pickled. A job leaves no state in this module.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class JobStep:
-    """Where a job is: step of steps in window of windows, counted from 1; 0 before the first.
+    """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
 
     seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None.
     """
@@ -57,7 +57,8 @@ class JobStep:
 
 @dataclass(frozen=True)
 class Edited:
-    """The end of an edit, whose files are written: its anchor tokens, where the model has them."""
+    """The last event of an edit, sent when its files are written: its anchor tokens, or None for a model without
+    them."""
 
     tokens: Tokens | None
     seconds: float
@@ -65,7 +66,7 @@ class Edited:
 
 @dataclass(frozen=True)
 class Restored:
-    """The end of a restoration: (T, H, W, 3) uint8."""
+    """The last event of a restoration: the frames, (T, H, W, 3) uint8."""
 
     frames: np.ndarray
 
@@ -83,7 +84,7 @@ class Restoration:
 
 
 class Jobs:
-    """The jobs of one app."""
+    """Starts the jobs of one app and estimates how long they take."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -102,9 +103,12 @@ class Jobs:
         return 8 if self.settings.zero_gpu else 1
 
     def start(self) -> None:
-        """Load in the background; at once on ZeroGPU, which moves weights to its GPU only while the app starts.
+        """Load the model in the background, or before returning on ZeroGPU, which takes weights only while the app
+        starts.
 
-        There a model that cannot be loaded ends the start: every visitor's process would try again, on their quota.
+        On ZeroGPU a model that cannot be loaded raises: otherwise every visitor's process would try again, on their
+        quota.
+
         """
         if self.settings.zero_gpu:
             self.engine.pipeline()
@@ -177,7 +181,8 @@ class Jobs:
         return unread(instruction, pipeline.tokenizer, self.read_tokens, prefix, spelling)
 
     def _expected(self, request: EditRequest, info: VideoInfo) -> Estimate | None:
-        """Raises EditError for a range beyond the clip's end; None for weights without known numbers."""
+        """The estimate of an edit; None for weights whose size is not known. Raises EditError for a range beyond the
+        clip's end."""
         if self.settings.pipeline_loader is not None:
             return None
         from sama.edit.estimate import architecture_of, estimate
@@ -229,12 +234,12 @@ class Jobs:
             zero_gpu.refuse_too_long(expected.seconds - expected.startup_seconds)
 
     def _guess(self, frames: int, steps: int | None) -> float:
-        """Seconds of a job of weights without known numbers."""
+        """Seconds of a job with weights whose size is not known."""
         return 0.02 * frames * (steps or self.settings.info.steps)
 
     def _at_work(self) -> AbstractContextManager[Any]:
-        """Held while the pipeline works. Not on ZeroGPU: a lock that is held during a fork stays locked in the job's
-        process, which has the pipeline to itself anyway."""
+        """The lock of a working pipeline; no lock on ZeroGPU, where each job has a process and so a pipeline of its
+        own, and where a lock held during a fork would stay locked in it."""
         return nullcontext() if self.settings.zero_gpu else self.engine.busy
 
     def _stepped(self, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
@@ -283,7 +288,7 @@ class Jobs:
 
 
 class _Clock:
-    """Seconds left, from the pace since the first step."""
+    """Estimates the seconds left from the time of the steps after the first."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
@@ -300,9 +305,9 @@ class _Clock:
 
 
 def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
-    """The plan of the first window, with the tower's tokens of the two frames that it is about."""
+    """The anchor plan of the first window, with the vision tower's tokens of the anchor frames of source and result."""
     tower = getattr(pipeline, "semantic_tower", None)
-    if tower is None or result.semantic_tokens is None:
+    if tower is None or result.semantic_tokens is None or not result.semantic_tokens.size:
         return None
     import torch
 

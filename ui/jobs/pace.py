@@ -1,4 +1,4 @@
-"""How long an edit takes in this process: arithmetic at first, then what jobs of the same kind took here."""
+"""Estimates how long an edit takes: by formula at first, then by what jobs of the same kind took in this process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _REMEMBERED = 5  # jobs of a kind; their median forgives one that ran beside som
 
 @dataclass(frozen=True)
 class Kind:
-    """What jobs have in common whose steps take equally long: tokens of a sequence, forwards of a step, whether the
-    source is decoded too, and whether a LoRA acts."""
+    """Jobs of one kind have steps of equal length. tokens: of a sequence. forwards: of a step. decodes_source: whether
+    the source is decoded, too. lora: whether a LoRA is active."""
 
     tokens: int
     forwards: int
@@ -53,7 +53,7 @@ class StopWatch:
 
 
 class Pace:
-    """Seconds of a step, and of everything around the steps against what was expected of that, by kind of job."""
+    """Remembers, for each kind of job, the seconds of a step, and how much longer than estimated all the rest took."""
 
     def __init__(self) -> None:
         self._steps: dict[Kind, deque[float]] = {}

@@ -1,8 +1,8 @@
-"""ZeroGPU: a job runs in a process of its own, forked from the app, on a GPU that is lent for the seconds asked for.
+"""Runs jobs on ZeroGPU: in a process of their own, forked from the app, on a GPU that is lent for a number of seconds.
 
-The app itself must not touch CUDA. What a job yields is pickled on its way here; an exception would arrive as the name
-of its class alone, so that a failure travels as an event that carries its sentence. Time on the GPU is the visitor's
-quota: what can be refused is refused before.
+The app itself must not touch CUDA. What a job yields is pickled. Of an exception only the class name would arrive, so a
+failure is sent as an event with its sentence. GPU time is taken from the visitor's quota, so bad requests are refused
+before a GPU is asked for.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def lent_speed() -> tuple[Speed, float]:
 
 
 def seconds_to_ask(expected: float) -> int:
-    """GPU seconds to ask for, of a job that is expected to take `expected` seconds."""
+    """GPU seconds to ask for, for a job that is expected to take `expected` seconds."""
     return int(max(SHORTEST, min(LONGEST, _needed(expected))))
 
 
 def refuse_too_long(expected: float) -> None:
-    """Raises EditError for a job that no account's GPU time suffices for."""
+    """Raise EditError for a job that is longer than any account's GPU time."""
     if _needed(expected) > LONGEST:
         raise EditError(
             f"This needs about {text.duration(expected)} of GPU time, and one run gets at most "

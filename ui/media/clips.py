@@ -1,4 +1,4 @@
-"""A clip on the page: always one that we wrote ourselves, never the file that was uploaded."""
+"""The clips that the page works with: always transcoded copies, never the uploaded files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ui.media.runs import FinishedEdit
 
 @dataclass(frozen=True)
 class PageClip:
-    """A clean clip, its caption where one is known, and sentences about what of the upload it does not keep."""
+    """A transcoded clip. caption: what it shows, "" if unknown. notices: sentences about what of the upload was changed
+    or lost."""
 
     path: Path
     width: int
@@ -38,7 +39,7 @@ class PageClip:
 
 
 def take_upload(path: str | Path) -> PageClip:
-    """Check and transcode an upload. Raises `VideoError` with a sentence for the user; nothing is then kept."""
+    """Check and transcode an upload. Raises VideoError with a sentence for the user; no file is then left."""
     folder = new_folder()
     try:
         return PageClip.of(normalise_upload(path, folder / "clip.mp4", UPLOAD_LIMITS))

@@ -1,7 +1,7 @@
 """Folders of jobs and clips under gradio's cache, and their removal when nobody has used them for a while.
 
-A folder's age counts from its last use: a running job, and every page that is open, says again and again that it uses
-its own (`keep`). gradio removes single files of its cache by their age too, so that use is noted on the files as well.
+A folder's age counts from its last use: running jobs and open pages call `keep` regularly. gradio also removes old
+files of its cache, so `keep` marks the files, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One table of limits: what the app checks is what its help says."""
+"""The limits of the app: both the checks and the help text use these values."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def checked_instruction(text: str | None) -> str:
-    """The instruction without control characters, single spaces between its words.
+    """The instruction without control characters and with single spaces.
 
-    Raises PromptError when it is too short or too long. A text box enforces its length in the browser alone, so this
-    is the check that counts.
+    Raises PromptError when it is too short or too long. A text box checks its length in the browser only, so this check
+    on the server is needed.
+
     """
     prompt = " ".join(_CONTROL.sub(" ", text or "").split())
     low, high = PROMPT_LENGTH

@@ -71,7 +71,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class FinishedEdit:
-    """A finished edit and what a page says about it. `settings` is the content of settings.json."""
+    """A finished edit and what a page shows of it. `settings` is the content of settings.json."""
 
     folder: Path
     title: str
@@ -132,17 +132,20 @@ class FinishedEdit:
 
     @property
     def packed(self) -> Path | None:
-        path = self.folder / "packed.mp4"
-        return path if path.is_file() else None
+        return self._made("packed.mp4")
 
     @property
     def film(self) -> Path | None:
-        path = self.folder / "film.mp4"
-        return path if path.is_file() else None
+        return self._made("film.mp4")
 
     def tokens(self) -> Tokens | None:
-        path = self.folder / "tokens.npz"
-        return Tokens.load(path) if path.is_file() else None
+        path = self._made("tokens.npz")
+        return Tokens.load(path) if path else None
+
+    def _made(self, name: str) -> Path | None:
+        """The path of an optional file; None where it was not made."""
+        path = self.folder / name
+        return path if path.is_file() else None
 
     def comparison(self) -> Comparison:
         """The source beside the result; the result alone where they are not packed."""
@@ -161,9 +164,11 @@ class FinishedEdit:
 
 
 def finish(folder: Path, source: Path, tokens: Tokens | None, notices: tuple[str, ...] = ()) -> FinishedEdit:
-    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit. Quick.
+    """Turn a folder with result.mp4 and result.json, as `sama.edit` leaves them, into a finished edit. It decodes no
+    video.
 
-    notices: what the source does not keep of the upload that it was made from.
+    notices: sentences about what the transcoded source lost of the upload.
+
     """
     settings = add_notices(folder / "result.json", notices)
     settings |= {"video": "source.mp4", "output": "result.mp4"}

@@ -51,7 +51,8 @@ class AnchorsTab:
 
 
 def _choices(examples: list[FinishedEdit], runs: list[FinishedEdit]) -> list[tuple[str, str]]:
-    """Labels and keys; runs come newest first and are numbered from the oldest, so that a key stays true."""
+    """Labels and keys of the list. Runs come newest first but are numbered from the oldest, so that a key stays
+    valid."""
     last = len(runs) - 1
     return [
         *((f"This session: {edit.instruction}", f"run {last - index}") for index, edit in enumerate(runs)),

@@ -1,4 +1,4 @@
-"""How a job is started, refused and stopped on a page; the tabs share this, because a session has one job at a time."""
+"""Starts, refuses and stops a job on a page. The tabs share this, because a session has one job at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PRIVATE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_p
 
 @dataclass(frozen=True)
 class Where:
-    """Where a session's job is: how many steps are done, whether it left the queue, was stopped, and has ended."""
+    """State of a session's job: steps done, and whether it left the queue, was stopped and has ended."""
 
     step: int = 0
     steps: int = 0
@@ -54,7 +54,7 @@ class Controls:
 
 
 def wire_start(triggers: list[Any], controls: Controls) -> Any:
-    """What happens at once, before a job's turn comes: the page says that it waits, and Stop is there.
+    """Wire what happens at the click, before the job's turn: the page says that it waits and shows Stop.
 
     Returns the event that the job follows on.
     """
@@ -75,9 +75,10 @@ def wire_start(triggers: list[Any], controls: Controls) -> Any:
 
 
 def wire_end(job: Any, controls: Controls, places: int) -> None:
-    """How a job ends before its time: it found no place in the queue of `places`, or somebody stopped it.
+    """Wire the two early ends of a job: the queue of `places` is full, or the user presses Stop.
 
-    Stop waits until the job has ended, which takes a step at most, and then says so.
+    Stop waits until the job has ended, which takes one step at most, and then says so.
+
     """
 
     def refused(at: Where | None) -> Updates:

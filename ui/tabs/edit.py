@@ -87,7 +87,7 @@ class EditTab:
             )
 
     def _build_lora(self) -> None:
-        """Shown where the app was started with a LoRA."""
+        """The choice of a LoRA; visible only where the app was started with one."""
         loras = self.jobs.settings.loras
         first = next(iter(loras.values()), None)
         with gr.Row(visible=first is not None):
@@ -241,7 +241,7 @@ class EditTab:
         return self._show_clip(edited_clip(edit)) | {self.instruction: ""} if edit else {}
 
     def _choose_lora(self, name: str) -> Updates:
-        """Its own strength, and the words that ask for what it was trained on."""
+        """Show a LoRA's default strength, and put its trigger phrase into the instruction."""
         lora = self.jobs.settings.loras.get(name)
         if lora is None:
             return {self.lora: gr.Dropdown(info="")}
@@ -307,7 +307,7 @@ class EditTab:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _compare(self, edit: FinishedEdit | None, shown: FinishedEdit | None) -> Updates:
-        """Put a fresh result beside its source: outside the queue, and the result is safe if this fails."""
+        """Pack the fresh result beside its source for the viewer. The result stays if this fails."""
         nothing = {self.problem: gr.skip()}  # gradio takes an empty dict for a missing answer
         if edit is None:
             return nothing
@@ -341,7 +341,7 @@ class EditTab:
 
 
 def _write(words: str) -> str:
-    """A script that writes into the instruction and goes on typing there."""
+    """JavaScript that fills the instruction with `words` and puts the cursor behind them."""
     return (
         f"() => {{ setTimeout(() => document.querySelector('#instruction textarea')?.focus(), 50); return {words!r}; }}"
     )

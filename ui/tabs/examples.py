@@ -1,6 +1,6 @@
-"""Finished examples: loaded from a manifest, and made with the real pipeline.
+"""The finished examples: loads them from a manifest, and makes them with the real pipeline.
 
-    python -m ui.tabs.examples build --source clip.mp4 --name snowy-swan --instruction "Make it snowy"
+python -m ui.tabs.examples build --source clip.mp4 --name snowy-swan --instruction "Make it snowy"
 
 `assets/examples/manifest.json` is a list of {"name", "title", "caption", "credit"}; each name is a folder beside it,
 as `ui.media.runs` describes.

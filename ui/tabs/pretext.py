@@ -43,7 +43,7 @@ class Damaged:
 
 
 def damage(clip: PageClip, task: str, start: int, seed: int, preset: str) -> Damaged:
-    """The first 4k+1 frames, at most 17, from `start` in the model's size, with a task's damage done."""
+    """Damage the first 4k+1 frames from `start` (at most 17), in the model's size, as the task does."""
     import torch
 
     from sama.model.pretext import PRETEXT_TASKS

@@ -1,4 +1,4 @@
-"""The progress of a job, and the sentence at a field: small pieces of markup from fixed words, numbers and escapes."""
+"""HTML of a job's progress and of messages at a field. All text from outside is escaped."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _PREVIEW_SECONDS = 0.5
 
 
 def alert(message: str) -> str:
-    """One sentence that a screen reader speaks at once. Empty for no message."""
+    """HTML of a message that a screen reader speaks at once; "" for no message."""
     return f'<p class="alert" role="alert">{html.escape(message)}</p>' if message else ""
 
 
 def notice(message: str) -> str:
-    """One sentence that is spoken when there is time. Empty for no message."""
+    """HTML of a message that a screen reader speaks when it is idle; "" for no message."""
     return f'<p class="notice" role="status">{html.escape(message)}</p>' if message else ""
 
 
 class ProgressView:
-    """Markup of the steps of one job; a preview is shown at most twice a second."""
+    """HTML of the progress of one job; the preview changes at most twice a second."""
 
     def __init__(self) -> None:
         self._preview = ""

@@ -1,4 +1,4 @@
-"""The plan view: anchor tokens as colours and similarities, every click answered in the browser."""
+"""The plan view: anchor tokens as colours and similarities. Clicks are handled in the browser."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def plan_view(**kwargs: Any) -> gr.HTML:
 
 
 def plan_value(tokens: Tokens) -> dict[str, Any]:
-    """What the browser needs of a run's tokens: three colours a token, and cosines as bytes (12 KB a step).
+    """The view's value for a run's tokens: an RGB colour a token, and cosine similarities as bytes (12 KB a step).
 
-    One colour basis holds for everything on the page. Tokens without a position are placed by matching the finished
-    plan with the result's own tokens, once, so that a token keeps its place over the steps.
+    All colours share one PCA basis. Tokens without a position are placed by matching the last step's plan with the
+    result's tokens; the same placement is used at every step.
+
     """
     import torch
 
@@ -72,7 +73,7 @@ def plan_value(tokens: Tokens) -> dict[str, Any]:
 
 
 def picture_url(image: np.ndarray, quality: int = 85) -> str:
-    """A small picture (H, W, 3) uint8 as a data address: no file is left behind for a preview."""
+    """A picture (H, W, 3) uint8 as a JPEG data URL."""
     import cv2
 
     ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])

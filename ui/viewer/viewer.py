@@ -52,7 +52,7 @@ class Comparison:
 
 
 def file_data(path: Path) -> dict[str, Any]:
-    """A file as gradio's client gets it: gradio moves it to its cache and fills in the address."""
+    """A file in the form that gradio's client takes; gradio copies it to its cache and fills in the URL."""
     return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 
 

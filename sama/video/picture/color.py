@@ -1,7 +1,7 @@
-"""HDR and wide-gamut pictures as BT.709 pictures: transfer functions, tone curve, and a fast table of both.
+"""Converts HDR and wide-gamut pictures to BT.709: transfer functions, tone curve, and a lookup table of both.
 
-The arithmetic (BT.2100 transfer functions, BT.2390 tone curve) runs once, in numpy, over a cube of colours; libavfilter
-then looks every pixel up in it.
+The formulas (BT.2100 transfer functions, BT.2390 tone curve) are evaluated once, in numpy, for a cube of colours;
+libavfilter then looks up every pixel in it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TRANSFERS = {_PQ: "PQ", _HLG: "HLG"}
 
 
 class Coding(NamedTuple):
-    """How a picture's numbers mean light: `transfer` and `primaries` by ITU-T H.273; `peak_nits` only counts for PQ."""
+    """The colour coding of a picture: `transfer` and `primaries` by ITU-T H.273; `peak_nits` is used for PQ only."""
 
     transfer: int
     primaries: int
@@ -56,14 +56,14 @@ class Coding(NamedTuple):
 
     @property
     def notice(self) -> str:
-        """What happens to such a picture, as one sentence."""
+        """One sentence for the user about the conversion."""
         if self.is_hdr:
             return f"HDR ({_TRANSFERS[self.transfer]}): tone-mapped to SDR."
         return f"Wide colours ({_PRIMARIES[self.primaries]}): converted to BT.709."
 
 
 def coding_of(frame: VideoFrame) -> Coding | None:
-    """The coding of a frame that must be converted, or None for one that is BT.709 or like it."""
+    """The coding of a frame that must be converted; None for BT.709 and similar codings."""
     transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
     if transfer not in _TRANSFERS and primaries not in _TO_BT709:
         return None
@@ -73,7 +73,8 @@ def coding_of(frame: VideoFrame) -> Coding | None:
 
 
 def to_bt709(signal: Floats, coding: Coding) -> Floats:
-    """`signal` (..., 3) in [0, 1], RGB of `coding`, as the BT.709 signal in [0, 1] that looks like it on a screen."""
+    """Convert RGB `signal` (..., 3) in [0, 1] of `coding` to the BT.709 signal in [0, 1] that looks alike on a
+    screen."""
     matrix = _TO_BT709.get(coding.primaries, np.eye(3))
     if not coding.is_hdr:
         return np.clip(signal**_SCREEN_GAMMA @ matrix.T, 0, 1) ** (1 / _SCREEN_GAMMA)
@@ -85,7 +86,7 @@ def to_bt709(signal: Floats, coding: Coding) -> Floats:
 
 
 def tone_curve(nits: Floats, peak: float, white: float) -> Floats:
-    """Light up to `peak` nits squeezed below `white` nits: BT.2390's curve, which leaves dark tones as they are."""
+    """Compress light of up to `peak` nits to at most `white` nits by the curve of BT.2390, which keeps dark tones."""
     top = pq_signal(np.array(white)) / pq_signal(np.array(peak))
     knee = 1.5 * top - 0.5
     tone = np.minimum(pq_signal(nits) / pq_signal(np.array(peak)), 1)
@@ -137,14 +138,14 @@ class ColorTable:
         self._graph.configure()
 
     def apply(self, frame: VideoFrame) -> VideoFrame:
-        """``frame`` in `DEEP_RGB` and the source's coding as a frame in `DEEP_RGB` and BT.709."""
+        """Convert a `DEEP_RGB` frame of the source's coding to BT.709, still in `DEEP_RGB`."""
         frame.time_base = frame.time_base or Fraction(1, 1000)
         self._graph.vpush(frame)
         return self._graph.vpull()
 
 
 def _cube(coding: Coding) -> str:
-    """The table of a coding as the text of a .cube file: one output colour a line, the input's red changing fastest."""
+    """The lookup table of a coding as the text of a .cube file: one output colour a line, red changing fastest."""
     axis = np.linspace(0, 1, _STEPS)
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     colours = to_bt709(np.stack([red, green, blue], axis=-1), coding).reshape(-1, 3)
@@ -157,7 +158,8 @@ def _nits(signal: Floats, coding: Coding) -> Floats:
 
 
 def _peak_of(frame: VideoFrame) -> float:
-    """The brightest colour by the mastering display's metadata (nits), where it is there and plausible."""
+    """The peak luminance in nits by the mastering display's metadata; the default where that is missing or
+    implausible."""
     side_data: Any = frame.side_data
     if Type.MASTERING_DISPLAY_METADATA not in side_data:
         return DEFAULT_PEAK_NITS

@@ -1,4 +1,4 @@
-"""Decoded frames as RGB pictures of one size: upright, in square pixels, in BT.709, on black where see-through."""
+"""Converts decoded frames to RGB pictures of one size: upright, square pixels, BT.709, black behind transparency."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _SCALER_THREADS = 4  # "as many as cores" would take a big machine's address spa
 
 
 class FrameConverter:
-    """Decoded frames to displayed RGB arrays. All frames get the first one's size, or ``size`` = (width, height).
+    """Converts decoded frames to RGB arrays as displayed. All frames get the first one's size, or ``size`` = (width,
+    height).
 
     ``alpha``: whether pictures keep their transparency as a fourth channel; without, they are shown on black.
     ``notices``: one sentence for each thing that was changed on the way, in the order in which it happened.
@@ -60,7 +61,7 @@ class FrameConverter:
         return picture if self._fitted == self._size else _on_black_bars(picture, self._size)
 
     def _begin(self, frame: VideoFrame) -> None:
-        """Learn the size of the frames from here on; it may change on the way."""
+        """Take the size from a frame of a new size; the size may change within a file."""
         first = self._shape is None
         self._shape, self._table = (frame.width, frame.height), None
         if first:
@@ -134,7 +135,7 @@ class FrameConverter:
 
 
 def _fit(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same shape within ``into``; shapes that differ by rounding only fill it."""
+    """The largest size of the same aspect ratio within ``into``; ``into`` itself where they differ by rounding only."""
     scale = min(into[0] / size[0], into[1] / size[1])
     fitted = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     return into if all(whole - part <= 2 for part, whole in zip(fitted, into, strict=True)) else fitted

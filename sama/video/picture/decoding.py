@@ -1,4 +1,4 @@
-"""Decoded frames in the order and at the times in which they are shown, whatever the container left out."""
+"""Decodes frames in display order, with display times also where the container has none."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def decode(container: InputContainer, stream: VideoStream, alpha: bool = False) 
 
 
 def first_time(times: Sequence[int]) -> int:
-    """The first of three ascending decoding times (ticks), as it should be.
+    """The first of three ascending decoding times (ticks), corrected.
 
     In an AVI that was copied from a file with B-frames the first frame stands a few frames too early.
     """
@@ -61,7 +61,7 @@ def first_time(times: Sequence[int]) -> int:
 
 
 def _timed_anew(packets: Iterable[Packet]) -> Iterator[VideoFrame]:
-    """Frames, each at the earliest decoding time that is not taken yet."""
+    """Decoded frames, each with the earliest decoding time that no earlier frame has."""
     times: list[int] = []
     waiting: deque[VideoFrame] = deque()
     known = 0

@@ -1,4 +1,4 @@
-"""Interlaced frames as whole pictures."""
+"""Deinterlaces video."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ NOTICE = "Interlaced: deinterlaced."
 class Deinterlacer:
     """Passes frames on, and deinterlaces those that are marked as interlaced: one frame out for each one in.
 
-    ``used`` is whether any frame was. Times and colour tags stay.
+    ``used``: whether any frame was interlaced. Times and colour tags are kept.
     """
 
     def __init__(self) -> None:
         self.used = False
 
     def frames(self, source: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-        """The frames of ``source``. One is held back while the filter, which looks one frame ahead, is at work."""
+        """The frames of ``source``, deinterlaced where needed. The filter looks one frame ahead, so it holds one frame
+        back."""
         bwdif: _Filter | None = None
         for frame in source:
             if bwdif is not None and not bwdif.takes(frame):

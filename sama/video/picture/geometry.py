@@ -1,4 +1,4 @@
-"""From coded pixels to displayed pixels: rotation, mirroring and non-square pixels."""
+"""Geometry of displayed frames: rotation, mirroring and non-square pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Carrying sound and subtitles of one file into another: moved in time, cut to a range, in step with the picture."""
+"""Copies sound and subtitles from one file into another: shifted in time, cut to a range, interleaved with the
+picture."""
 
 from __future__ import annotations
 
@@ -121,7 +122,7 @@ class TrackCopier:
                 yield self._end or Fraction(0), ready
 
     def _clip(self, packet: Packet, time: Fraction) -> Fraction:
-        """Cut a subtitle's time on the screen to the range, which it may begin before or outlast; its new time."""
+        """Cut a subtitle's display time to the range; returns its new start in output seconds."""
         assert packet.time_base is not None
         stop = time + (packet.duration or 0) * packet.time_base
         begin = time if self._start is None or stop <= self._start else max(time, self._start)
@@ -132,7 +133,7 @@ class TrackCopier:
 
 
 def clock_origin(container: InputContainer, video_start: Fraction | None) -> Fraction:
-    """The moment of the source's clock that becomes 0 when a whole clip is copied.
+    """The time on the source's clock (seconds) that becomes 0 when a whole clip is copied.
 
     Sound may begin before the picture: at a negative time (encoder delay, which a player drops) or as a real lead of
     the sound. Both are kept. A clock that begins late (broadcast streams) is moved to 0 as a whole.

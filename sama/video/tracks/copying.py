@@ -1,4 +1,4 @@
-"""A track whose packets go into another file as they are, moved in time."""
+"""Copies the packets of a track without re-encoding, shifted in time."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class CopiedTrack:
         return [packet]
 
     def flush(self) -> list[Packet]:
-        """Nothing: no packet waits."""
+        """An empty list: packets are never held back."""
         return []
 
 
 def can_hold(format_name: str, stream: Stream) -> bool:
-    """Whether a container takes a track as it is: asked by writing a header into memory, as its own list is too long
-    (it says yes to Opus in QuickTime, for one)."""
+    """Whether a container can hold a track without re-encoding. This is tested by writing a header into memory, because
+    the library's own list is wrong (it allows Opus in QuickTime, for example)."""
     try:
         with av.open(io.BytesIO(), "w", format=format_name) as trial:
             trial.add_stream_from_template(stream)

@@ -1,4 +1,4 @@
-"""What a file says about itself (title, date, place, chapters): carried into a result, and what was lost on the way."""
+"""Copies a file's metadata (title, date, place, chapters) into a result, and names what is lost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Labels:
-    """``tags`` by the media library's keys; ``chapters``; ``others``: names of what cannot be carried at all."""
+    """Metadata of a file. ``tags`` by the media library's keys; ``chapters``; ``others``: names of tracks that cannot
+    be copied."""
 
     tags: dict[str, str]
     chapters: tuple[Chapter, ...]
@@ -52,7 +53,7 @@ class Labels:
 
 
 def read_labels(path: str | os.PathLike[str]) -> Labels:
-    """What the file ``path`` says about itself."""
+    """The metadata of the file ``path``."""
     with open_input(path, VideoLimits()) as container:
         return Labels(_tags(container), tuple(_chapters(container)), tuple(_others(container, path)))
 
@@ -84,7 +85,7 @@ def write_labels(output: OutputContainer, labels: Labels, origin: Fraction, end:
 
 
 def lost_labels(labels: Labels, path: str | os.PathLike[str]) -> list[str]:
-    """Names of the tags that the finished file ``path`` does not hold, and of what cannot be carried at all."""
+    """Names of the tags that the finished file ``path`` lacks, and of the tracks that cannot be copied."""
     with open_input(path, VideoLimits()) as container:
         kept = _tags(container)
     lost = [_TAGS[key] for key in labels.tags if key not in kept]
@@ -117,7 +118,7 @@ def _chapters(container: InputContainer) -> list[Chapter]:
 
 
 def _others(container: InputContainer, path: str | os.PathLike[str]) -> list[str]:
-    """Tracks that have no place in a result."""
+    """Names of the tracks that cannot be copied to a result."""
     others: list[str] = []
     if container.streams.video:
         film = video_stream(container, path, VideoLimits()).index

@@ -1,4 +1,4 @@
-"""One sound track of a result: the source's packets as they are, or encoded anew where players could not read them."""
+"""A sound track of a result: the source's packets copied, or re-encoded where players could not read them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SoundTrack(NamedTuple):
 def open_sound_track(
     stream: AudioStream, output: OutputContainer, fallback_codec: str, force_codec: bool
 ) -> SoundTrack:
-    """A track in ``output`` for the source's ``stream``, copied if ``output`` and its players can read it.
+    """Open a track in ``output`` for the source's ``stream``: a copy if the container and its players can read it.
 
     ``force_codec``: copied only when it is of ``fallback_codec`` already.
     """
@@ -55,7 +55,7 @@ def open_sound_track(
 
 
 class EncodedTrack:
-    """Decodes the source's packets and encodes them, at times that follow from the number of samples.
+    """Re-encodes the source's packets, with times that follow from the number of samples.
 
     The times of packets only say where the sound begins and where it pauses: some containers round them so coarsely
     that two packets begin at once.
@@ -119,7 +119,7 @@ class EncodedTrack:
         return packets
 
     def _drain(self) -> list[Packet]:
-        """What the resampler still holds, encoded."""
+        """Encode what the resampler still holds."""
         resampler, self._resampler = self._resampler, None
         rest = [] if resampler is None else resampler.resample(None)
         return [packet for frame in rest for packet in self._place(frame)]
@@ -144,6 +144,6 @@ class EncodedTrack:
 
 
 def _rate_for(codec: str, rate: int) -> int:
-    """Samples per second that an encoder takes: the source's own where it can."""
+    """The sample rate for an encoder: the source's where the encoder supports it, else 48 kHz."""
     rates = Codec(codec, "w").audio_rates
     return rate if not rates or rate in rates else 48_000

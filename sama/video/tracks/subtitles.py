@@ -1,4 +1,4 @@
-"""One subtitle track of a result: the source's packets, or its text in the format that the container knows."""
+"""A subtitle track of a result: the source's packets copied, or its text converted to the container's format."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ class TextTrack:
         return [encoded]
 
     def flush(self) -> list[Packet]:
-        """Nothing: no packet waits."""
+        """An empty list: packets are never held back."""
         return []

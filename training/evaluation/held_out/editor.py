@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from sama.model.semantics import anchor_frame_indices, anchor_tokens, split_tokens
 from sama.pipeline import SamaPipeline
+from sama.placement import fast_dtype, vae_dtype
 
 TOWER_FRAMES = 3
 
@@ -46,13 +47,7 @@ class Editor:
 
 def load_editor(folder: str | Path, device: str, steps: int | None = None, guidance: float | None = None) -> Editor:
     """The saved pipeline in `folder` on a device, in the types in which the product runs there."""
-    if device.startswith("cuda"):  # as sama.placement chooses, whose imports need PyAV
-        fast = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-        types = {"transformer": fast, "default": torch.float32}
-    else:
-        from sama.placement import fast_dtype, vae_dtype
-
-        types = {"transformer": fast_dtype(device), "vae": vae_dtype(device), "default": torch.float32}
+    types = {"transformer": fast_dtype(device), "vae": vae_dtype(device), "default": torch.float32}
     pipeline = SamaPipeline.from_pretrained(folder, dtype=types).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return Editor(pipeline, steps, guidance)

@@ -1,7 +1,7 @@
-"""Which variants of a scene are worth drawing, and which directed edits lead from one to another.
+"""Chooses the variants of a scene and the directed edits between them.
 
-A variant differs from its scene in one field or two; an edit is listed only where its instruction determines the target
-from the source.
+A variant differs from its scene in one or two fields. An edit is kept only where source and instruction determine the
+target.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from training.synth.edits.object_edits import choose_move, choose_objects, choos
 from training.synth.edits.styles import STYLES, WEATHERS
 from training.synth.edits.tasks import TASKS, Edit
 from training.synth.edits.texts import subtitle
-from training.synth.edits.variants import EditPair, SceneEdits, SceneVariant
+from training.synth.edits.variants import SceneEdits, SceneVariant
 from training.synth.material.pack import Pack, Split
 from training.synth.scenes.backgrounds import BACKGROUNDS
 from training.synth.scenes.scene import Scene
-
-__all__ = ["EditPair", "SceneEdits", "SceneVariant", "choose_edits"]
 
 _ABSENT = ("remove", "remove", "recolour", "replace", "move", "resize")
 
@@ -28,9 +26,9 @@ _ABSENT = ("remove", "remove", "recolour", "replace", "move", "resize")
 def choose_edits(
     pack: Pack, scene: Scene, rng: np.random.Generator, split: Split, tasks: Collection[str] = TASKS
 ) -> SceneEdits:
-    """Variants and pairs of a scene for the tasks wanted. Some tasks may find nothing to do in some scenes.
+    """Choose variants and pairs of a scene for the given tasks. Some scenes allow no edit of some tasks.
 
-    With all tasks, each is drawn with a chance only, so that groups stay small; a single task is always tried.
+    With all tasks, each is used with some probability only, so that groups stay small; otherwise all are tried.
     """
     edits = SceneEdits(scene, list(scene.objects))
     everything = set(tasks) == set(TASKS)
@@ -92,7 +90,8 @@ def _choose_subtitles(edits: SceneEdits, rng: np.random.Generator, split: Split)
 
 
 def _choose_identity(edits: SceneEdits, pack: Pack, rng: np.random.Generator, split: Split) -> None:
-    """Instructions that leave a clip as it is: about what is not there, about what is done already, or plainly so."""
+    """Add an instruction that leaves the clip unchanged: it asks for what is absent or done already, or for no
+    change."""
     kind = rng.random()
     fulfilled = _fulfilled(edits)
     if kind < 0.45:
@@ -110,7 +109,7 @@ def _choose_identity(edits: SceneEdits, pack: Pack, rng: np.random.Generator, sp
 
 
 def _about_what_is_absent(edits: SceneEdits, pack: Pack, rng: np.random.Generator, split: Split) -> Edit | None:
-    """An edit of a thing that neither the scene nor its place shows."""
+    """An edit of an object that neither the scene nor its background shows; None where every object may be seen."""
     taken = [thing.name for thing in edits.scene.objects]
     seen = edits.scene.backdrop.seen.union(*(name.lower().split() for name in taken))
     names = sorted({sprite.name for sprite in pack.sprites(split) if seen.isdisjoint(sprite.name.lower().split())})
@@ -131,7 +130,7 @@ def _about_what_is_absent(edits: SceneEdits, pack: Pack, rng: np.random.Generato
 
 
 def _fulfilled(edits: SceneEdits) -> list[tuple[SceneVariant, Edit]]:
-    """The variants, each with an edit that it fulfils already."""
+    """Pairs of a variant and an edit whose result the variant shows already."""
     found = []
     for variant in edits.variants:
         if variant.style:

@@ -1,4 +1,4 @@
-"""Edits of single objects: which are worth drawing in a scene, and how each says what it means."""
+"""Chooses the edits of single objects in a scene: add, remove, replace, recolour, move, resize."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _HIDDEN = 0.25
 
 
 def new_sprites(pack: Pack, edits: SceneEdits) -> list[Sprite]:
-    """Drawings that may be added: the one known drawing of each name that the scene does not show yet."""
+    """Sprites that may be added: the canonical one of each name that the scene does not show yet."""
     taken = [thing.name for thing in edits.scene.objects]
     seen = edits.scene.backdrop.seen
     return [
@@ -47,18 +47,18 @@ def new_sprites(pack: Pack, edits: SceneEdits) -> list[Sprite]:
 
 
 def refer(edits: SceneEdits, variant: SceneVariant, number: int, rng: np.random.Generator) -> Reference | None:
-    """How an instruction says which object of a variant it means; None where nothing tells it apart."""
+    """How an instruction identifies an object of a variant; None where nothing identifies it."""
     index = variant.objects.index(number)
     return choose_reference(edits.things(variant), index, rng, edits.scene.width, edits.scene.height)
 
 
 def mention(edits: SceneEdits, variant: SceneVariant, rng: np.random.Generator) -> str:
-    """The background in words, now and then, where an instruction may name it."""
+    """Words for the background in one of ten cases, else "": for instructions that may name the place."""
     return (variant.background or edits.scene.backdrop.words) if rng.random() < 0.1 else ""
 
 
 def choose_objects(edits: SceneEdits, pack: Pack, rng: np.random.Generator, chance: float) -> None:
-    """Adds, removals and replacements; ``chance`` is how likely the less important of them are drawn."""
+    """Add, remove and replace edits. ``chance``: probability of the optional ones."""
     base, focus = edits.base, edits.scene.focus
     sprites = new_sprites(pack, edits)
     drawn = []
@@ -101,7 +101,7 @@ def _choose_addition(edits: SceneEdits, sprite: Sprite, rng: np.random.Generator
 def _newcomer(edits: SceneEdits, sprite: Sprite, rng: np.random.Generator) -> tuple[SceneObject, Edit]:
     """A new object and the edit that asks for it: at a place, beside another object, or at the default place.
 
-    Of the places tried, the one where it hides and is hidden least.
+    Places are tried until it overlaps little with other objects; else the best one is used.
     """
     scene, objects = edits.scene, edits.things(edits.base)
     size = str(rng.choice(tuple(SIZES), p=(0.22, 0.53, 0.25)))
@@ -126,7 +126,7 @@ def _hidden(thing: SceneObject, others: list[SceneObject]) -> float:
 
 
 def _choose_replacement(edits: SceneEdits, sprite: Sprite, again: Sprite | None, rng: np.random.Generator) -> None:
-    """The focus becomes another thing, and that one, if ``again`` is given, a third."""
+    """Replace the focus by ``sprite``, and that one by ``again`` if given."""
     base, focus = edits.base, edits.scene.focus
     old = edits.objects[focus]
     heir = edits.add_object(successor(sprite, old))
@@ -146,7 +146,7 @@ def _choose_replacement(edits: SceneEdits, sprite: Sprite, again: Sprite | None,
 
 
 def choose_recolour(edits: SceneEdits, rng: np.random.Generator) -> None:
-    """One object in other colours, preferably one whose own colour has a name."""
+    """Recolour one object, preferably one whose own colour has a name."""
     base = edits.base
     if not base.objects:
         return
@@ -173,7 +173,7 @@ def choose_recolour(edits: SceneEdits, rng: np.random.Generator) -> None:
 
 
 def choose_move(edits: SceneEdits, rng: np.random.Generator) -> None:
-    """One object elsewhere: plainly another place, and none where it would hide others."""
+    """Move one object far enough, to a place where it does not hide others."""
     base = edits.base
     found = _first_told(edits, rng)
     if found is None:
@@ -194,7 +194,7 @@ def choose_move(edits: SceneEdits, rng: np.random.Generator) -> None:
 
 
 def choose_resize(edits: SceneEdits, rng: np.random.Generator) -> None:
-    """One object larger or smaller, and back."""
+    """Make one object larger or smaller, and add the reverse edit."""
     base = edits.base
     found = _first_told(edits, rng)
     if found is None:
@@ -221,7 +221,7 @@ def choose_resize(edits: SceneEdits, rng: np.random.Generator) -> None:
 
 
 def _first_told(edits: SceneEdits, rng: np.random.Generator) -> tuple[int, Reference] | None:
-    """An object that can be told apart and is well in sight, the focus first, with its reference."""
+    """An object that is well visible and can be identified, with its reference; the focus is often tried first."""
     base, scene = edits.base, edits.scene
     rest = [int(number) for number in rng.permutation(base.objects)]
     order = [scene.focus, *rest] if scene.focus >= 0 and rng.random() < 0.6 else rest

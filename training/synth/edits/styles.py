@@ -1,7 +1,7 @@
-"""Looks of a whole picture: styles and weathers, each a deterministic function of one frame and its index.
+"""Styles and weathers of whole pictures: deterministic functions of a frame (weathers also of its index).
 
-All take and give (height, width, 3) uint8 RGB. Textures, flakes and streaks come from fields that are the same for
-every clip, so that the result of "make it snowy" is determined by the source alone.
+All take and return (height, width, 3) uint8 RGB. Textures, snowflakes and rain come from fixed fields, so that the
+source alone determines the result of "make it snowy".
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 Frame = np.ndarray
 
 
-def apply_style(name: str, frame: Frame, index: int = 0) -> Frame:
-    """The frame in the named style (one of STYLES). Raises KeyError for another name."""
-    return _STYLES[name](frame, index)
+def apply_style(name: str, frame: Frame) -> Frame:
+    """The frame in a style, one of STYLES. Raises KeyError for another name."""
+    return _STYLES[name](frame)
 
 
 def apply_weather(name: str, frame: Frame, index: int = 0) -> Frame:
-    """The frame under the named weather (one of WEATHERS); ``index`` moves flakes and streaks. Raises KeyError."""
+    """The frame under a weather, one of WEATHERS; ``index`` is the frame's number. Raises KeyError for another name."""
     return _WEATHERS[name](frame, index)
 
 
@@ -108,8 +108,7 @@ def _weave(width: int, height: int) -> np.ndarray:
     return cv2.merge([np.round(thread).astype(np.uint8)] * 3)
 
 
-def _watercolor(frame: Frame, index: int) -> Frame:
-    del index
+def _watercolor(frame: Frame) -> Frame:
     wash = _kuwahara(frame, 3)
     pale = cv2.LUT(_saturated(wash, 1.3), _table(*(((0, 84), (128, 182), (255, 255)),) * 3))
     rims = _edges(_grey(cv2.medianBlur(wash, 3)), 0.7)
@@ -117,8 +116,7 @@ def _watercolor(frame: Frame, index: int) -> Frame:
     return cv2.addWeighted(inked, 1.0, _paper(frame.shape[1], frame.shape[0], 11.0), 0.6, -77)
 
 
-def _oil(frame: Frame, index: int) -> Frame:
-    del index
+def _oil(frame: Frame) -> Frame:
     strokes = _saturated(_kuwahara(_kuwahara(frame, 4), 2), 1.55)
     emboss = np.array(((-1, -1, 0), (-1, 0, 1), (0, 1, 1)), np.float32) * 0.3
     lit = cv2.filter2D(_grey(strokes), cv2.CV_8U, emboss, delta=128)
@@ -126,16 +124,14 @@ def _oil(frame: Frame, index: int) -> Frame:
     return cv2.addWeighted(canvas, 1.0, _weave(frame.shape[1], frame.shape[0]), 1.0, -128)
 
 
-def _pixel(frame: Frame, index: int) -> Frame:
-    del index
+def _pixel(frame: Frame) -> Frame:
     height, width = frame.shape[:2]
     small = cv2.resize(_saturated(frame, 1.5), (width // 4, height // 4), interpolation=cv2.INTER_AREA)
     small = _posterised(small, 7)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def _sketch(frame: Frame, index: int) -> Frame:
-    del index
+def _sketch(frame: Frame) -> Frame:
     grey = cv2.GaussianBlur(_grey(frame), (0, 0), 0.7)
     dodge = cv2.divide(grey, cv2.GaussianBlur(grey, (0, 0), 5.0), scale=232)
     shade = cv2.addWeighted(dodge, 0.86, cv2.convertScaleAbs(grey, alpha=0.5, beta=120), 0.14, 6)
@@ -144,13 +140,11 @@ def _sketch(frame: Frame, index: int) -> Frame:
     return cv2.addWeighted(page, 1.0, _paper(frame.shape[1], frame.shape[0], 10.0), 0.4, -51)
 
 
-def _black_and_white(frame: Frame, index: int) -> Frame:
-    del index
+def _black_and_white(frame: Frame) -> Frame:
     return _mapped(_grey(frame), _table(*(((0, 0), (64, 48), (192, 212), (255, 255)),) * 3))
 
 
-def _sepia(frame: Frame, index: int) -> Frame:
-    del index
+def _sepia(frame: Frame) -> Frame:
     return _mapped(_grey(frame), _ramp((36, 20, 10), (128, 86, 50), (206, 168, 116), (255, 240, 206)))
 
 
@@ -162,8 +156,7 @@ def _posterised(frame: Frame, levels: int) -> Frame:
     return cv2.cvtColor(cv2.merge([cv2.LUT(luma, table), red, blue]), cv2.COLOR_YCrCb2RGB)
 
 
-def _cartoon(frame: Frame, index: int) -> Frame:
-    del index
+def _cartoon(frame: Frame) -> Frame:
     flat = _saturated(_posterised(cv2.medianBlur(_kuwahara(frame, 3), 3), 5), 1.6)
     bright = cv2.LUT(flat, _table(*(((0, 16), (128, 150), (255, 255)),) * 3))
     grey = cv2.GaussianBlur(_grey(frame), (0, 0), 1.0)
@@ -179,8 +172,7 @@ def _dots(width: int, height: int, cell: int) -> np.ndarray:
     return np.round(127.5 + 63.7 * (np.cos(u * 1.414) + np.cos(v * 1.414))).clip(0, 255).astype(np.uint8)
 
 
-def _comic(frame: Frame, index: int) -> Frame:
-    del index
+def _comic(frame: Frame) -> Frame:
     height, width = frame.shape[:2]
     flat = _saturated(_posterised(cv2.medianBlur(frame, 5), 4), 1.9)
     flat = cv2.LUT(flat, _table(*(((0, 40), (128, 172), (255, 255)),) * 3))
@@ -191,8 +183,7 @@ def _comic(frame: Frame, index: int) -> Frame:
     return _darkened(shaded, lines)
 
 
-def _cyberpunk(frame: Frame, index: int) -> Frame:
-    del index
+def _cyberpunk(frame: Frame) -> Frame:
     grey = _grey(frame)
     graded = _mapped(grey, _ramp((10, 4, 34), (70, 16, 130), (226, 30, 168), (70, 214, 250), (226, 255, 255)))
     mixed = cv2.addWeighted(graded, 0.82, _saturated(frame, 1.6), 0.18, -6)
@@ -201,8 +192,7 @@ def _cyberpunk(frame: Frame, index: int) -> Frame:
     return cv2.add(mixed, glow)
 
 
-def _night(frame: Frame, index: int) -> Frame:
-    del index
+def _night(frame: Frame) -> Frame:
     toned = _saturated(frame, 0.55)
     return cv2.LUT(
         toned,
@@ -219,8 +209,7 @@ def _sun(width: int, height: int) -> np.ndarray:
     return np.round(strength[..., None] * np.array((66, 24, 0))).astype(np.uint8)
 
 
-def _sunset(frame: Frame, index: int) -> Frame:
-    del index
+def _sunset(frame: Frame) -> Frame:
     warm = cv2.LUT(
         _saturated(frame, 1.1),
         _table(((0, 30), (128, 158), (255, 255)), ((0, 12), (128, 98), (255, 214)), ((0, 40), (128, 82), (255, 156))),
@@ -228,21 +217,18 @@ def _sunset(frame: Frame, index: int) -> Frame:
     return cv2.add(warm, _sun(frame.shape[1], frame.shape[0]))
 
 
-def _pop_art(frame: Frame, index: int) -> Frame:
-    del index
+def _pop_art(frame: Frame) -> Frame:
     grey = cv2.medianBlur(_grey(frame), 5)
     steps = (np.arange(256) // 52).clip(0, 4)
     palette = np.array(((40, 20, 110), (232, 30, 120), (255, 128, 20), (255, 222, 40), (120, 236, 226)), np.uint8)
     return _mapped(grey, palette[steps][None])
 
 
-def _negative(frame: Frame, index: int) -> Frame:
-    del index
+def _negative(frame: Frame) -> Frame:
     return cv2.bitwise_not(frame)
 
 
-def _blueprint(frame: Frame, index: int) -> Frame:
-    del index
+def _blueprint(frame: Frame) -> Frame:
     grey = cv2.GaussianBlur(_grey(frame), (0, 0), 0.8)
     ink = cv2.add(_edges(grey, 3.0), cv2.convertScaleAbs(grey, alpha=0.12))
     sheet = _mapped(ink, _ramp((18, 62, 150), (120, 164, 226), (245, 250, 255)))
@@ -252,7 +238,7 @@ def _blueprint(frame: Frame, index: int) -> Frame:
     return sheet
 
 
-_STYLES: dict[str, Callable[[Frame, int], Frame]] = {
+_STYLES: dict[str, Callable[[Frame], Frame]] = {
     "watercolor": _watercolor,
     "oil painting": _oil,
     "pixel art": _pixel,
@@ -355,8 +341,7 @@ def _haze(width: int, height: int) -> np.ndarray:
     return np.round(np.clip(0.84 - 0.34 * y + 0.1 * banks, 0, 1) * 255).astype(np.uint8)
 
 
-def _fog(frame: Frame, index: int) -> Frame:
-    del index
+def _fog(frame: Frame, index: int) -> Frame:  # noqa: ARG001 - fog stands still
     height, width = frame.shape[:2]
     soft = cv2.GaussianBlur(_saturated(frame, 0.7), (0, 0), 0.8)
     return _over(soft, _haze(width, height), (214, 220, 226))

@@ -1,4 +1,4 @@
-"""Subtitles: capital letters, one in each cell of a grid that lies on the editor's tokens."""
+"""Draws subtitles: capital letters, one per cell of a grid that matches the editor's tokens."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ however long the text is and whatever the frame's size.
 def subtitle_patch(text: str, font_of: Callable[[int], ImageFont.FreeTypeFont], width: int, height: int) -> Patch:
     """White letters with a black outline in the last two rows of cells; ``font_of(size)`` gives a monospaced bold font.
 
-    A letter is as wide as a cell and no letter lies across two, so that what a token shows hangs on one letter. What
-    does not fit the width is cut off.
+    Each letter lies in one cell, so that a token shows one letter. Text beyond the width is cut off.
     """
     font = font_of(_FONT_SIZE)
     strip = Image.new("L", (CELL * len(text) + 2 * _OUTLINE, _BAND), 0)

@@ -1,24 +1,12 @@
-"""What an edit is, before it is put into words: the structured record that the renderer fills and the language reads.
+"""The record of an edit: the renderer draws it, and `words.language` puts it into a sentence.
 
-Everything that an instruction leaves open has one fixed meaning here (default place, default size, the colours, the
-subtitle's words), so that the right answer to an instruction is determined and can be learned.
+What an instruction leaves open has a fixed default here (place, size, colours), so that each instruction has one right
+answer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-__all__ = [
-    "COLOURS",
-    "DEFAULT_PLACE",
-    "POSITIONS",
-    "RESIZE_FACTOR",
-    "SIZES",
-    "TASKS",
-    "WHICH_WORDS",
-    "Edit",
-    "object_side",
-]
 
 
 @dataclass(frozen=True)
@@ -100,6 +88,6 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 def object_side(size: str, width: int, height: int, place: float = 0.5) -> float:
     """Longest side in pixels of an object of the named size in a frame of ``width`` x ``height`` pixels.
 
-    ``place`` is the height of its centre, 0 at the top and 1 at the bottom: what is lower is nearer and larger.
+    ``place`` is the height of its centre, 0 at the top and 1 at the bottom: lower objects are nearer and so larger.
     """
     return SIZES[size] * min(height, 0.75 * width) * (0.85 + 0.3 * place)

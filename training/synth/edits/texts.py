@@ -1,20 +1,17 @@
-"""What subtitles say: words, phrases, numbers and codes, and which of them are kept for tests.
+"""Samples the texts of subtitles, and says which of them belong to the test split.
 
-A subtitle is one line of capital letters on a grid of cells: how long it may be hangs on the width of the frame.
-Training also writes codes that no word list holds, so that a letter is learned apart from its neighbours.
+A subtitle is one line of capital letters on a grid of cells; the frame's width limits its length. Training also uses
+random codes, so that letters are learned independently of their neighbours.
 """
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 
-from training.synth.tables import read_table
-
-__all__ = ["CELL", "is_held_out_text", "subtitle", "subtitle_limit", "subtitle_phrases", "subtitle_words"]
+from training.synth.tables import read_table, text_hash
 
 CELL = 16
 """Pixels from one letter to the next, in every frame size: the side of one token of the editor, so that a letter never
@@ -33,31 +30,31 @@ def subtitle_words() -> tuple[str, ...]:
 
 @cache
 def subtitle_phrases() -> tuple[str, ...]:
-    """What people write below a clip, in more than single words."""
+    """Subtitles of several words that people use."""
     text = read_table("words/subtitles.yaml")["phrases"].replace("\n", " ")
     return tuple(phrase.strip() for phrase in text.split(";"))
 
 
 def subtitle_limit(width: int) -> int:
-    """The most letters of a subtitle in a frame ``width`` pixels wide: a cell each, and one is left free."""
+    """The maximum length of a subtitle in a frame ``width`` pixels wide: one letter a cell, one cell free."""
     return min(LONGEST, width // CELL - 1)
 
 
 def is_held_out_text(text: str) -> bool:
-    """Whether a subtitle belongs to the test split: of words, pairs of words and phrases some are never trained on.
+    """Whether a subtitle belongs to the test split: some words and pairs of words are never trained on.
 
-    One word in 16 and one pair of neighbouring words in 8 are held out wherever they stand.
+    One word in 16 and one pair of neighbouring words in 8 are held out.
     """
     words = [word.strip("!?.,") for word in text.split()]
-    if any(_bucket("word " + word) % 16 == 0 for word in words):
+    if any(text_hash("word " + word) % 16 == 0 for word in words):
         return True
-    return any(_bucket(f"pair {a} {b}") % 8 == 0 for a, b in pairwise(words))
+    return any(text_hash(f"pair {a} {b}") % 8 == 0 for a, b in pairwise(words))
 
 
 def subtitle(rng: np.random.Generator, width: int, split: str) -> str:
-    """A text that fits a frame ``width`` pixels wide, from the given split ("train" or "test").
+    """A random text that fits a frame ``width`` pixels wide, from the split "train" or "test".
 
-    Tests ask for words and phrases alone; a fifth of what training shows are codes and numbers.
+    The test split has words and phrases only; a fifth of the training texts are random codes.
     """
     limit, held_out = subtitle_limit(width), split == "test"
     while True:
@@ -67,7 +64,7 @@ def subtitle(rng: np.random.Generator, width: int, split: str) -> str:
 
 
 def _said(rng: np.random.Generator) -> str:
-    """A phrase, or one or two words, now and then with a number or a mark at the end."""
+    """A phrase, or one or two words; sometimes a number or a mark follows."""
     kind = rng.random()
     if kind < 0.2:
         phrases = subtitle_phrases()
@@ -83,15 +80,10 @@ def _said(rng: np.random.Generator) -> str:
 
 
 def _code(rng: np.random.Generator, limit: int) -> str:
-    """Letters and digits without sense, in one or two groups."""
+    """A random code of letters and digits, in one or two groups."""
     size = int(rng.integers(3, min(limit, LONGEST_CODE) + 1))
     alphabet = _LETTERS if rng.random() < 0.7 else _LETTERS + _DIGITS
     letters = [alphabet[int(i)] for i in rng.integers(len(alphabet), size=size)]
     if size > 5:
         letters[int(rng.integers(2, size - 2))] = " "
     return "".join(letters)
-
-
-def _bucket(text: str) -> int:
-    """A number that depends on the text alone, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")

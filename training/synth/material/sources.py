@@ -1,4 +1,4 @@
-"""Which shots of the film and which photographs are used, with captions: `film.yaml` and `stills.yaml`."""
+"""The shots of the film and the photographs that are used, with captions, from `film.yaml` and `stills.yaml`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from training.synth.tables import read_table
-
-__all__ = ["ShotSource", "StillSource", "film_end", "shots", "stills"]
 
 
 class ShotSource(NamedTuple):

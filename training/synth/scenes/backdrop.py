@@ -1,4 +1,4 @@
-"""Where a clip takes place: a shot of the film, a photograph or a drawn background, and the camera that looks at it."""
+"""Samples the background of a clip (a film shot, a photograph or a drawn place) and its camera."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SEEN_RECORDED = "tree flower leaves leaf cloud green grass rabbit squirrel bird
 
 @dataclass(frozen=True, eq=False)
 class Backdrop:
-    """A place and a camera.
+    """A background and a camera.
 
     Attributes:
         name: one of BACKGROUNDS, or "" for recorded pictures.
@@ -59,7 +59,7 @@ class Backdrop:
 
     @property
     def seen(self) -> frozenset[str]:
-        """Words for what the place itself shows: a drawing of such a thing could be taken for it."""
+        """Names of things that the background itself shows; no object of such a name is added."""
         own = _SEEN.get(self.name, "") if self.name else _SEEN_RECORDED
         return frozenset((*own.split(), *self.words.lower().split())) - _NO_THINGS
 
@@ -69,23 +69,23 @@ class Backdrop:
 
 
 def canvas_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height of a canvas that leaves room for the camera, even numbers of pixels more than the frame."""
+    """Width and height of a canvas with room for camera motion: the frame's plus an even number of pixels."""
     return width + 2 * round((CANVAS_MARGIN - 1) / 2 * width), height + 2 * round((CANVAS_MARGIN - 1) / 2 * height)
 
 
 def middle(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The middle of a canvas, a view of the size given."""
+    """The central view of a canvas, of the given size."""
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return picture[top : top + height, left : left + width]
 
 
 def choice(rng: np.random.Generator, items: Sequence[Item]) -> Item:
-    """One of the items, all equally likely."""
+    """One of the items, with equal probability."""
     return items[int(rng.integers(len(items)))]
 
 
 def sample_backdrop(pack: Pack, rng: np.random.Generator, bucket: Bucket, frames: int, split: Split) -> Backdrop:
-    """A random place of a split. Shots, their beginnings, crops and directions vary; so do photographs and cameras."""
+    """A random background of a split, with random crop, mirroring and camera."""
     width, height = bucket
     canvas = canvas_size(width, height)
     kind = rng.random()
@@ -107,8 +107,8 @@ def sample_backdrop(pack: Pack, rng: np.random.Generator, bucket: Bucket, frames
 
 
 def _framed(rng: np.random.Generator, pictures: np.ndarray, width: int, height: int, closest: float) -> np.ndarray:
-    """A random window of the pictures (n, h, w, 3) at ``width`` x ``height``: as large as it fits, or closer by up to
-    ``closest``, mirrored half of the time."""
+    """A random window of the pictures (n, h, w, 3) at ``width`` x ``height``: the largest that fits, or down to
+    ``closest`` times that, mirrored in half of the cases."""
     h, w = pictures.shape[1:3]
     scale = min(w / width, h / height) * float(rng.uniform(closest, 1.0))
     cw, ch = min(w, round(width * scale)), min(h, round(height * scale))

@@ -1,4 +1,4 @@
-"""Named backgrounds drawn in code: one canonical look each, at any size, so that "put it on a beach" has one answer."""
+"""Draws the named backgrounds. Each has one look, at any size, so that "put it on a beach" has one right answer."""
 
 from __future__ import annotations
 

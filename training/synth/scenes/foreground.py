@@ -1,4 +1,4 @@
-"""Things close to the camera that hide a part of what is behind them: blades of grass, leaves out of focus, posts."""
+"""Draws things close to the camera that hide a part of the scene: grass, leaves out of focus, posts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Foreground:
     keep: np.ndarray
 
     def at(self, camera: Camera, u: float, width: int, height: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Top, paint and keep of what stands before the frame at time u."""
+        """Top row, paint and keep of the visible part at time u."""
         h, w = self.paint.shape[:2]
         shift = round((w - width) / 2 + _NEARNESS * camera.pan[0] * u)
         left = min(max(0, shift), w - width)
@@ -38,7 +38,7 @@ class Foreground:
         cv2.add(cv2.multiply(view, keep, scale=1 / 255), paint, dst=view)
 
     def mask(self, width: int, height: int) -> np.ndarray:
-        """Where it hides more than half of frame 0, (height, width) bool."""
+        """Pixels of frame 0 that it hides by more than half, (height, width) bool."""
         top, _, keep = self.at(Camera(), 0.0, width, height)
         hidden = np.zeros((height, width), bool)
         hidden[top:] = keep[..., 0] < 128
@@ -46,7 +46,7 @@ class Foreground:
 
 
 def sample_foreground(rng: np.random.Generator, light: Light, width: int, height: int) -> Foreground:
-    """Grass, leaves or posts in the light of the place."""
+    """Random grass, leaves or posts in the light of the place."""
     draw = (_grass, _leaves, _posts)[int(rng.integers(3))]
     canvas = np.zeros((round(0.42 * height), round((1 + 2 * _REACH) * width), 4), np.uint8)
     draw(canvas, rng)

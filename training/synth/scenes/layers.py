@@ -1,4 +1,4 @@
-"""Pixels of one object: tinted, lit by its place, standing on its shadow, moved, and laid over frames."""
+"""Draws one object over the frames of a clip: tinted, lit, with its shadow, and moved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SOFTNESS = 0.55
 
 @dataclass(frozen=True)
 class Patch:
-    """What one object puts on one frame: premultiplied colour and 255 - opacity, (h, w, 3) uint8, at (x, y).
+    """An object's pixels in one frame: premultiplied colour and 255 - opacity, (h, w, 3) uint8, at (x, y).
 
     A patch without paint is a shadow.
     """
@@ -44,8 +44,8 @@ class Patch:
 
 @dataclass(frozen=True)
 class Layer:
-    """One object over a clip: per frame the patch of the object and that of its shadow (None where there is none), and
-    its silhouette in frame 0, (H, W) bool, without the shadow."""
+    """An object in a clip: for each frame its patch and its shadow's (None where there is none), and its mask in frame
+    0, (H, W) bool, without the shadow."""
 
     patches: list[Patch | None]
     shadows: list[Patch | None]
@@ -64,7 +64,7 @@ class _Shadow:
 def object_layer(
     thing: SceneObject, camera: Camera, times: list[float], width: int, height: int, light: Light
 ) -> Layer:
-    """The object over a clip in the light of its place; ``times`` are u in [0, 1] of the frames."""
+    """Draw an object for all frames in the light of its place; ``times`` are u in [0, 1] of the frames."""
     drawings = thing.sprite.frames
     pictures: dict[int, np.ndarray] = {}
     shadow: _Shadow | None = None
@@ -96,7 +96,7 @@ def object_layer(
 
 
 def _lit(thing: SceneObject, drawing: np.ndarray, light: Light, grounded: bool) -> np.ndarray:
-    """The drawing at its size in the light, premultiplied with a soft edge and a rim of room, (h, w, 4) uint8."""
+    """The drawing scaled, lit and premultiplied, with soft edges and a margin, (h, w, 4) uint8."""
     if thing.tint:
         drawing = tinted(drawing, thing.tint)
     h, w = drawing.shape[:2]
@@ -125,7 +125,7 @@ def _shading(light: Light, grounded: bool, size: tuple[int, int]) -> np.ndarray:
 
 
 def _shadow(picture: np.ndarray, side: float, light: Light, grounded: bool, airborne: bool) -> _Shadow | None:
-    """What the lit picture of an object throws on the ground below it, or on the wall behind it."""
+    """The shadow of an object on the ground below it or on the wall behind it; None where it has none."""
     if light.surface == "wall" and not airborne:
         return _wall_shadow(picture[..., 3], side, light)
     return _ground_shadow(picture[..., 3], side, light) if grounded else None
@@ -140,7 +140,7 @@ def _wall_shadow(alpha: np.ndarray, side: float, light: Light) -> _Shadow:
 
 
 def _ground_shadow(alpha: np.ndarray, side: float, light: Light) -> _Shadow:
-    """Dark where the object touches the ground, and its silhouette laid flat, away from the light."""
+    """A dark contact area and the silhouette projected on the ground, away from the light."""
     h, w = alpha.shape
     rows = np.flatnonzero(alpha.max(axis=1) > 127)
     foot = int(rows[-1]) if len(rows) else h - 1
@@ -162,7 +162,7 @@ def _ground_shadow(alpha: np.ndarray, side: float, light: Light) -> _Shadow:
 
 
 def _warped(picture: np.ndarray, place: Pose, width: int, height: int) -> tuple[int, int, np.ndarray] | None:
-    """The picture moved to its pose and cut to the frame, with its left and top; None if it is out of sight."""
+    """Left, top and pixels of the picture in its pose, cut to the frame; None if it is outside."""
     x, y, zoom, angle = place
     h, w = picture.shape[:2]
     turn = math.radians(abs(angle))
@@ -197,7 +197,7 @@ def _shadow_patch(opacity: np.ndarray, place: Pose, fade: float, width: int, hei
 
 
 def _silhouette(patch: Patch | None, width: int, height: int) -> np.ndarray:
-    """Where a patch is more than half opaque."""
+    """Pixels where a patch is more than half opaque, (height, width) bool."""
     mask = np.zeros((height, width), bool)
     if patch is not None:
         h, w = patch.keep.shape[:2]

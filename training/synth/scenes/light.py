@@ -1,7 +1,6 @@
-"""The light of a place, read from its picture, and where its ground is: what makes a drawing look as if it stood there.
+"""Estimates the light and the ground of a place from its picture and its description.
 
-All of it is a function of the picture and of the words for it, so that shadows and tones of a new object are determined
-by what an editor sees.
+Both depend on these two only, so that an editor that sees the source can know shadow and tone of a new object.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def light_of(picture: np.ndarray, words: str) -> Light:
 
 
 def _surface(words: str) -> tuple[Surface, float]:
-    """What there is to stand on, and its horizon."""
+    """The kind of surface and its horizon."""
     if words in _HORIZONS:
         return "ground", _HORIZONS[words]
     if any(part in words for part in _BOTTOMLESS):

@@ -1,4 +1,4 @@
-"""How the camera and the things in a scene move, in pixels and degrees over the time u in [0, 1] of a clip."""
+"""Motion of the camera and of objects, in pixels and degrees over the time u in [0, 1] of a clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Camera:
-    """A slow path that starts at the middle of the canvas without zoom, so that frame 0 always looks the same."""
+    """A slow camera path that starts at the middle of the canvas without zoom, so that frame 0 does not depend on
+    it."""
 
     pan: tuple[float, float] = (0.0, 0.0)  # pixels of the canvas covered from u = 0 to u = 1
     zoom: float = 1.0  # magnification at u = 1
@@ -36,7 +37,7 @@ class ObjectMotion:
     growth: float = 1.0  # magnification at u = 1: what comes nearer grows
 
     def lift(self, u: float) -> float:
-        """Pixels above the ground at time u; what bobs is in the air anyway and throws no shadow."""
+        """Height of a hop above the ground at time u, in pixels."""
         return self.hop * abs(math.sin(math.pi * self.turns * u))
 
 
@@ -45,7 +46,7 @@ Pose = tuple[float, float, float, float]
 
 
 def pose(centre: tuple[float, float], motion: ObjectMotion, camera: Camera, u: float, width: int, height: int) -> Pose:
-    """Where something that stands at ``centre`` in frame 0 is at time u, before it leaves the ground."""
+    """The pose at time u of an object at ``centre`` in frame 0, without its hop."""
     zoom, ox, oy = camera.at(u)
     wave = math.sin(2 * math.pi * motion.turns * u)
     x = centre[0] + motion.drift[0] * u - width / 2 - ox
@@ -65,7 +66,8 @@ def sample_camera(rng: np.random.Generator, width: int, height: int, still: floa
 
 
 def sample_motion(rng: np.random.Generator, x: float, width: int, height: int, airborne: bool) -> ObjectMotion:
-    """A motion for something at ``x`` pixels from the left: it stands, walks, hops, sways, flies, comes or leaves."""
+    """A random motion for an object ``x`` pixels from the left: it stands, walks, hops, sways, flies, comes or
+    leaves."""
     kind = rng.random()
     if kind < 0.4:
         return ObjectMotion()

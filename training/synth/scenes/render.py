@@ -1,4 +1,4 @@
-"""Draws groups of paired clips: variants of one scene that share every pixel which their edits do not concern.
+"""Draws groups of paired clips: variants of one scene that are equal wherever their edits change nothing.
 
     group = render_group(pack, seed=1, bucket=Bucket(256, 144))
     for pair in group.pairs:
@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 
 from sama.shapes import Bucket
-from training.synth.edits.choose import EditPair, SceneEdits, SceneVariant, choose_edits
+from training.synth.edits.choose import choose_edits
 from training.synth.edits.styles import apply_style, apply_weather
 from training.synth.edits.subtitles import subtitle_patch
 from training.synth.edits.tasks import TASKS, Edit
+from training.synth.edits.variants import EditPair, SceneEdits, SceneVariant
 from training.synth.material.pack import Pack, Split
 from training.synth.scenes.backdrop import canvas_size, middle
 from training.synth.scenes.backgrounds import background
@@ -29,8 +30,6 @@ from training.synth.scenes.light import Light, light_of
 from training.synth.scenes.motion import Camera
 from training.synth.scenes.scene import Scene, sample_scene
 from training.synth.words.language import caption
-
-__all__ = ["DrawnCase", "EditPair", "SceneGroup", "render_case", "render_group", "render_pair"]
 
 _WEATHER_ADJECTIVES = {"snow": "snowy", "rain": "rainy", "fog": "foggy"}
 
@@ -68,7 +67,7 @@ def render_group(pack: Pack, seed: int, bucket: Bucket, frames: int = 17, split:
 
 @dataclass(frozen=True)
 class DrawnCase:
-    """One pair with what an examiner needs to know about it.
+    """One pair with the facts that scoring needs.
 
     Attributes:
         source, target: uint8 (T, H, W, 3).
@@ -87,14 +86,6 @@ class DrawnCase:
     box: tuple[float, float, float, float] | None = None
     flip: bool = False
     without: np.ndarray | None = None
-
-
-def render_pair(
-    pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str
-) -> tuple[np.ndarray, np.ndarray, Edit]:
-    """One pair (source, target, edit) of the given task; see :func:`render_case`."""
-    case = render_case(pack, seed, bucket, frames, split, task)
-    return case.source, case.target, case.edit
 
 
 def render_case(pack: Pack, seed: int, bucket: Bucket, frames: int, split: Split, task: str) -> DrawnCase:
@@ -125,7 +116,7 @@ def _with_edits(
 
 
 class _Artist:
-    """Draws variants of one scene and keeps what they share."""
+    """Draws the variants of one scene and caches what they share."""
 
     def __init__(self, pack: Pack, scene: Scene, edits: SceneEdits) -> None:
         self.pack, self.scene, self.edits = pack, scene, edits
@@ -140,7 +131,7 @@ class _Artist:
         """The variant as (T, H, W, 3) uint8."""
         clip = self._composite(variant.background, variant.objects)
         if variant.style:
-            clip = np.stack([apply_style(variant.style, frame, i) for i, frame in enumerate(clip)])
+            clip = np.stack([apply_style(variant.style, frame) for frame in clip])
         elif variant.weather:
             clip = np.stack([apply_weather(variant.weather, frame, i) for i, frame in enumerate(clip)])
         if variant.text:
@@ -151,7 +142,7 @@ class _Artist:
         return clip
 
     def case(self, pair: EditPair) -> DrawnCase:
-        """A pair with its examiner's knowledge."""
+        """The drawn pair, with mask and box of the object that an edit adds or changes."""
         before, after = self.edits.variants[pair.source], self.edits.variants[pair.target]
         source, target = self.clip(before), self.clip(after)
         new = [number for number in after.objects if number not in before.objects]
@@ -186,7 +177,7 @@ class _Artist:
         return labels
 
     def _visible(self, variant: SceneVariant, number: int) -> np.ndarray:
-        """Where the object is seen in frame 0: not behind what stands before it."""
+        """Visible pixels of the object in frame 0, (H, W) bool."""
         mask = self._layer(number, variant.background).mask.copy()
         for other in variant.objects[variant.objects.index(number) + 1 :]:
             mask &= ~self._layer(other, variant.background).mask
@@ -195,7 +186,7 @@ class _Artist:
         return mask
 
     def _composite(self, name: str, objects: tuple[int, ...]) -> np.ndarray:
-        """The place with the objects: their shadows lie on the ground, below all of them."""
+        """Background and objects as (T, H, W, 3); all shadows are drawn below all objects."""
         key = (name, objects)
         if key not in self.composites:
             scene, clip = self.scene, self._backdrop(name).copy()
@@ -212,7 +203,7 @@ class _Artist:
         return self.composites[key]
 
     def _foreground(self, background: str) -> Foreground | None:
-        """What stands before the objects: it belongs to the scene's own place."""
+        """The foreground; a variant with another background has none."""
         return None if background else self.scene.foreground
 
     def _layer(self, number: int, background: str) -> Layer:
@@ -263,7 +254,7 @@ def _filmed(pictures: np.ndarray, camera: Camera, times: list[float], width: int
 
 
 def _caption(edits: SceneEdits, variant: SceneVariant, rng: np.random.Generator) -> str:
-    """The clip in words: what is in it, where, and its look."""
+    """A description of the clip: objects, background and style or weather."""
     things = [edits.objects[number] for number in variant.objects]
     words = caption(
         variant.background or edits.scene.backdrop.words, [f"{t.tint} {t.name}".strip() for t in things], rng

@@ -1,4 +1,4 @@
-"""What a clip shows, before any pixel is drawn: a place, a camera path, and objects that stand or move in it."""
+"""The contents of a clip before it is drawn: background, camera and objects; and how a random scene is sampled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: which drawing, where in frame 0 (centre and longest side in pixels) and how it moves."""
+    """An object: its sprite, its place in frame 0 (centre and longest side in pixels) and its motion."""
 
     sprite: Sprite
     centre: tuple[float, float]
@@ -50,17 +50,17 @@ class SceneObject:
 
     @property
     def airborne(self) -> bool:
-        """Whether it is a thing that flies, wherever it is."""
+        """Whether it is a flying thing."""
         return flies(self.sprite.name)
 
     @property
     def canonical(self) -> bool:
-        """Whether "add a <name>" determines every pixel of it: the one drawing of its name, upright, as it is."""
+        """Whether "add a <name>" determines every pixel: the canonical sprite, not mirrored, animated or tinted."""
         return is_canonical(self.sprite) and not (self.flip or self.animated or self.tint)
 
     @property
     def foot(self) -> float:
-        """The height of its lowest point in frame 0, in pixels from the top."""
+        """Distance of its lowest point from the top in frame 0, in pixels."""
         return self.box()[3]
 
     def box(self) -> Box:
@@ -70,7 +70,7 @@ class SceneObject:
         return x - half_w, y - half_h, x + half_w, y + half_h
 
     def grounded(self, light: Light, height: int) -> bool:
-        """Whether it stands on the ground of the place: not far above its horizon, and no thing that flies."""
+        """Whether it stands on the ground: not far above the horizon, and not a flying thing."""
         highest = max(0.5, light.horizon - 0.12)
         return light.surface == "ground" and not self.airborne and self.foot > highest * height
 
@@ -106,7 +106,7 @@ def is_canonical(sprite: Sprite) -> bool:
 
 
 def depth_order(objects: Sequence[SceneObject], numbers: Sequence[int]) -> tuple[int, ...]:
-    """The numbers of objects from the farthest to the nearest: whose foot is lower is nearer, as on the ground."""
+    """Object numbers from the farthest to the nearest: the lower its foot, the nearer an object is."""
     return tuple(sorted(numbers, key=lambda number: (objects[number].foot, number)))
 
 
@@ -136,8 +136,7 @@ def placed_beside(
 
 
 def successor(sprite: Sprite, old: SceneObject) -> SceneObject:
-    """The object that takes over another's place, longest side and motion, in its one drawing: it stands where the old
-    one stood, or hangs where it hung."""
+    """A new object of ``sprite`` with the place, longest side and motion of ``old``; feet stay on the ground."""
     x, y = old.centre
     if not (flies(sprite.name) or old.airborne):
         y = old.foot - _halves(sprite, old.side)[1]
@@ -168,7 +167,7 @@ def fits(thing: SceneObject, width: int, height: int, margin: float = 2.0) -> bo
 
 
 def inside(thing: SceneObject, width: int, height: int, margin: float = 3.0) -> SceneObject:
-    """The object, pushed into the frame."""
+    """The object, shifted so that it lies in the frame."""
     half_w, half_h = _halves(thing.sprite, thing.side)
     x = min(max(thing.centre[0], half_w + margin), width - half_w - margin)
     y = min(max(thing.centre[1], half_h + margin), height - half_h - margin)
@@ -190,7 +189,7 @@ def clashes(name: str, names: Sequence[str]) -> bool:
 
 
 def jitter(rng: np.random.Generator, width: int) -> tuple[float, float]:
-    """A small displacement in pixels: the play that a named place leaves."""
+    """A small random displacement in pixels."""
     return float(rng.uniform(-0.01, 0.01)) * width, float(rng.uniform(-0.01, 0.01)) * width
 
 
@@ -217,7 +216,7 @@ def sample_scene(pack: Pack, rng: np.random.Generator, bucket: Bucket, frames: i
 
 
 class _Cast:
-    """Draws the objects of a scene, the one that the edits are about first."""
+    """Samples the objects of a scene; the first one is the focus of its edits."""
 
     def __init__(
         self, pack: Pack, rng: np.random.Generator, backdrop: Backdrop, light: Light, bucket: Bucket, split: Split
@@ -233,7 +232,7 @@ class _Cast:
         self.chances = by_familiarity(self.favourites)
 
     def sample(self) -> list[SceneObject]:
-        """None to four objects; often two or three of a kind, which then can be told apart."""
+        """Zero to four objects; often two or three of one name, which can be told apart."""
         rng = self.rng
         if rng.random() < self.empty_share:
             return []
@@ -266,7 +265,7 @@ class _Cast:
         return self._free(sprite)
 
     def _free(self, sprite: Sprite) -> SceneObject:
-        """An object anywhere in the air or on the ground, where what is nearer is lower and larger."""
+        """An object at a random place; on the ground, lower objects are larger."""
         rng = self.rng
         side = float(rng.uniform(0.34, 0.62)) * min(self.height, 0.75 * self.width)
         x = float(rng.uniform(0.12, 0.88)) * self.width
@@ -290,7 +289,8 @@ class _Cast:
         return inside(thing, self.width, self.height, margin=-0.12 * side)
 
     def _twin(self, first: SceneObject, limit: float) -> SceneObject | None:
-        """Another of the first one's name; where the two are of different colours, both are said to be."""
+        """Another object of the first one's name, sometimes in another colour; None where the two could not be told
+        apart."""
         rng = self.rng
         same = [s for s in self.everything if s.name == first.name and s.id != first.sprite.id]
         sprite = choice(rng, same) if same and rng.random() < 0.4 else first.sprite
@@ -304,7 +304,7 @@ class _Cast:
         return thing if telling_words(thing, first, self.width, self.height) else None
 
     def _row(self, first: SceneObject) -> list[SceneObject]:
-        """Three of the first one's drawing beside each other; none where there is no room."""
+        """Three objects of the first one's sprite beside each other, in random order."""
         rng, width = self.rng, self.width
         side = min(first.side, 0.27 * width)
         xs = (np.array((0.18, 0.5, 0.82)) + rng.uniform(-0.03, 0.03, 3)) * width
@@ -318,31 +318,9 @@ class _Cast:
 
 
 def likely_places(sprite: Sprite) -> tuple[str, ...]:
-    """Named places for a new object, likely ones several times: what flies is up, what stands is down."""
+    """Named places for a new object, likely ones repeated: things that fly are high, others low."""
     ground = ("", "left", "right", "center", "bottom left", "bottom right", "bottom")
     sky = ("top left", "top", "top right")
     if flies(sprite.name):
         return ("", "left", "right", "center", *sky, *sky)
     return (*ground, *ground, *ground, *sky)
-
-
-__all__ = [
-    "CANONICAL_STYLE",
-    "Scene",
-    "SceneObject",
-    "by_familiarity",
-    "clashes",
-    "depth_order",
-    "fits",
-    "inside",
-    "is_canonical",
-    "jitter",
-    "likely_places",
-    "moved",
-    "overlap",
-    "placed",
-    "placed_beside",
-    "resized",
-    "sample_scene",
-    "successor",
-]

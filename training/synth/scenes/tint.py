@@ -1,4 +1,4 @@
-"""Drawings in another colour."""
+"""Recolours drawings."""
 
 from __future__ import annotations
 

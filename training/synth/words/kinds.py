@@ -1,6 +1,6 @@
-"""What the named things are: which names a model should know best, which of them fly, and words for whole kinds.
+"""Facts about named things: which are asked for most, which fly, and words for their kinds.
 
-Nothing here is measured on a drawing: it is what a person knows about a cat, a cloud or a fire truck (`nouns.yaml`).
+They come from `nouns.yaml`, not from the drawings.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def familiarity(name: str) -> float:
 
 
 def flies(name: str) -> bool:
-    """Whether the thing hangs in the air wherever it is, so that nothing of it rests on the ground."""
+    """Whether the thing is in the air at any place, so that it needs no ground."""
     return head(name) in _flying_heads() and name not in _table()["not_flying"]
 
 
 def kind_words(name: str, category: str) -> tuple[str, ...]:
-    """Words for the kind of thing ("animal"); empty where no word fits beyond doubt."""
+    """Words for the kind of thing ("animal"); empty where no word surely fits."""
     return () if name in _table()["of_no_kind"] else tuple(_table()["kinds"].get(category, ()))
 
 

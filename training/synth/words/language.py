@@ -1,4 +1,4 @@
-"""Edits in the words of people who use video editors: a small grammar instead of one list of sentences.
+"""Puts edits into sentences, by a small grammar.
 
 A *pattern* is a line with alternatives, ``(remove|delete) {object}(| from the video)``; written out, it gives several
 *templates*, each with slots that noun phrases fill. ``split="test"`` draws only from templates that ``split="train"``
@@ -7,7 +7,6 @@ never uses (see :data:`PARAPHRASE_HOLDOUT`), so that understanding of new wordin
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from training.synth.edits.tasks import Edit
+from training.synth.tables import text_hash
 from training.synth.words.nouns import (
     article,
     definite,
@@ -62,9 +62,9 @@ Groups = tuple[tuple[str, ...], ...]
 def instruction(edit: Edit, rng: np.random.Generator, split: str = "train") -> str:
     """One sentence that asks for ``edit``; the same ``rng`` state gives the same sentence.
 
-    Everything that decides the right answer is said (a place, which of two, the new text), what does not may be left
-    out. Subtitle texts stand unchanged in double quotes. Raises ``ValueError`` for an unknown task or split, or for an
-    edit that lacks what its task needs.
+    Everything that decides the right answer is said (a place, which of two, the new text); other facts may be left out.
+    Subtitle texts stand unchanged in double quotes. Raises ``ValueError`` for an unknown task or split, or for an edit
+    that lacks what its task needs.
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: use 'train' or 'test'.")
@@ -106,7 +106,7 @@ def templates(task: str, split: str) -> tuple[str, ...]:
 
 
 def _with_scene(template: str, scene: str, slots: Slots, rng: np.random.Generator) -> str:
-    """The template with the background named in it, where it speaks of no clip yet."""
+    """The template with the background added ("in the video of a beach"), unless it mentions the clip already."""
     if not scene or scene.startswith("plain ") or template.startswith("=") or _MENTIONS_CLIP.search(template):
         return template
     slots["scene"] = _background(scene, rng) if scene in phrases().backgrounds else scene
@@ -117,7 +117,7 @@ def _with_scene(template: str, scene: str, slots: Slots, rng: np.random.Generato
 
 
 def _with_typo(template: str, rng: np.random.Generator) -> str:
-    """The template with a slip of the finger in one of its own words, seldom; slots are never touched."""
+    """The template, rarely with a typing error in one of its own words; slots are never changed."""
     if rng.random() >= _TYPO_SHARE:
         return template
     words = list(re.finditer(r"[a-z]{5,}", _SLOT.sub(lambda slot: "_" * len(slot.group()), template)))
@@ -130,7 +130,7 @@ def _with_typo(template: str, rng: np.random.Generator) -> str:
 
 
 def _finish(template: str, slots: Mapping[str, str], rng: np.random.Generator) -> str:
-    """The sentence: politeness, slots, case of the first letter, final mark."""
+    """Complete the sentence: polite words, slots, case of the first letter, final mark."""
     imperative = not template.startswith("=")
     template = template.removeprefix("=")
     sentence, mark = _fill(template, slots), "?" if template.startswith(_QUESTIONS) else "."
@@ -146,7 +146,7 @@ def _finish(template: str, slots: Mapping[str, str], rng: np.random.Generator) -
 
 
 def _case(sentence: str, rng: np.random.Generator) -> str:
-    """Capital first letter more often than not; nothing else changes."""
+    """The sentence, in 62 % of cases with a capital first letter."""
     return sentence[:1].upper() + sentence[1:] if rng.random() < 0.62 else sentence
 
 
@@ -305,7 +305,7 @@ def _expand_all(patterns: tuple[str, ...]) -> tuple[str, ...]:
 def _split_templates(task: str, split: str) -> tuple[Groups, Groups]:
     """(core, others) of a task in a split, grouped by pattern; a template belongs to the first pattern that gives it.
 
-    What is held out hangs on the template's text alone, so new patterns move no old template to the other split.
+    Whether a template is held out depends on its text only, so new patterns move no old template to the other split.
     """
     core: list[tuple[str, ...]] = []
     others: list[tuple[str, ...]] = []
@@ -319,7 +319,7 @@ def _split_templates(task: str, split: str) -> tuple[Groups, Groups]:
             core.append(tuple(fresh) if split == "train" else ())
             continue
         only_test = number >= len(ordinary)
-        held = [only_test or _fraction(f"{task}: {template}") < PARAPHRASE_HOLDOUT for template in fresh]
+        held = [only_test or text_hash(f"{task}: {template}") < PARAPHRASE_HOLDOUT * 2**32 for template in fresh]
         others.append(tuple(t for t, h in zip(fresh, held, strict=True) if h == (split == "test")))
     return tuple(filter(None, core)), tuple(filter(None, others))
 
@@ -336,8 +336,3 @@ def _eligible(task: str, split: str, available: frozenset[str], required: frozen
 
     core, more = _split_templates(task, split)
     return fitting(core), fitting(more)
-
-
-def _fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32

@@ -65,19 +65,20 @@ def plural(name: str) -> str:
 
 
 def with_adjectives(name: str, adjectives: Sequence[str]) -> str:
-    """``name`` behind its adjectives; empty ones are left out."""
+    """``name`` after its adjectives; empty ones are left out."""
     return " ".join([word for word in adjectives if word] + [name])
 
 
 def definite(name: str, adjectives: Sequence[str] = ()) -> str:
-    """With "the": "the red balloon"."""
+    """The name with "the": "the red balloon"."""
     if re.match(r"(?:the|my|his|her)\b", name, re.IGNORECASE):
         return name
     return "the " + with_adjectives(name, adjectives)
 
 
 def indefinite(name: str, rng: np.random.Generator, adjectives: Sequence[str] = ()) -> str:
-    """Newly mentioned: "a red balloon", "an owl", "some grapes" (or bare "grapes"), "a pair of scissors"."""
+    """The name as newly mentioned: "a red balloon", "an owl", "some grapes" (or bare "grapes"), "a pair of
+    scissors"."""
     if _NO_ARTICLE.match(name):
         return name
     phrase = with_adjectives(name, adjectives)
@@ -89,7 +90,7 @@ def indefinite(name: str, rng: np.random.Generator, adjectives: Sequence[str] = 
 
 
 def listing(phrases: Sequence[str]) -> str:
-    """All in one: "a", "a and b", "a, b and c"."""
+    """The phrases joined: "a", "a and b", "a, b and c"."""
     if len(phrases) < 2:
         return "".join(phrases)
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]

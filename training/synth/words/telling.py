@@ -1,4 +1,4 @@
-"""Which words single out one object among several, beyond doubt."""
+"""Finds words that identify one object among several."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Reference(TypedDict):
 
 
 def telling_words(thing: SceneObject, other: SceneObject, width: int, height: int) -> list[str]:
-    """Words that single out ``thing`` from ``other`` of its kind beyond doubt; empty if there are none."""
+    """Words that surely tell ``thing`` from ``other`` of its kind; empty if there are none."""
     dx, dy = thing.centre[0] - other.centre[0], thing.centre[1] - other.centre[1]
     words = []
     if abs(dx) > 0.25 * width:
@@ -66,7 +66,7 @@ def _own_colour(sprite: Sprite) -> str:
 
 
 def sample_of(sprite: Sprite) -> np.ndarray:
-    """Every third pixel of the drawing: enough to judge its colours by."""
+    """Every third pixel of the drawing, for judging its colours."""
     return sprite.frames[0][::3, ::3]
 
 
@@ -95,9 +95,9 @@ def which_options(
 def choose_reference(
     objects: Sequence[SceneObject], index: int, rng: np.random.Generator, width: int, height: int
 ) -> Reference | None:
-    """How to say which object is meant: by name, among its like by a word more, or by its kind and place alone.
+    """How to say which object is meant: by its name, with one more word if others share it, or by kind and place.
 
-    None where nothing tells it apart.
+    None where nothing identifies it.
     """
     thing = objects[index]
     others = [number for number in range(len(objects)) if number != index]

@@ -1,1 +1,1 @@
-"""Small jobs that a newcomer can follow from beginning to end; see docs/lora.md."""
+"""The example of docs/lora.md: data and score of a LoRA for a new style."""

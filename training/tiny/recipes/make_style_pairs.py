@@ -1,4 +1,4 @@
-"""Sixteen pairs of small clips that teach a style, made from what the repository carries: nothing is downloaded.
+"""Makes sixteen pairs of small clips that teach a style, from files of the repository: nothing is downloaded.
 
 python -m training.tiny.recipes.make_style_pairs --out data/thermal
 
@@ -34,7 +34,8 @@ PROMPTS = ("Make it thermal", "Show it through a thermal camera", "Make it therm
 
 
 class Cut(NamedTuple):
-    """A part of a clip: its first frame, how far from left and top (0 to 1) the view lies, and how much it enlarges."""
+    """A part of a clip: its first frame, where the view lies (0 is left or top, 1 right or bottom), and its
+    magnification."""
 
     clip: str
     first: int

@@ -1,6 +1,6 @@
-"""How near edits come to the style that `make_style_pairs` teaches: PSNR against the style itself, drawn on the source.
+"""Scores edits against the style that `make_style_pairs` teaches: PSNR against the style drawn on the source.
 
-    python -m training.tiny.recipes.score_style SOURCE RESULT [RESULT ...]
+python -m training.tiny.recipes.score_style SOURCE RESULT [RESULT ...]
 
 Each result must have as many frames as it is compared over, from the source's beginning; prints a line for each.
 """

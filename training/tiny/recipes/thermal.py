@@ -1,4 +1,4 @@
-"""A look that the embedded model does not know: the world through a heat camera, from cold violet to white heat."""
+"""A style that the embedded model does not know: a heat camera, from violet (cold) to white (hot)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _COLOURS = ((8, 6, 38), (66, 14, 104), (148, 32, 112), (226, 76, 62), (252, 160,
 
 
 def thermal(frame: np.ndarray) -> np.ndarray:
-    """A frame (height, width, 3) uint8 RGB in heat colours, by its light alone: there is one right answer."""
+    """A frame (height, width, 3) uint8 RGB in heat colours, by its luminance only, so that the target is
+    unambiguous."""
     light = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     soft = cv2.GaussianBlur(light, (0, 0), 0.8 * frame.shape[1] / _WORKING_WIDTH)
     return _palette()[soft]
