@@ -9,15 +9,15 @@ import torch
 from torch.nn import functional as F
 
 from sama.edit import edit_video
-from sama.edit.request import Canvas, EditRequest
+from sama.edit.request import EditRequest
 from sama.edit.windows import Continuity, faithful_latents
 from sama.pipeline import SamaPipelineOutput
-from sama.shapes import Bucket, windows
+from sama.shapes import Bucket, Canvas, windows
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from training.evaluation.seam_figures import Recorded, shown_twice
 
-SMALL = Canvas((Bucket(64, 48),), window=9, overlap=5)
+SMALL = Canvas((Bucket(64, 48),), window=9, overlap=5).settings()
 FRAMES, WINDOWS = 22, [(0, 9), (4, 13), (8, 17), (12, 21), (16, 22)]
 
 
@@ -33,7 +33,7 @@ class Exact:
     """
 
     def __init__(self):
-        self._pipe = tiny_pipeline(tower=False)
+        self._pipe = tiny_pipeline(tower=False, **SMALL)
         self.semantic_tower = None
         self.values, self.steps, self.alive = [], [], []
         self._held = []
@@ -64,7 +64,7 @@ class Exact:
 
 def paint(clip, tmp_path, pipe, name="out.mp4", **changes):
     values = {"steps": 3, "keep_source": "off", "detail": "off"} | changes
-    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / name, **values), pipe, canvas=SMALL))
+    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / name, **values), pipe))
     return events[-1].result
 
 

@@ -32,7 +32,6 @@ from training.synth.material.fetch import IngredientError
 from training.watch.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
-    from sama.edit.request import Canvas
     from sama.pipeline import SamaPipeline
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def there_and_back(clip: Clip, count: int) -> Clip:
 
 
 def examine(
-    video: Path, edit: str, instruction: str, pipeline: SamaPipeline, canvas: Canvas | None = None, **values: Any
+    video: Path, edit: str, instruction: str, pipeline: SamaPipeline, **values: Any
 ) -> tuple[list[Measured], list[list[Clip]], Windows]:
     """One edit with windows by themselves and with windows that agree: figures, what each window decoded to, and where
     the windows lie.
@@ -72,14 +71,14 @@ def examine(
     measured, painted = [], []
     with tempfile.TemporaryDirectory() as folder:
         request = EditRequest(video, instruction, Path(folder) / "result.mp4", **values)
-        plan = check_request(request, with_weights=False, canvas=canvas).plan
+        plan = check_request(request, with_weights=False, canvas=pipeline.canvas).plan
         if len(plan.windows) < 2:
             raise EditError(f"One window holds all {plan.frames} frames; take a longer clip, which has a seam.")
         size = (plan.bucket.width, plan.bucket.height)
         source = read_clip(video, plan.start, plan.frames, size=size)
         for joined in (False, True):
             recorded: Any = Recorded(pipeline, joined)
-            for _ in edit_video(request, recorded, canvas=canvas):
+            for _ in edit_video(request, recorded):
                 pass
             result = read_clip(Path(request.output), size=size)
             tower = pipeline.semantic_tower
