@@ -22,12 +22,13 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 from transformers import SiglipVisionConfig
 
-from sama.shapes import TINY_BUCKETS, LatentShape, latent_shape, token_counts
+from sama.shapes import LatentShape, latent_shape, token_counts
 from training.config import TrainConfig
 from training.core.float8 import is_large_matrix
 from training.core.meter import forward_flops, training_flops
 from training.core.optim import is_matrix
 from training.data.encoders import FrozenSizes
+from training.data.sizes import tiny_buckets
 from training.parallel.processes import DataRank, require_fitting
 from training.stages.model import build_transformer, require_arguments, told_by_section
 
@@ -192,7 +193,7 @@ def _size(module: nn.Module) -> int:
 def _largest(config: TrainConfig) -> Largest:
     if config.data.source == "rendered":
         frames = config.data.rendered.frames
-        shapes = [latent_shape(frames, bucket.height, bucket.width) for bucket in TINY_BUCKETS]
+        shapes = [latent_shape(frames, bucket.height, bucket.width) for bucket in tiny_buckets()]
         return Largest(config.batch_size, max(shapes, key=lambda shape: shape.height * shape.width))
     from training.data.files.buckets import batch_sizes, model_width, signatures
 

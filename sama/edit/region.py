@@ -38,6 +38,11 @@ def planned_region(source: Tensor | None, plan: Tensor) -> NDArray[np.float32] |
     return None if source is None else plan_region(source, plan.float().cpu()).numpy()
 
 
+def means_a_change(region: NDArray[np.float32], scale: float) -> bool:
+    """Whether the plan means a change anywhere. region, scale: as in `vouched`."""
+    return bool((region >= MEANT * scale).any())
+
+
 def vouched(mask: Mask, region: NDArray[np.float32], scale: float) -> Mask:
     """`mask` without what the plan does not mean: regions, connected in space and time, that are in the first frame and
     nowhere near a cell that the plan means to change there.

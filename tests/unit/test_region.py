@@ -7,15 +7,15 @@ import torch
 from sama.edit import edit_video
 from sama.edit.change import NOTHING_CHANGED
 from sama.edit.region import vouched
-from sama.edit.request import Canvas, EditRequest
+from sama.edit.request import EditRequest
 from sama.model.semantics import plan_region, token_scale
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from tests.media import make_clip
 from tests.tiny import Copier, tiny_pipeline
 from training.evaluation import region as study
 from training.evaluation.region import CaseKey, Edited, judge, table
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 BOX = (slice(16, 32), slice(40, 56))
 
 
@@ -74,18 +74,18 @@ def test_an_empty_mask_stays_empty():
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(default_steps=2)
+    return tiny_pipeline(default_steps=2, **SMALL)
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=5, width=96, height=72)
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=8, width=96, height=72)
 
 
 @pytest.mark.parametrize("tower", [True, False])
 def test_every_step_says_where_the_plan_means_a_change(tower, pipe, clip, tmp_path):
-    pipe = pipe if tower else tiny_pipeline(tower=False, default_steps=2)
-    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4"), pipe, canvas=SMALL))
+    pipe = pipe if tower else tiny_pipeline(tower=False, default_steps=2, **SMALL)
+    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", frames=5), pipe))
     regions = [event.region for event in events if event.phase == "painting" and event.step]
     assert len(regions) == 2
     if tower:
@@ -95,15 +95,19 @@ def test_every_step_says_where_the_plan_means_a_change(tower, pipe, clip, tmp_pa
         assert regions == [None, None]
 
 
-@pytest.mark.parametrize(("value", "changes"), [(0.1, False), (0.9, True)])
-def test_an_edit_that_the_plan_does_not_mean_is_not_shown(value, changes, pipe, clip, tmp_path, monkeypatch):
-    region = np.full((8, 8), value, np.float32)
+@pytest.mark.parametrize(
+    ("values", "shown"), [((0.1, 0.1), "none"), ((0.9, 0.9), "all"), ((0.9, 0.1), "all"), ((0.1, 0.9), "later")]
+)
+def test_an_edit_that_the_plan_does_not_mean_is_not_shown(values, shown, pipe, clip, tmp_path, monkeypatch):
+    """Two windows; a later one goes on with what the first one shows, whatever its own plan says."""
+    asked = iter([value for value in values for _ in range(2)])  # after the step, and at the window's end
+    monkeypatch.setattr("sama.edit.painter.planned_region", lambda *_: np.full((8, 8), next(asked), np.float32))
     monkeypatch.setattr("sama.model.semantics.token_scale", lambda _: 1.0)
-    monkeypatch.setattr("sama.edit.painter.planned_region", lambda *_: region)
     request = EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", steps=1, keep_source="on")
-    result = list(edit_video(request, Copier(pipe, BOX), canvas=SMALL))[-1].result
-    assert (result.changed > 0.05) == changes
-    assert (NOTHING_CHANGED in result.notices) == (not changes)
+    result = list(edit_video(request, Copier(pipe, BOX)))[-1].result
+    share = {"none": 0, "all": 1 / 12, "later": 1 / 24}[shown]
+    assert result.changed == pytest.approx(share, rel=0.4)
+    assert (NOTHING_CHANGED in result.notices) == (shown == "none")
 
 
 def test_rules_are_judged_by_what_they_show():

@@ -14,7 +14,7 @@ from ui import text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ui.media.runs import Tokens
+    from ui.media.tokens import Tokens
 
 _HERE = Path(__file__).parent
 

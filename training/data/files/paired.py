@@ -16,8 +16,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from sama.model.pretext import EDIT_PREFIX, NO_PRETEXT_WEIGHT, PRETEXT_TASKS, PretextTask, sample_generator
+from sama.model.pretext import EDIT_PREFIX, NO_PRETEXT_WEIGHT, PRETEXT_TASKS, PretextTask
 from sama.shapes import Bucket
+from training.core.randomness import sample_generator
 from training.data.files.buckets import Signature
 from training.data.files.cache import ContentCache
 from training.data.files.checks import Catalogue, Sample, common_frames

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,14 +84,3 @@ def load_tower(folder: str | Path, device: str = "cpu") -> TowerDistance:
     return TowerDistance(
         SiglipVisionModel.from_pretrained(Path(folder) / "semantic_tower", dtype=torch.float32), device
     )
-
-
-def weights_fingerprint(folder: str | Path) -> str:
-    """A hash of the weight files in a folder, which says whether two scores are of the same model."""
-    digest = hashlib.sha256()
-    root = Path(folder)
-    for file in sorted(root.rglob("*.safetensors")):
-        digest.update(str(file.relative_to(root)).encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:12]

@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sama import fingerprint
 from sama.files import whole_file
 from training.evaluation.held_out.cases import CaseLine, draw
 from training.evaluation.held_out.clips import find_result, read_result, read_strip, write_strip
@@ -247,13 +248,11 @@ def about_model(how: Examination) -> dict[str, Any]:
     import diffusers
     import torch
 
-    from training.evaluation.held_out.editor import weights_fingerprint
-
     cuda = how.device.startswith("cuda") and torch.cuda.is_available()
-    tower = "" if how.tower == "none" else weights_fingerprint(Path(how.tower or how.model) / "semantic_tower")
+    tower = "" if how.tower == "none" else fingerprint.of_folder(Path(how.tower or how.model) / "semantic_tower")
     return {
         "model": Path(how.model).name,
-        "weights": weights_fingerprint(how.model),
+        "weights": fingerprint.of_folder(how.model),
         "tower": tower,
         "steps": how.steps,
         "guidance": how.guidance,
