@@ -45,7 +45,7 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Edit"):
-                EditTab(jobs, examples, session)
+                edit = EditTab(jobs, examples, session)
             with gr.Tab("Pretext") as pretext:
                 PretextTab(pretext, jobs, examples, session)
             with gr.Tab("Semantic anchors") as anchors:
@@ -55,7 +55,12 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
         gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')
         add_api(jobs)
         gr.Timer(KEEP_SECONDS).tick(
-            _keep, [session.clip, session.runs], None, queue=False, api_visibility="private", show_progress="hidden"
+            _keep,
+            [session.clip, session.runs, edit.mask],
+            None,
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
         )
     demo.queue(api_open=False, max_size=settings.queue_size, default_concurrency_limit=4)
     jobs.start()
@@ -114,6 +119,6 @@ def _header(settings: Settings) -> str:
     )
 
 
-def _keep(clip: PageClip | None, runs: list[FinishedEdit]) -> None:
-    """Mark the clip and the runs of an open page as in use, so that they are not removed."""
-    keep([clip.path if clip else None, *(edit.folder for edit in runs)])
+def _keep(clip: PageClip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
+    """Mark the clip, mask and runs of an open page as in use, so that they are not removed."""
+    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)])

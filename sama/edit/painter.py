@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sama.edit.change import shown_change
-from sama.edit.compose import changes_everything, edit_mask
+from sama.edit.compose import changes_everything, differences, edit_mask
 from sama.edit.events import MAX_PLANS, EditEvent
 from sama.edit.painted import Painted
+from sama.edit.region import planned_region, source_tokens, vouched
 from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
 from sama.edit.user_mask import open_mask
@@ -78,6 +79,7 @@ class Painter:
 
         known: what the window before made of the first frames; None for the first window.
         """
+        from sama.model.semantics import token_scale
         from sama.pipeline import SamaPipelineOutput
 
         request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
@@ -99,6 +101,7 @@ class Painter:
             scheduler=self.scheduler,
             **self.continuity.start(source, held),
         )
+        tokens = source_tokens(self.pipeline, frames[0])
         with closing(run):
             for step in run:
                 if isinstance(step, SamaPipelineOutput):
@@ -107,6 +110,7 @@ class Painter:
                 yield EditEvent(
                     "painting", step.step, step.num_steps, number, total,
                     message=f"Painting step {step.step} of {step.num_steps}", preview=self._preview(step),
+                    region=planned_region(tokens, step.semantic_tokens[0]),
                 )  # fmt: skip
         if len(self.plans) < MAX_PLANS:
             self.plans.append(output.semantic_tokens[0].numpy())
@@ -116,14 +120,17 @@ class Painter:
         if number == 1:
             self.anchors = (frames[0], result[0])
         if self.keep is False and not self.detail:
-            return Painted(result, shown_change(result, frames, None))
+            return Painted(result, shown_change(differences(result, frames), None))
         reference = self._decoded(source, count)
+        apart = differences(result, reference)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
-            self.keep = not changes_everything(result, reference)
-        mask = edit_mask(result, reference) if self.keep else None
-        change = shown_change(result, reference, mask)
-        return Painted.of(result, change, mask, reference if self.detail else None)
+            self.keep = not changes_everything(apart)
+        mask = edit_mask(apart) if self.keep else None
+        region = planned_region(tokens, output.semantic_tokens[0, -1])
+        if mask is not None and tokens is not None and region is not None:
+            mask = vouched(mask, region, token_scale(tokens))
+        return Painted.of(result, shown_change(apart, mask), mask, reference if self.detail else None)
 
     def _limits(self) -> AbstractContextManager[Limits]:
         """The user's mask for one full-size frame after another; None for each where there is no mask."""

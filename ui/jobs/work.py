@@ -128,17 +128,10 @@ def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
     tower = getattr(pipeline, "semantic_tower", None)
     if tower is None or result.semantic_tokens is None or not result.semantic_tokens.size:
         return None
-    import torch
-
-    from sama.model.semantics import anchor_tokens
+    from sama.model.semantics import picture_tokens
 
     pictures = [np.asarray(image) for image in (result.anchor_source, result.anchor_result)]
-    weight = next(tower.parameters())
-    with torch.inference_mode():
-        source, outcome = (
-            anchor_tokens(tower, torch.from_numpy(image.copy()).to(weight).permute(2, 0, 1)[None] / 255)[0].float()
-            for image in pictures
-        )
+    source, outcome = (picture_tokens(tower, image) for image in pictures)
     plan = np.asarray(result.semantic_tokens[0], np.float32)
     ordered = pipeline.transformer.config.semantic_positions == "grid"
-    return Tokens(plan, source.cpu().numpy(), outcome.cpu().numpy(), pictures[0], pictures[1], ordered)
+    return Tokens(plan, source.numpy(), outcome.numpy(), pictures[0], pictures[1], ordered)
