@@ -1,8 +1,6 @@
-"""Checkpoints: key names of the official release, of diffusers and of ComfyUI, and strict loading.
+"""Checkpoints: reading and writing files of weights, under official or our key names, and strict loading.
 
-The official names (DiffSynth's, which ComfyUI and most tools share) and ours (diffusers' names for the backbone) map
-onto each other one to one. Nothing is ever loaded in part: a missing key, a foreign key or a wrong shape is an error
-that names it.
+Nothing is ever loaded in part: a missing key, a foreign key or a wrong shape is an error that names it.
 """
 
 from __future__ import annotations
@@ -11,8 +9,7 @@ import json
 import math
 import os
 import pickle
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,53 +18,16 @@ from torch import Tensor, nn
 
 from sama.errors import CheckpointError
 from sama.files import whole_file
+from sama.model.names import from_official_name, strip_prefixes, to_official_name
 from sama.presets import transformer_config
 
 if TYPE_CHECKING:
     from sama.model.transformer import SamaTransformer3DModel
 
-PREFIXES = ("module.", "pipe.dit.", "model.diffusion_model.", "diffusion_model.")
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _SHOWN = 3
 
-# Module and parameter names outside the blocks: official to ours.
-_TOP = {
-    "patch_embedding": "patch_embedding",
-    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
-    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
-    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
-    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
-    "time_projection.1": "condition_embedder.time_proj",
-    "head.modulation": "scale_shift_table",
-    "head.head": "proj_out",
-    "segment_embedding": "segment_embedding",
-    "siglip_feat_mlp.norm": "semantic_projector.norm",
-    "siglip_feat_mlp.fc1": "semantic_projector.fc1",
-    "siglip_feat_mlp.fc2": "semantic_projector.fc2",
-    "semantic_head.norm": "semantic_head.norm",
-    "semantic_head.proj": "semantic_head.proj",
-}
-# The same inside `blocks.N`.
-_BLOCK = {
-    **{
-        f"{official}.{theirs}": f"{ours}.{mine}"
-        for official, ours in (("self_attn", "attn1"), ("cross_attn", "attn2"))
-        for theirs, mine in (
-            ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"), ("norm_q", "norm_q"), ("norm_k", "norm_k"),
-        )
-    },
-    "ffn.0": "ffn.net.0.proj",
-    "ffn.2": "ffn.net.2",
-    "norm3": "norm2",
-    "modulation": "scale_shift_table",
-}  # fmt: skip
-# Module names as kohya's tools write them, with underscores for dots, to ours; both official and our own.
-_FLAT_TOP = {name.replace(".", "_"): ours for official, ours in _TOP.items() for name in (official, ours)}
-_FLAT_BLOCK = {name.replace(".", "_"): ours for official, ours in _BLOCK.items() for name in (official, ours)}
-_TOP_BACK = {ours: official for official, ours in _TOP.items()}
-_BLOCK_BACK = {ours: official for official, ours in _BLOCK.items()}
 _SEMANTIC = ("segment_embedding.", "semantic_projector.", "semantic_head.")
-_OUR_MARKS = ("condition_embedder.", ".attn1.", "proj_out.", "semantic_projector.")
 
 
 # --- Key names -------------------------------------------------------------------------------------------------------
@@ -82,55 +42,6 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our key names to the official ones: the inverse of `from_official`. Raises CheckpointError for foreign keys."""
     return _renamed(state_dict, to_official_name)
-
-
-def from_official_name(name: str) -> str | None:
-    """The name that a parameter or a module of the official release has in our model, or None for a foreign one."""
-    return _translate(strip_prefixes(name), _TOP, _BLOCK)
-
-
-def to_official_name(name: str) -> str | None:
-    """The official name of one of our parameters or modules, or None for a foreign one."""
-    return _translate(name, _TOP_BACK, _BLOCK_BACK)
-
-
-def from_flat_name(name: str) -> str | None:
-    """The name in our model of a module whose official (or our) name is written with underscores for dots, such as
-    `blocks_0_self_attn_q`, or None for a foreign one."""
-    found = re.fullmatch(r"blocks_(\d+)_(\w+)", name)
-    if found is None:
-        return _FLAT_TOP.get(name)
-    inner = _FLAT_BLOCK.get(found[2])
-    return None if inner is None else f"blocks.{found[1]}.{inner}"
-
-
-def strip_prefixes(name: str, prefixes: tuple[str, ...] = PREFIXES) -> str:
-    """A key without the prefixes that wrappers add, in whatever order they were added."""
-    while True:
-        prefix = next((p for p in prefixes if name.startswith(p)), None)
-        if prefix is None:
-            return name
-        name = name.removeprefix(prefix)
-
-
-def has_our_names(names: Iterable[str]) -> bool:
-    """Whether keys are already ours (or a diffusers Wan's) instead of official ones."""
-    return any(mark in name for name in names for mark in _OUR_MARKS)
-
-
-def _translate(name: str, top: Mapping[str, str], block: Mapping[str, str]) -> str | None:
-    head, table, rest = "", top, name
-    if name.startswith("blocks."):
-        _, index, *inner = name.split(".", 2)
-        if not inner or not index.isdigit():
-            return None
-        head, table, rest = f"blocks.{index}.", block, inner[0]
-    if rest in table:
-        return head + table[rest]
-    module, _, leaf = rest.rpartition(".")
-    if module in table and leaf in ("weight", "bias"):
-        return f"{head}{table[module]}.{leaf}"
-    return None
 
 
 def _renamed(state_dict: Mapping[str, Tensor], rename: Any) -> dict[str, Tensor]:

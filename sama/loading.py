@@ -75,5 +75,6 @@ def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None, dtype: tor
         preset.base_repo,
         transformer=load_transformer(weights, preset.transformer, dtype),
         scheduler=FlowMatchEulerDiscreteScheduler(),
+        **(preset.canvas.settings() if preset.canvas else {}),
         dtype={"text_encoder": dtype, "default": torch.float32},
     )

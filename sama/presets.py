@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sama.shapes import OFFICIAL_BUCKETS, Canvas
+
 WAN_STEPS, WAN_GUIDANCE, WAN_TEXT_TOKENS = 50, 5.0, 512
 """Denoising steps, guidance, and tokens of a prompt, padding included, of a pipeline whose own configuration says
 nothing else; as Wan2.1 was published."""
+
+WAN_CANVAS = Canvas(OFFICIAL_BUCKETS, window=81)
+"""Sizes and window of the released model, whose files on the Hub do not name them."""
 
 _PLACES = tuple(base / "assets" / "sama-tiny" for base in (Path(__file__).parents[1], Path(__file__).parent))
 TINY_FOLDER = next((folder for folder in _PLACES if (folder / "model_index.json").is_file()), _PLACES[0])
@@ -26,6 +32,7 @@ class Preset:
     base_repo: the Hub repository of VAE, text encoder and tokenizer, in diffusers' layout, or None.
     weights_repo, weights_file, weights_revision: the released transformer on the Hub, or None where none is released.
     transformer: arguments of `SamaTransformer3DModel`; empty where the folder says it.
+    canvas: sizes and window; None where the folder says it.
     """
 
     name: str
@@ -35,6 +42,7 @@ class Preset:
     weights_file: str | None = None
     weights_revision: str | None = None
     transformer: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    canvas: Canvas | None = None
 
 
 def _wan(dim: int, ffn_dim: int, num_layers: int, num_heads: int) -> Mapping[str, Any]:
@@ -60,11 +68,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             weights_file="sama_14b_ema.safetensors",
             weights_revision="a91358332decca9adc7d0b77dc9345629cbf0852",
             transformer=_wan(dim=5120, ffn_dim=13824, num_layers=40, num_heads=40),
+            canvas=WAN_CANVAS,
         ),
         "1.3b": Preset(
             "1.3b",
             base_repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
             transformer=_wan(dim=1536, ffn_dim=8960, num_layers=30, num_heads=12),
+            canvas=WAN_CANVAS,
         ),
     }
 )
@@ -92,6 +102,45 @@ def saved_transformer(preset: Preset) -> Mapping[str, Any]:
         return preset.transformer
     values: dict[str, Any] = json.loads((preset.folder / "transformer" / "config.json").read_text(encoding="utf-8"))
     return values
+
+
+def saved_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of a saved pipeline: what its `model_index.json` says beside the names of its parts. Raises OSError
+    or ValueError where that file cannot be read."""
+    index: dict[str, Any] = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
+    if not isinstance(index, dict):
+        raise ValueError("model_index.json holds no settings")
+    return {name: value for name, value in index.items() if not name.startswith("_") and not _is_part(value)}
+
+
+def _is_part(value: Any) -> bool:
+    """Whether a value of the index is a part of the pipeline: [library, class]."""
+    return isinstance(value, list) and len(value) == 2 and not any(isinstance(item, list) for item in value)
+
+
+def canvas_of(preset: str, model: str | os.PathLike[str] | None = None) -> Canvas:
+    """Sizes and window of a model that is not loaded.
+
+    model: folder of a saved pipeline in place of the preset's own. One that was saved without its canvas has the
+        preset's.
+    Raises ValueError for a folder that cannot be read or names no canvas.
+    """
+    chosen = get_preset(preset)
+    for folder in (model, chosen.folder):
+        if folder is None:
+            continue
+        try:
+            canvas = Canvas.of_settings(saved_settings(folder))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The model in {folder} is incomplete ({error}); get it again.") from error
+        if canvas is not None:
+            return canvas
+    if chosen.canvas is None:
+        raise ValueError(
+            f"The model in {model or chosen.folder} does not name its sizes; add `buckets` and `window` to its "
+            "model_index.json."
+        )
+    return chosen.canvas
 
 
 def missing_weights(preset: Preset) -> str:

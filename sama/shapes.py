@@ -8,8 +8,9 @@ converts between the three worlds (pixels, latents, tokens) asks this module.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 TEMPORAL_FACTOR = 4
 SPATIAL_FACTOR = 8
@@ -54,10 +55,47 @@ OFFICIAL_BUCKETS: tuple[Bucket, ...] = tuple(
 )  # fmt: skip
 """The 15 buckets of the released 14B model (480p pixel budget)."""
 
-TINY_BUCKETS: tuple[Bucket, ...] = tuple(
-    Bucket(*size) for size in ((256, 144), (224, 160), (192, 192), (160, 224), (144, 256))
-)
-"""The buckets of the embedded model: about 140 tokens per latent frame each."""
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing `overlap`.
+
+    Raises ValueError for an empty list of sizes, sides that are not multiples of 16, a window that is not 4k+1 frames
+    and an overlap that is not shorter than the window.
+    """
+
+    buckets: tuple[Bucket, ...]
+    window: int
+    overlap: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.buckets:
+            raise ValueError("a model needs at least one size in `buckets`")
+        for bucket in self.buckets:
+            latent_shape(self.window, bucket.height, bucket.width)
+        if not 0 <= self.overlap < self.window:
+            raise ValueError(f"an overlap of {self.overlap} does not fit a window of {self.window} frames")
+
+    @staticmethod
+    def of_settings(settings: Mapping[str, Any]) -> Canvas | None:
+        """The canvas that a pipeline's own configuration names; None for one that was saved without it. Raises
+        ValueError for values that cannot be."""
+        buckets, window, overlap = (settings.get(name) for name in ("buckets", "window", "window_overlap"))
+        if buckets is None or window is None:
+            return None
+        try:
+            sizes = tuple(Bucket(*map(int, size)) for size in buckets)
+            return Canvas(sizes, int(window)) if overlap is None else Canvas(sizes, int(window), int(overlap))
+        except TypeError as error:
+            raise ValueError(f"`buckets`, `window` and `window_overlap` cannot be used: {error}") from error
+
+    def settings(self) -> dict[str, Any]:
+        """The same as values of a pipeline's configuration."""
+        return {
+            "buckets": [list(bucket) for bucket in self.buckets],
+            "window": self.window,
+            "window_overlap": self.overlap,
+        }
 
 
 def is_valid_frame_count(frames: int) -> bool:

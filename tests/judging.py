@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image
@@ -35,10 +36,10 @@ class Reply:
 
 @dataclass
 class Asked:
-    """One request as the server saw it."""
+    """One request as the server saw it. headers: found whatever their case."""
 
     path: str
-    headers: dict
+    headers: Message
     body: dict
     at: float
 
@@ -95,7 +96,7 @@ class JudgeServer:
 
     def _serve(self, handler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        asked = Asked(handler.path, dict(handler.headers), body, time.monotonic())
+        asked = Asked(handler.path, handler.headers, body, time.monotonic())
         with self._lock:
             self.asked.append(asked)
             self._busy += 1

@@ -2,8 +2,8 @@
 
 import torch
 
-from sama.checkpoints import to_official_name
 from sama.model.lora import LoraPair
+from sama.model.names import to_official_name
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline
 
 MODULES = {

@@ -15,13 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from training.closed_yaml import read_yaml
-from training.errors import ConfigError
 from training.values import Count, FileName, Frames, NonNegative, Number, Positive, Seed, Share, ShareBelowOne, Text
-
-__all__ = [
-    "ConfigError", "DataConfig", "GuardConfig", "LoraConfig", "ManifestConfig", "ObjectiveConfig", "OptimiserConfig",
-    "ParallelConfig", "RenderedConfig", "SaveConfig", "SetConfig", "TrainConfig", "WatchConfig", "load_config",
-]  # fmt: skip
 
 Stage = Literal["vae", "tower", "pretrain", "sft", "lora"]
 

@@ -22,12 +22,13 @@ from diffusers import AutoencoderKLWan
 from torch import nn
 from transformers import SiglipVisionConfig
 
-from sama.shapes import TINY_BUCKETS, LatentShape, latent_shape, token_counts
+from sama.shapes import LatentShape, latent_shape, token_counts
 from training.config import TrainConfig
 from training.core.float8 import is_large_matrix
 from training.core.meter import forward_flops, training_flops
 from training.core.optim import is_matrix
 from training.data.encoders import FrozenSizes
+from training.data.sizes import tiny_buckets
 from training.parallel.processes import DataRank, require_fitting
 from training.stages.model import build_transformer, require_arguments, told_by_section
 
@@ -50,17 +51,13 @@ def preview(config: TrainConfig, processes: int = 1) -> str:
     model = _model(config, sizes)
     counts = _counts(model)
     sharded = require_fitting(config, processes, counts["all"])
-    places = processes // config.parallel.sequence
     lines = [f"stage {config.stage} to {config.output}, fingerprint {config.fingerprint()}", ""]
     lines += [f"model      {counts['all']:,} parameters, {counts['trained']:,} trained, {_start(config)}"]
-    lines += [f"processes  {processes}: {_sharing(config, processes, sharded)}"]
-    lines += [f"optimiser  {_optimiser(config)}"]
-    lines += [f"schedule   {_schedule(config)}"]
-    lines += [f"precision  {config.precision}{', compiled' if config.compile else ''}{_float8(config)}"]
+    lines += _settings(config, processes, sharded)
     if sizes is not None and sizes.assumed:
         lines += [f"not here   {', '.join(sizes.assumed)}: sizes of Wan2.1 and SigLIP-so400m are assumed"]
     lines += ["", *_memory(config, model, processes if sharded else 1, sizes)]
-    lines += ["", "data", *(f"  {line}" for line in _data(config, sizes, places))]
+    lines += ["", "data", *(f"  {line}" for line in _data(config, sizes, processes // config.parallel.sequence))]
     return "\n".join(lines) + "\n"
 
 
@@ -88,48 +85,33 @@ def _counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-# --- Words -----------------------------------------------------------------------------------------------------------
-
-
 def _start(config: TrainConfig) -> str:
-    if config.start_from_base:
-        return f"from {config.base}"
-    return f"from {config.start_from}" if config.start_from else "from random weights"
+    start = config.base if config.start_from_base else config.start_from
+    return f"from {start or 'random weights'}"
 
 
-def _sharing(config: TrainConfig, processes: int, sharded: bool) -> str:
-    parallel = config.parallel
-    kept = "kept" if parallel.checkpointing == "none" else "computed again but for the attention"
-    kept = kept if parallel.checkpointing.startswith("attention") else kept.removesuffix(" but for the attention")
-    kept += ", inputs on the host" if parallel.checkpointing.endswith("offload") else ""
+def _settings(config: TrainConfig, processes: int, sharded: bool) -> list[str]:
+    """What was set, as lines."""
+    parallel, optimiser = config.parallel, config.optimiser
     weights = "one for itself" if processes == 1 else "weights sharded (FSDP2)" if sharded else "replicated (DDP)"
-    shared = f", {parallel.sequence} share a sequence" if parallel.sequence > 1 else ""
-    every = f" every {parallel.checkpoint_every} blocks" if parallel.checkpoint_every > 1 else ""
-    return f"{weights}{shared}, activations {kept}{every}"
-
-
-def _optimiser(config: TrainConfig) -> str:
-    optimiser = config.optimiser
-    rates = f"learning rate {optimiser.learning_rate:g}"
-    if optimiser.name == "muon":
-        rates += f" (AdamW {optimiser.adam_learning_rate:g})"
-    more = (
-        f"weight decay {optimiser.weight_decay:g}, clipped at {optimiser.clip_norm:g}, average {optimiser.ema_decay:g}"
-    )
-    return f"{optimiser.name}, {rates}, {more}"
-
-
-def _schedule(config: TrainConfig) -> str:
+    weights += f", {parallel.sequence} share a sequence" if parallel.sequence > 1 else ""
+    kept = "kept" if parallel.checkpointing == "none" else "computed again"
+    kept += " but for the attention" if parallel.checkpointing.startswith("attention") else ""
+    kept += ", inputs on the host" if parallel.checkpointing.endswith("offload") else ""
+    kept += f" every {parallel.checkpoint_every} blocks" if parallel.checkpoint_every > 1 else ""
+    rates = f"{optimiser.learning_rate:g}"
+    rates += f" (AdamW {optimiser.adam_learning_rate:g})" if optimiser.name == "muon" else ""
     end = f"{config.max_steps} steps" + (f" or {config.max_minutes:g} minutes" if config.max_minutes else "")
-    optimiser = config.optimiser
-    return (
-        f"{end} of {config.accumulate} micro-steps; {optimiser.warmup_steps} to warm up, "
-        f"falling over the last {optimiser.decay_share:.0%}"
-    )
-
-
-def _float8(config: TrainConfig) -> str:
-    return f", float8 rounding over the last {config.float8_share:.0%}" if config.float8_share else ""
+    precision = config.precision + (", compiled" if config.compile else "")
+    precision += f", float8 rounding over the last {config.float8_share:.0%}" if config.float8_share else ""
+    return [
+        f"processes  {processes}: {weights}, activations {kept}",
+        f"optimiser  {optimiser.name}, learning rate {rates}, weight decay {optimiser.weight_decay:g}, "
+        f"clipped at {optimiser.clip_norm:g}, average {optimiser.ema_decay:g}",
+        f"schedule   {end} of {config.accumulate} micro-steps; {optimiser.warmup_steps} to warm up, "
+        f"falling over the last {optimiser.decay_share:.0%}",
+        f"precision  {precision}",
+    ]
 
 
 # --- Memory ----------------------------------------------------------------------------------------------------------
@@ -211,7 +193,7 @@ def _size(module: nn.Module) -> int:
 def _largest(config: TrainConfig) -> Largest:
     if config.data.source == "rendered":
         frames = config.data.rendered.frames
-        shapes = [latent_shape(frames, bucket.height, bucket.width) for bucket in TINY_BUCKETS]
+        shapes = [latent_shape(frames, bucket.height, bucket.width) for bucket in tiny_buckets()]
         return Largest(config.batch_size, max(shapes, key=lambda shape: shape.height * shape.width))
     from training.data.files.buckets import batch_sizes, model_width, signatures
 

@@ -6,17 +6,6 @@ Standard library only. All of them survive pickling, because workers raise them 
 
 from __future__ import annotations
 
-__all__ = [
-    "CaseError",
-    "ConfigError",
-    "DataError",
-    "IngredientError",
-    "JudgeError",
-    "NotFiniteError",
-    "PackError",
-    "RunStoppedError",
-]
-
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""

@@ -29,8 +29,17 @@ from pydantic import Field
 from training.errors import CaseError, PackError
 from training.evaluation.held_out.cases import PUBLISHED, CaseLine, make_cases, read_cases, write_cases
 from training.evaluation.held_out.report import write_report
-from training.evaluation.held_out.runner import Examination, about_model, examine, finished, read_later, write_sheets
-from training.evaluation.held_out.scoring import Judge, Score, unread
+from training.evaluation.held_out.runner import (
+    ABOUT_FILE,
+    Examination,
+    about_model,
+    examine,
+    finished,
+    read_later,
+    score_folder,
+    write_sheets,
+)
+from training.evaluation.held_out.scoring import Score, Scorer, unread
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack, require_pack
 from training.values import Count, Frames, NonNegative, Number, argument
@@ -38,7 +47,6 @@ from training.values import Count, Frames, NonNegative, Number, argument
 logger = logging.getLogger(__name__)
 
 WORK = Path("runs/benchmark")
-ABOUT = "about.json"
 Quality = Annotated[int, Field(ge=0, le=101)]
 """Quality of WebP files; see `Examination.store`."""
 
@@ -54,19 +62,19 @@ def run(options: argparse.Namespace) -> None:
     about = about_model(how) | {"cases": _digest(lines)}
     work = options.work or WORK / f"{about['model']}-{_named(about)}"
     work.mkdir(parents=True, exist_ok=True)
-    (work / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (work / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
     _report(examine(lines, how, work, options.workers), lines, work, about, options)
 
 
 def read(options: argparse.Namespace) -> None:
     """Read what a machine without OCR left unread, and write the report and sheets (again)."""
     lines = _lines(options)
-    if not (options.work / ABOUT).is_file():
-        raise CaseError(f"{options.work} is not the work folder of a run: it has no {ABOUT}")
+    if not (options.work / ABOUT_FILE).is_file():
+        raise CaseError(f"{options.work} is not the work folder of a run: it has no {ABOUT_FILE}")
     count = read_later(lines, options.work, Pack.load(options.pack))
     logger.info("read the subtitles of %d cases", count)
     scores = [score for line in lines if (score := finished(options.work, line)) is not None]
-    about = json.loads((options.work / ABOUT).read_text(encoding="utf-8"))
+    about = json.loads((options.work / ABOUT_FILE).read_text(encoding="utf-8"))
     _report(scores, lines, options.work, about, options)
 
 
@@ -108,12 +116,11 @@ def export(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     """Score results that were made elsewhere."""
     from training.evaluation.held_out.editor import load_tower
-    from training.evaluation.held_out.foreign import score_folder
 
     require_pack(options.pack)
     lines = _lines(options)
     distance = None if options.tower == "none" else load_tower(options.tower)
-    scores, missing = score_folder(lines, options.results, Judge(Pack.load(options.pack), distance))
+    scores, missing = score_folder(lines, options.results, Scorer(Pack.load(options.pack), distance))
     if missing:
         logger.warning("%d of %d cases have no result: %s", len(missing), len(lines), ", ".join(missing[:5]))
     about = {"results": options.results.name, "missing": missing, "cases": _digest(lines)}
@@ -123,7 +130,7 @@ def score(options: argparse.Namespace) -> None:
 
 def real(options: argparse.Namespace) -> None:
     """Show edits of the whole picture on real clips."""
-    from training.evaluation.held_out.real import GLOBAL_EDITS, edit_real_clips
+    from training.evaluation.held_out.real_clips import GLOBAL_EDITS, edit_real_clips
 
     clips = sorted(file for file in options.clips.iterdir() if file.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm"))
     if not clips:

@@ -21,7 +21,6 @@ from sama.edit.events import EditEvent, EditResult
 from sama.edit.failures import user_errors
 from sama.edit.painter import Painter
 from sama.edit.request import (
-    Canvas,
     EditRequest,
     Job,
     check_lora,
@@ -34,7 +33,8 @@ from sama.edit.settings_file import write_settings
 from sama.edit.texts import Unread
 from sama.errors import CheckpointError, EditError, EditFailedError
 from sama.placement import fast_dtype, place, resolve_device, vae_dtype
-from sama.presets import PRESETS
+from sama.presets import PRESETS, canvas_of
+from sama.shapes import Canvas
 from sama.video import VideoWriter
 from sama.video.writing import holds_alpha
 
@@ -46,7 +46,6 @@ def edit_video(
     request: EditRequest,
     pipeline: SamaPipeline | None = None,
     previews: bool = False,
-    canvas: Canvas | None = None,
 ) -> Generator[EditEvent, None, None]:
     """Edits a file; the last event carries the result. Closing the generator cancels within one step, leaving no file.
 
@@ -54,12 +53,13 @@ def edit_video(
         a time may use a pipeline.
     previews: whether events carry a picture every second step: a decoded frame, or a linear guess at it where decoding
         would send the transformer off the device.
-    canvas: sizes and window of a pipeline that was trained on others than the preset's.
     Raises EditError for anything that the user can put right, before any file is made, and EditFailedError when the
     memory does not suffice, or when the settings cannot be written; the finished video stays then.
     """
     began = time.monotonic()
-    job = check_request(request, with_weights=pipeline is None, canvas=canvas)
+    job = check_request(
+        request, with_weights=pipeline is None, canvas=None if pipeline is None else _canvas(request, pipeline)
+    )
     if pipeline is None and (request.device not in (None, "cpu") or _needs_gpu(request.preset, request.model)):
         resolve_device(request.device, _needs_gpu(request.preset, request.model))
     windows = len(job.plan.windows)
@@ -150,6 +150,12 @@ def load_pipeline(
     place(pipeline, target)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _canvas(request: EditRequest, pipeline: SamaPipeline) -> Canvas:
+    """Sizes and window of a loaded pipeline; of one that was saved without them, the preset's."""
+    check_preset(request.preset)
+    return pipeline.canvas or canvas_of(request.preset)
 
 
 def _needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:

@@ -17,10 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import Canvas, EditRequest, plan_of
+from sama.edit.request import EditRequest, plan_of
 from sama.flops import block_flops, known_gpu
 from sama.placement import default_device
-from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
+from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS, canvas_of
 from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
 
@@ -138,14 +138,13 @@ def estimate(
     request: EditRequest,
     info: VideoInfo,
     speed: Speed | None = None,
-    canvas: Canvas | None = None,
 ) -> Estimate:
     """What editing the clip `info` will take on the request's device (None: CUDA where there is any, else the CPU).
 
     Without `speed`, a known GPU's figures are looked up and anything else is measured, which takes about a second.
     Raises EditError for a start beyond the clip's end, ValueError for a preset whose weights are not there.
     """
-    plan = plan_of(request, info, canvas)
+    plan = plan_of(request, info, canvas_of(request.preset, request.model))
     model = architecture_of(request.preset, request.model)
     steps = request.steps or model.steps
     guidance = model.guidance if request.guidance is None else request.guidance

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from sama.edit.user_mask import MaskError, check_mask
 from sama.errors import EditError, VideoError
 from sama.model.lora_keys import Stored, complaint
-from sama.presets import PRESETS, missing_weights
-from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS, Bucket, nearest_bucket, windows
+from sama.presets import PRESETS, canvas_of, missing_weights
+from sama.shapes import Bucket, Canvas, nearest_bucket, windows
 from sama.video import VideoInfo, VideoLimits, probe
 from sama.video.timeline import Timeline, read_timeline
 
@@ -34,23 +34,6 @@ DETAIL = ("auto", "on", "off")
 SCHEDULERS = ("euler", "unipc")
 SETTINGS_MARK = "sama_version"
 """The field by which a file of settings is known."""
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """What a preset's model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing
-    `overlap`."""
-
-    buckets: tuple[Bucket, ...]
-    window: int
-    overlap: int = 5
-
-
-CANVASES: Mapping[str, Canvas] = {
-    "tiny": Canvas(TINY_BUCKETS, 17),
-    "14b": Canvas(OFFICIAL_BUCKETS, 81),
-    "1.3b": Canvas(OFFICIAL_BUCKETS, 81),
-}
 
 
 @dataclass(frozen=True)
@@ -75,8 +58,8 @@ class EditRequest:
         mask `keep_source` chooses between edit and source as ever; "off" shows there all that the model painted.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
-    model: folder of a saved pipeline, such as training writes, in place of the preset's weights. The preset still says
-        which sizes and windows it sees.
+    model: folder of a saved pipeline, such as training writes, in place of the preset's weights. Where it was saved
+        without its sizes and window, the preset's hold.
     """
 
     video: str | os.PathLike[str]
@@ -131,7 +114,7 @@ def check_request(
     """Everything that can be refused before a model is loaded, cheapest first. Raises `EditError`.
 
     with_weights: whether the preset's own weights will be used, and must be there.
-    canvas: what the model sees at once, in place of the preset's.
+    canvas: what the model sees at once, of a pipeline that is loaded already; None reads it where the model is saved.
     """
     check_values(request)
     _check_text(request.instruction, "instruction", required=True)
@@ -140,7 +123,7 @@ def check_request(
         for spec in request.lora:
             check_lora(parse_lora(spec)[0])
         info, timeline = _looked_at(request.video, limits)
-        plan = plan_of(request, info, canvas)
+        plan = plan_of(request, info, canvas or _saved_canvas(request))
         if request.mask is not None:
             _check_mask(request.mask, plan)
         output = check_output(request.output, request.video)
@@ -187,9 +170,16 @@ def _looked_at(video: str | os.PathLike[str], limits: VideoLimits | None) -> tup
             raise EditError(str(error)) from error
 
 
-def plan_of(request: EditRequest, info: VideoInfo, canvas: Canvas | None = None) -> Plan:
+def _saved_canvas(request: EditRequest) -> Canvas:
+    _check_folder(request.preset, request.model)
+    try:
+        return canvas_of(request.preset, request.model)
+    except ValueError as error:
+        raise EditError(str(error)) from error
+
+
+def plan_of(request: EditRequest, info: VideoInfo, canvas: Canvas) -> Plan:
     """How the clip will be cut. Raises `EditError` for a start beyond its end."""
-    canvas = canvas or CANVASES[request.preset]
     if request.start >= info.frames:
         raise EditError(
             f"The start, frame {request.start}, lies beyond the clip's {info.frames} frames; "
@@ -207,15 +197,19 @@ def check_preset(name: str) -> None:
 
 def check_weights(preset: str, model: str | os.PathLike[str] | None = None) -> None:
     """Raise `EditError` when the weights can be neither found nor fetched."""
+    _check_folder(preset, model)
     chosen = PRESETS[preset]
-    if model is not None:
-        if not (Path(model) / "model_index.json").is_file():
-            raise EditError(f"There is no saved pipeline in {str(model)!r}; give the folder with model_index.json.")
-    elif chosen.folder is not None:
-        if not (chosen.folder / "model_index.json").is_file():
-            raise EditError(missing_weights(chosen))
-    elif chosen.weights_repo is None:
+    if model is None and chosen.folder is None and chosen.weights_repo is None:
         raise EditError(f"No weights are released for the preset {preset!r}; give the folder of trained ones.")
+
+
+def _check_folder(preset: str, model: str | os.PathLike[str] | None) -> None:
+    """Raise `EditError` when the folder of the model, which need not have one, holds no saved pipeline."""
+    chosen = PRESETS[preset]
+    if model is not None and not (Path(model) / "model_index.json").is_file():
+        raise EditError(f"There is no saved pipeline in {str(model)!r}; give the folder with model_index.json.")
+    if model is None and chosen.folder is not None and not (chosen.folder / "model_index.json").is_file():
+        raise EditError(missing_weights(chosen))
 
 
 def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) -> Path:

@@ -5,7 +5,6 @@ Reading it imports no torch, so that bad input is refused at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sama import fingerprint
 from sama.edit.request import SETTINGS_MARK, EditRequest, Job, parse_lora
 from sama.errors import EditError
 from sama.files import whole_file
@@ -32,7 +32,7 @@ def write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
         "guidance": config["default_guidance"] if request.guidance is None else request.guidance,
         "source_guidance": 1.0 if request.source_guidance is None else request.source_guidance,
         "device": request.device,
-        "fingerprint": model_fingerprint(pipeline),
+        "fingerprint": fingerprint.of_pipeline(pipeline),
     }
     text = json.dumps(settings_of(job, resolved | facts), indent=2, ensure_ascii=False) + "\n"
     with whole_file(job.settings) as part:
@@ -82,20 +82,6 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if isinstance(values.get("lora"), list):
         values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"])
     return values
-
-
-def model_fingerprint(pipeline: SamaPipeline) -> str:
-    """Which weights these are: a hash over names, shapes and a sample of the values of every tensor, LoRAs left out."""
-    digest = hashlib.sha256()
-    for component in ("transformer", "vae", "text_encoder"):
-        for name, tensor in sorted(getattr(pipeline, component).state_dict().items()):
-            if "lora_" in name:
-                continue
-            flat = tensor.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
-            digest.update(f"{component}.{name.replace('.base_layer', '')}{tuple(tensor.shape)}".encode())
-            digest.update(sample.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _relative(path: str | os.PathLike[str], folder: Path) -> str:

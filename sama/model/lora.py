@@ -23,17 +23,10 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils.peft_utils import get_adapter_name
 from torch import Tensor, nn
 
-from sama.checkpoints import (
-    PREFIXES,
-    from_flat_name,
-    from_official_name,
-    read_state_dict,
-    some_of,
-    strip_prefixes,
-    to_official_name,
-)
+from sama.checkpoints import read_state_dict, some_of
 from sama.errors import CheckpointError
 from sama.model.lora_keys import CONVERTED, Stored, complaint, part_of, plain
+from sama.model.names import PREFIXES, from_flat_name, from_official_name, strip_prefixes, to_official_name
 
 logger = logging.getLogger(__name__)
 

@@ -118,13 +118,5 @@ NO_PRETEXT_WEIGHT = 1
 """The share of unperturbed clips in the paper's mixture none : cube : speed : tube = 1 : 2 : 3 : 4."""
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> Generator:
-    """The generator of one sample: a function of (seed, epoch, index), so that no worker, rank or epoch repeats
-    another's perturbations."""
-    # Integers hash alike in every process. Another mixing would change what every seed of a run or of the app draws.
-    mixed = hash((seed, epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF
-    return Generator().manual_seed(mixed)
-
-
 def _draw(count: int, generator: Generator) -> int:
     return int(torch.randint(count, (1,), generator=generator))

@@ -33,6 +33,7 @@ from sama.shapes import NUM_SEMANTIC_TOKENS, SEMANTIC_GRID
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
 SEMANTIC_POSITIONS = ("none", "grid")
+SOURCE_POSITIONS = ("shared", "shifted")
 
 
 class PatchGrid(NamedTuple):
@@ -59,24 +60,35 @@ class SamaRotaryPosEmbed(WanRotaryPosEmbed):
     """Rotary tables of the whole sequence.
 
     Source and target share Wan's 3-D positions from (0, 0, 0), so that a target patch finds its source patch by
-    position alone. The anchors have either no position (`"none"`: zero factors, as the released checkpoint was
-    trained; q and k become 0) or the place of their cell of the anchor frame's 8 x 8 grid (`"grid"`); the one global
-    anchor, which belongs to no place, has zero factors in both.
+    position alone (`source_positions="shared"`); `"shifted"`, the alternative in the paper's ablation, puts the source
+    behind the target in time, at frames F to 2F - 1. The anchors have either no position (`"none"`: zero factors, as
+    the released checkpoint was trained; q and k become 0) or the place of their cell of the anchor frame's 8 x 8 grid
+    (`"grid"`); the one global anchor, which belongs to no place, has zero factors in both.
     """
 
-    def __init__(self, attention_head_dim: int, patch_size: tuple[int, ...], max_seq_len: int, positions: str) -> None:
+    def __init__(
+        self,
+        attention_head_dim: int,
+        patch_size: tuple[int, ...],
+        max_seq_len: int,
+        positions: str,
+        source_positions: str = "shared",
+    ) -> None:
         super().__init__(attention_head_dim, patch_size, max_seq_len)
-        self.positions = positions
+        self.positions, self.source_positions = positions, source_positions
 
     def forward(
         self, hidden_states: Tensor, num_semantic_tokens: int = 0, with_source: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Tables for target latents (B, C, F, H, W): cosines and sines, (1, tokens, 1, head_dim) each."""
-        video = super().forward(hidden_states)
+        video = source = super().forward(hidden_states)
+        if with_source and self.source_positions == "shifted":
+            both = super().forward(torch.cat([hidden_states] * 2, dim=2))  # positions of 2F frames
+            source = tuple(table[:, table.shape[1] // 2 :] for table in both)
         grid = patch_grid(hidden_states, self.patch_size)
         tables = []
         for part, table in enumerate(video):
-            segments = [table] if with_source else []
+            segments = [source[part]] if with_source else []
             if num_semantic_tokens:
                 segments.append(self._semantic_table(part, grid, num_semantic_tokens, table))
             tables.append(torch.cat([*segments, table], dim=1))
@@ -134,8 +146,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
     """Wan's transformer with semantic anchors and an in-context source clip.
 
     Config beyond Wan's: `semantic_dim` (width of an anchor, 1152 for SigLIP-so400m), `semantic_hidden_dim`,
-    `num_semantic_tokens` (8 x 8 local + 1 global of one anchor frame) and `semantic_positions` (`"none"` or `"grid"`,
-    see `SamaRotaryPosEmbed`).
+    `num_semantic_tokens` (8 x 8 local + 1 global of one anchor frame; 0 for a model that was trained without anchors),
+    `semantic_positions` (`"none"` or `"grid"`) and `source_positions` (`"shared"` or `"shifted"`), for which see
+    `SamaRotaryPosEmbed`. With shifted positions the type embedding stays as it was initialised, at zero.
 
     On a base Wan checkpoint the type embedding starts at zero, so that training begins at the base model.
     """
@@ -166,10 +179,13 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_hidden_dim: int = 1024,
         num_semantic_tokens: int = NUM_SEMANTIC_TOKENS,
         semantic_positions: str = "none",
+        source_positions: str = "shared",
     ) -> None:
         if semantic_positions not in SEMANTIC_POSITIONS:
             raise ValueError(f"semantic_positions must be one of {SEMANTIC_POSITIONS}, not {semantic_positions!r}")
-        if semantic_positions == "grid" and num_semantic_tokens != NUM_SEMANTIC_TOKENS:
+        if source_positions not in SOURCE_POSITIONS:
+            raise ValueError(f"source_positions must be one of {SOURCE_POSITIONS}, not {source_positions!r}")
+        if semantic_positions == "grid" and num_semantic_tokens not in (0, NUM_SEMANTIC_TOKENS):
             raise ValueError(f'semantic_positions="grid" needs {NUM_SEMANTIC_TOKENS} tokens, not {num_semantic_tokens}')
         super().__init__(
             patch_size, num_attention_heads, attention_head_dim, in_channels, out_channels, text_dim, freq_dim,
@@ -177,9 +193,12 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             pos_embed_seq_len,
         )  # fmt: skip
         dim = num_attention_heads * attention_head_dim
-        self.rope = SamaRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len, semantic_positions)
+        self.rope = SamaRotaryPosEmbed(
+            attention_head_dim, patch_size, rope_max_seq_len, semantic_positions, source_positions
+        )
         self.segment_embedding = nn.Embedding(3, dim)
         nn.init.zeros_(self.segment_embedding.weight)
+        self.segment_embedding.requires_grad_(source_positions == "shared")
         self.semantic_projector = SemanticProjector(semantic_dim, semantic_hidden_dim, dim)
         self.semantic_head = SemanticHead(dim, semantic_dim)
         # Both ends of the blocks, where `sama.model.parallel` splits the sequence and gathers it again.
@@ -238,7 +257,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
 
         # 4. Both heads
         semantic = None
-        if num_semantic:
+        if semantic_hidden_states is not None:
             semantic = self.semantic_head(tokens[:, -num_video - num_semantic : -num_video])
         sample = self._to_latents(tokens[:, -num_video:], temb, grid)
         return SamaTransformerOutput(sample, semantic) if return_dict else (sample, semantic)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
+from sama.pipeline.inputs import SamaInputs
 
-class Batch(NamedTuple):
+
+class BatchShape(NamedTuple):
     """How many different inputs there are, and how often each is used."""
 
     inputs: int
@@ -19,19 +21,14 @@ class Batch(NamedTuple):
         return self.inputs * self.repeats
 
     @staticmethod
-    def of(
-        frames: Tensor | None,
-        source_latents: Tensor | None,
-        prompt: str | Sequence[str] | None,
-        prompt_embeds: Tensor | None,
-        repeats: int,
-        generator: Any,
-    ) -> Batch:
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        counts = {len(given) for given in (frames, source_latents, prompts, prompt_embeds) if given is not None} - {1}
+    def of(asked: SamaInputs, frames: Tensor | None) -> BatchShape:
+        """What a call asks for. frames: (B, T, H, W, 3) of its video. Raises ValueError for numbers that differ."""
+        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        all_given = (frames, asked.source_latents, prompts, asked.prompt_embeds)
+        counts = {len(given) for given in all_given if given is not None} - {1}
         if len(counts) > 1:
             raise ValueError(f"clips and prompts must be equally many, or one, not {' and '.join(map(str, counts))}")
-        inputs = counts.pop() if counts else 1
+        inputs, repeats, generator = counts.pop() if counts else 1, asked.num_videos_per_prompt, asked.generator
         if inputs < 1 or repeats < 1:
             raise ValueError("an edit needs at least one clip, one prompt and one result")
         if isinstance(generator, Sequence):
@@ -39,7 +36,7 @@ class Batch(NamedTuple):
                 repeats = max(1, len(generator) // inputs)
             if len(generator) != inputs * repeats:
                 raise ValueError(f"{len(generator)} generators cannot seed {inputs * repeats} results: give one each")
-        return Batch(inputs, repeats)
+        return BatchShape(inputs, repeats)
 
     def expand(self, tensor: Tensor) -> Tensor:
         """One row per result, from one row or one per input. Raises ValueError for any other number."""

@@ -16,27 +16,26 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Generator, Tensor
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionModel
 
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.processes import Dismissed, OneProcess, Processes, RunLeft
 from sama.model.transformer import SamaTransformer3DModel
-from sama.pipeline.batch import Batch
-from sama.pipeline.frames import OUTPUT_TYPES, as_frames, as_output
+from sama.pipeline.batch import BatchShape
+from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
+from sama.pipeline.frames import as_frames, as_output
+from sama.pipeline.inputs import CALLBACK_TENSORS, SamaInputs, taking
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
-from sama.pipeline.schedule import TIMESTEPS, FlowScheduler, denoised, guide, run_scheduler, shifted_sigmas
+from sama.pipeline.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
-from sama.shapes import LatentShape, latent_shape
+from sama.shapes import Canvas, LatentShape, latent_shape
 
 logger = logging.getLogger(__name__)
-
-StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
 class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
@@ -50,13 +49,13 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     spell_quotes: whether and where quoted texts are spelled, see `sama.pipeline.prompts.model_prompt`.
     shift: of the noise schedule. default_steps, default_guidance: where the caller names none.
     round_timestep_to_bf16: evaluates the model at timesteps rounded to bfloat16, as the official code does.
+    buckets, window, window_overlap: sizes (width, height) and frames that the model was trained on, and the frames that
+        neighbouring windows of a longer clip share; see `sama.shapes.Canvas`. None where nobody said.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components = ["semantic_tower"]  # noqa: RUF012 - diffusers' interface
-    _callback_tensor_inputs = (
-        "latents", "semantic_latents", "source_latents", "prompt_embeds", "negative_prompt_embeds",
-    )  # fmt: skip
+    _callback_tensor_inputs = CALLBACK_TENSORS
 
     transformer: SamaTransformer3DModel
     vae: AutoencoderKLWan
@@ -80,10 +79,14 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         default_steps: int = WAN_STEPS,
         default_guidance: float = WAN_GUIDANCE,
         round_timestep_to_bf16: bool = False,
+        buckets: Sequence[Sequence[int]] | None = None,
+        window: int | None = None,
+        window_overlap: int | None = None,
     ) -> None:
         super().__init__()
         if spell_quotes not in SPELLINGS:
             raise ValueError(f"spell_quotes must be one of {SPELLINGS}, not {spell_quotes!r}")
+        canvas = Canvas.of_settings({"buckets": buckets, "window": window, "window_overlap": window_overlap})
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -100,6 +103,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             default_steps=default_steps,
             default_guidance=default_guidance,
             round_timestep_to_bf16=round_timestep_to_bf16,
+            **(canvas.settings() if canvas else {}),
         )
         self._processes: Processes | OneProcess = OneProcess()
         self._vae_lock = threading.Lock()  # Wan's VAE keeps its frame cache in the module
@@ -143,6 +147,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         return self._current_timestep
 
     @property
+    def canvas(self) -> Canvas | None:
+        """Sizes and window that the model was trained on; None for a pipeline that was saved without them."""
+        return Canvas.of_settings(self.config)
+
+    @property
     def transformer_arguments(self) -> dict[str, Any]:
         """The arguments that the transformer was made with."""
         return {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
@@ -172,9 +181,10 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
 
         Raises what fails here; the processes cannot work together after that.
         """
+        nothing = SamaInputs(video=(), prompt="", output_type="latent")  # the first process sends the run
         while True:
             try:
-                for _ in self._denoise(_nothing, self.scheduler, "latent", None, ()):
+                for _ in self._denoise(_nothing, nothing):
                     pass
             except RunLeft:
                 continue
@@ -188,20 +198,14 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         """Frames (B, T, H, W, 3) in [0, 1], T = 4k+1 and sides divisible by 16, as normalised latents
         (B, C, F, H / 8, W / 8), float32. Raises ValueError for other sizes."""
         self._latent_shape(frames)
-        pixels = frames.movedim(-1, 1).to(self._execution_device, self.vae.dtype) * 2 - 1
         with self._vae_lock:
-            latents = self.vae.encode(pixels).latent_dist.mode().float()
-        mean, std = self._latent_statistics(latents)
-        return (latents - mean) / std
+            return encode_clips(self.vae, frames.to(self._execution_device))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, F, h, w) as frames (B, T, H, W, 3) in [0, 1], float32."""
-        latents = latents.to(self._execution_device, torch.float32)
-        mean, std = self._latent_statistics(latents)
         with self._vae_lock:
-            pixels = self.vae.decode((latents * std + mean).to(self.vae.dtype), return_dict=False)[0].float()
-        return (pixels.clamp(-1, 1) / 2 + 0.5).movedim(1, -1)
+            return decode_clips(self.vae, latents.to(self._execution_device, torch.float32))
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
@@ -212,13 +216,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         prefix = self.config["prompt_prefix"] if prefix is None else prefix
         texts = [model_prompt(prompt, prefix, self.config["spell_quotes"]) for prompt in prompts]
         room = self.config["max_sequence_length"]
-        tokens = self.tokenizer(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
+        tokens = tokenise(self.tokenizer, texts, room)
         needed = max(map(len, self.tokenizer(texts, verbose=False).input_ids))
         if needed > room:
             logger.warning("the prompt has %d tokens and the model reads %d: its end is lost", needed, room)
-        ids, mask = tokens.input_ids.to(self._execution_device), tokens.attention_mask.to(self._execution_device)
-        states = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        return torch.where(mask.bool().unsqueeze(-1), states, 0.0)
+        return text_states(self.text_encoder, self.tokenizer, tokens.to(self._execution_device)).float()
 
     def unread(self, prompt: str, prefix: str | None = None) -> str:
         """The end of a prompt that is beyond `max_sequence_length` tokens, "" if there is none; see
@@ -234,150 +236,60 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         _, num_frames, height, width, _ = frames.shape
         return latent_shape(num_frames, height, width, self.vae.config["scale_factor_spatial"])
 
-    def _latent_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, -1, 1, 1, 1)
-        mean, std = (latents.new_tensor(self.vae.config[name]) for name in ("latents_mean", "latents_std"))
-        return mean.view(shape), std.view(shape)
-
     # --- The run -----------------------------------------------------------------------------------------------------
 
-    def __call__(
-        self,
-        video: Any = None,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] = "",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        source_guidance_scale: float | None = None,
-        num_videos_per_prompt: int = 1,
-        generator: Generator | Sequence[Generator] | None = None,
-        latents: Tensor | None = None,
-        semantic_latents: Tensor | None = None,
-        source_latents: Tensor | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        output_type: str = "np",
-        prompt_prefix: str | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
-        callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        return_dict: bool = True,
-        scheduler: FlowScheduler | None = None,
-    ) -> SamaPipelineOutput | tuple[Any, Tensor]:
-        """Edits a clip.
-
-        video: the source, as `sama.pipeline.frames.as_frames` takes it: frames of uint8 or floats in [0, 1], arrays,
-        tensors or
-            pictures, one clip or a batch. The number of frames has the form 4k+1 and sides are divisible by 16.
-        prompt: the instruction; for a restoration (`prompt_prefix` of a pretext task) the caption, or "".
-        negative_prompt: what to avoid; the prefix stands before it, and before "" too.
-        num_inference_steps, guidance_scale: the pipeline's defaults if None. A guidance scale of 1 saves the negative
-            pass, which keeps the source.
-        source_guidance_scale: guidance towards the source on top, at the price of one more pass without it; None or 1
-            for none. The formula stands in `sama.pipeline.schedule.guide`.
-        num_videos_per_prompt: results of one prompt next to each other in the batch.
-        generator: the only source of randomness. Video noise (B, C, F, h, w) is drawn first, then the noise of the
-            anchors (B, 65, D), both as float32 where the generator lives. A list holds one generator per result: the
-            batch is then what single runs with each would give (and may be longer than the prompts, which repeat).
-        latents, semantic_latents: noise to start from in place of the generator's.
-        source_latents: normalised latents in place of `video`. With neither there is no source, and `latents` say the
-            size.
-        prompt_embeds, negative_prompt_embeds: text states in place of the prompts.
-        output_type: "np", "pt", "pil" or "latent"; see `SamaPipelineOutput`.
-        prompt_prefix: the task's token in place of the pipeline's.
-        attention_kwargs: {"scale": s} sets the strength of LoRAs for this run.
-        callback_on_step_end: called with (pipeline, step, timestep, tensors) after every step, counted from 0; tensors
-            it returns replace those of the run.
-        callback_on_step_end_tensor_inputs: which tensors the callback gets: latents, semantic_latents,
-            source_latents, prompt_embeds, negative_prompt_embeds.
-        scheduler: for this run in place of the pipeline's; it is copied and stays as it is.
-        Raises ValueError, with one sentence, for inputs that do not fit.
-        """
-        steps = self.stream(
-            video, prompt, negative_prompt, num_inference_steps, guidance_scale, source_guidance_scale,
-            num_videos_per_prompt, generator, latents, semantic_latents, source_latents, prompt_embeds,
-            negative_prompt_embeds, output_type, prompt_prefix, attention_kwargs, callback_on_step_end,
-            callback_on_step_end_tensor_inputs, scheduler,
-        )  # fmt: skip
+    @taking(SamaInputs)
+    def __call__(self, inputs: SamaInputs) -> SamaPipelineOutput | tuple[Any, Tensor]:
+        """Edits a clip."""
+        steps = self._events(inputs)
         output: SamaPipelineOutput | None = None
-        with self.progress_bar(total=num_inference_steps or self.config["default_steps"]) as bar:
+        with self.progress_bar(total=inputs.num_inference_steps or self.config["default_steps"]) as bar:
             for event in steps:
                 if isinstance(event, SamaPipelineOutput):
                     output = event
                 else:
                     bar.update()
         assert output is not None  # the last event of every stream that ends
-        return output if return_dict else output.to_tuple()
+        return output if inputs.return_dict else output.to_tuple()
 
-    def stream(
-        self,
-        video: Any = None,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] = "",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        source_guidance_scale: float | None = None,
-        num_videos_per_prompt: int = 1,
-        generator: Generator | Sequence[Generator] | None = None,
-        latents: Tensor | None = None,
-        semantic_latents: Tensor | None = None,
-        source_latents: Tensor | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        output_type: str = "np",
-        prompt_prefix: str | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
-        callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        scheduler: FlowScheduler | None = None,
-    ) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
+    @taking(SamaInputs)
+    def stream(self, inputs: SamaInputs) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
         """The same edit as a generator: one `SamaStep` per denoising step, then the `SamaPipelineOutput`.
 
-        Arguments and errors are those of `__call__`; inputs are checked at once. Closing the generator stops the work
-        and leaves the pipeline ready for the next run.
+        Inputs are checked at once. Closing the generator stops the work and leaves the pipeline ready for the next run.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}")
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise ValueError(f"callbacks can get {', '.join(self._callback_tensor_inputs)}, not {', '.join(unknown)}")
-        if prompt is None and prompt_embeds is None:
-            raise ValueError("an edit needs a prompt; give an empty one to restore a clip without a caption")
-        frames = None if video is None else as_frames(video)
+        return self._events(inputs)
+
+    def _events(self, inputs: SamaInputs) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
+        """The run, with everything checked that needs no model."""
+        frames = None if inputs.video is None else as_frames(inputs.video)
         if frames is not None:
             self._latent_shape(frames)
-        elif source_latents is None and latents is None:
-            raise ValueError("an edit needs a video; to generate without one, give latents, which say the size")
-        scale = self.config["default_guidance"] if guidance_scale is None else guidance_scale
-        steps = self.config["default_steps"] if num_inference_steps is None else num_inference_steps
+        scale = self.config["default_guidance"] if inputs.guidance_scale is None else inputs.guidance_scale
+        steps = self.config["default_steps"] if inputs.num_inference_steps is None else inputs.num_inference_steps
         shifted_sigmas(steps, self.config["shift"])
-        batch = Batch.of(frames, source_latents, prompt, prompt_embeds, num_videos_per_prompt, generator)
+        batch = BatchShape.of(inputs, frames)
 
         def prepare() -> SamaRun:
-            source = source_latents if frames is None else self.encode_video(frames)
-            embeds = self._text(prompt_embeds, prompt, prompt_prefix, batch)
-            negative = self._text(negative_prompt_embeds, negative_prompt, prompt_prefix, batch) if scale != 1 else None
+            source = inputs.source_latents if frames is None else self.encode_video(frames)
+            embeds = self._text(inputs.prompt_embeds, inputs.prompt, inputs.prompt_prefix, batch)
+            negative = None
+            if scale != 1:
+                negative = self._text(
+                    inputs.negative_prompt_embeds, inputs.negative_prompt, inputs.prompt_prefix, batch
+                )
             source = None if source is None else batch.expand(source).to(self._execution_device, torch.float32)
-            noise = self._noise(batch, source, generator, latents, semantic_latents)
-            return SamaRun(
-                *noise, source, embeds, negative, steps, scale,
-                1.0 if source_guidance_scale is None else source_guidance_scale, attention_kwargs,
-            )  # fmt: skip
+            noise = self._noise(batch, source, inputs)
+            source_scale = 1.0 if inputs.source_guidance_scale is None else inputs.source_guidance_scale
+            return SamaRun(*noise, source, embeds, negative, steps, scale, source_scale, inputs.attention_kwargs)
 
-        inputs = tuple(callback_on_step_end_tensor_inputs)
-        return self._denoise(prepare, scheduler or self.scheduler, output_type, callback_on_step_end, inputs)
+        return self._denoise(prepare, inputs)
 
     @torch.no_grad()
     def _denoise(
-        self,
-        prepare: Callable[[], SamaRun],
-        scheduler: FlowScheduler,
-        output_type: str,
-        callback: Any,
-        callback_inputs: tuple[str, ...],
+        self, prepare: Callable[[], SamaRun], inputs: SamaInputs
     ) -> Stream[SamaStep | SamaPipelineOutput, None, None]:
+        scheduler, callback = inputs.scheduler or self.scheduler, inputs.callback_on_step_end
         self._interrupt = False
         plan: list[Tensor] = []
         processes = self._processes
@@ -403,7 +315,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
                 with processes.handing_out():
                     changed: dict[str, Tensor] = {}
                     if callback is not None:
-                        given = {name: getattr(run, name) for name in callback_inputs}
+                        given = {name: getattr(run, name) for name in inputs.callback_tensors}
                         changed = callback(self, index, timestep, given) or {}
                         run.replace(changed)
                     yield SamaStep(
@@ -416,8 +328,8 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
                     break
             self._current_timestep = None
             frames: Any = run.latents
-            if output_type != "latent":
-                frames = as_output(self.decode_latents(run.latents), output_type)
+            if inputs.output_type != "latent":
+                frames = as_output(self.decode_latents(run.latents), inputs.output_type)
             yield SamaPipelineOutput(frames=frames, semantic_tokens=torch.stack(plan, dim=1))
         finally:  # also when the generator is closed
             self._current_timestep = None
@@ -468,23 +380,17 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         return Velocity(out.sample.float(), out.semantic.float())
 
     def _text(
-        self, embeds: Tensor | None, prompt: str | Sequence[str] | None, prefix: str | None, batch: Batch
+        self, embeds: Tensor | None, prompt: str | Sequence[str] | None, prefix: str | None, batch: BatchShape
     ) -> Tensor:
         if embeds is None:
             embeds = self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt or ()), prefix)
         return batch.expand(embeds).to(self._execution_device)
 
-    def _noise(
-        self,
-        batch: Batch,
-        source: Tensor | None,
-        generator: Any,
-        latents: Tensor | None,
-        semantic_latents: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    def _noise(self, batch: BatchShape, source: Tensor | None, inputs: SamaInputs) -> tuple[Tensor, Tensor]:
         """Video noise, then semantic noise: the order is part of what a seed means."""
         device, config = self._execution_device, self.transformer.config
-        generator = list(generator) if isinstance(generator, Sequence) else generator
+        generator = list(inputs.generator) if isinstance(inputs.generator, Sequence) else inputs.generator
+        latents, semantic_latents = inputs.latents, inputs.semantic_latents
         if latents is None:
             assert source is not None  # checked at the door
             latents = randn_tensor(tuple(source.shape), generator=generator, device=device, dtype=torch.float32)

@@ -30,7 +30,7 @@ from training.data.files import checks
 from training.data.files.clips import look
 from training.parallel.processes import DataRank
 from training.stages.editor import EditStage
-from training.stages.noise_levels import BandMeans
+from training.stages.objective import BandMeans
 from training.watch.validation import Validator
 
 pytestmark = pytest.mark.distributed

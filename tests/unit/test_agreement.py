@@ -13,6 +13,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from sama.model.semantics import anchor_tokens
 from sama.pipeline import SamaPipeline
+from sama.pipeline.conditioning import encode_clips
 from sama.pipeline.schedule import shifted_sigmas
 from sama.pipeline.types import SamaStep
 from sama.shapes import Bucket
@@ -22,7 +23,6 @@ from tests.tiny import TEXT_DIM, tiny_pipeline, tiny_tokenizer
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
 from training.core.batch import EncodedBatch
 from training.data.encoders import Encoders
-from training.data.files.buckets import SIZES
 from training.data.files.feed import ManifestFeed
 from training.parallel.processes import DataRank
 from training.stages.editor import EditStage
@@ -73,7 +73,7 @@ def both(request, tmp_path_factory):
     pipeline = SamaPipeline.from_pretrained(folder / "base")
     pipeline.set_progress_bar_config(disable=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "tiny", (Bucket(96, 48),))
+        patch.setattr("training.data.files.buckets.tiny_buckets", lambda: (Bucket(96, 48),))
         stage = EditStage(config, Accelerator(cpu=True), ManifestFeed(config, encoders, place), encoders, place)
         clips = (read_clip(folder / f"{name}.mp4") for name in ("source", "target"))
         yield Sides(stage, next(stage.batches()), pipeline, *clips)
@@ -150,15 +150,23 @@ def test_the_state_at_a_noise_level_is_what_the_velocity_of_inference_leads_to(b
         torch.testing.assert_close(here + (low - high) * velocity, there, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("words", ["", WORDS, "make it snowy " * 200])
+@pytest.mark.parametrize("words", ["", WORDS, "make it snowy " * 200, 'add the subtitle "good day"', "add [PAD] cat"])
 def test_prompts_are_read_alike_also_when_they_are_empty_or_too_long(both, words):
-    stage, _, pipeline, _, _ = both
-    states = [stage.encoders.text_states([stage.encoders.prompt(words)]), pipeline.encode_prompt([words])]
-    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-4)
-    filled = [part.any(-1).sum().item() for part in states]
-    ids = stage.encoders.token_ids([stage.encoders.prompt(words)])
-    assert filled[0] == filled[1] == (ids != stage.encoders.tokenizer.pad_token_id).sum().item()
-    assert (filled[0] == stage.encoders.text_length) == (len(words) > 500)
+    encoders, pipeline = both.stage.encoders, both.pipeline
+    states = encoders.text_states([encoders.prompt(words)])
+    assert torch.equal(states, pipeline.encode_prompt([words])) and states.isfinite().all()
+    (seen,) = pipeline.tokenizer([encoders.prompt(words)]).input_ids
+    assert states.any(-1).sum() == min(len(seen), pipeline.config["max_sequence_length"])  # one for each token, no more
+    assert (len(seen) > encoders.text_length) == (len(words) > 500)
+
+
+def test_clips_are_encoded_alike(both):
+    encoders, pipeline, clip = both.stage.encoders, both.pipeline, torch.from_numpy(both.clip)[None]
+    expected = pipeline.encode_video(clip.float() / 255)
+    assert expected.isfinite().all() and expected.std() > 0.1
+    assert torch.equal(encode_clips(encoders.vae, clip, encoders._statistics), expected)
+    exact = encoders._one_pass is None  # which adds in another order
+    torch.testing.assert_close(encoders.latents(clip), expected, rtol=0, atol=0 if exact else 1e-5)
 
 
 def test_anchors_are_those_of_the_pipelines_tower_on_the_first_frame_of_the_target(both):

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sama.edit.request import Canvas
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from sama.video import probe
 from tests.judging import Reply, good_scores, judge_server
 from tests.media import make_clip
@@ -122,7 +121,7 @@ def test_openve_reads_the_published_list_and_keeps_its_rule(bench, tmp_path):
     table = (tmp_path / "judged-openve" / "scores.md").read_text()
     assert "| SAMA (published) | Gemini 2.5 Pro | 4.05 | 2.59 | 3.93 | 3.32 | 2.54 | 3.63 | 3.11 |" in table
     assert f"| **{tmp_path.name}** | eye | 4.00 | - | - | - | 3.00 | - | - |" in table
-    assert "| graded cases | | 1/1 | 0/0 | 0/0 | 0/0 | 2/2 | 0/0 | 0/0 |" in table
+    assert "| graded cases |  | 1/1 | 0/0 | 0/0 | 0/0 | 2/2 | 0/0 | 0/0 |" in table
 
 
 def test_reco_reads_the_published_lists_and_takes_geometric_means(bench, tmp_path):
@@ -252,10 +251,9 @@ def test_our_editor_makes_the_results_and_they_are_judged(bench, tmp_path):
     rows = [vie_case(1, "add"), vie_case(2, "style"), {**vie_case(3, "add"), "source_video": "gone.mp4"}]
     cases = write_list(bench / "edit.jsonl", rows)
     listed = read_cases(cases, VIE).cases
-    canvas = Canvas((Bucket(64, 48),), window=5, overlap=2)
     results = tmp_path / "results"
-    options = {"preset": "tiny", "steps": 1, "frames": 5, "canvas": canvas}
-    pipeline = tiny_pipeline(tower=False)
+    options = {"preset": "tiny", "steps": 1, "frames": 5}
+    pipeline = tiny_pipeline(tower=False, **Canvas((Bucket(64, 48),), window=5, overlap=2).settings())
     assert produce(listed[:1], results, pipeline, **options) == []
     first = Path(results / "add" / "c1.mp4")
     when = first.stat().st_mtime_ns

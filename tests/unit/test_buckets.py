@@ -6,13 +6,14 @@ from fractions import Fraction
 
 import pytest
 
-from sama.shapes import OFFICIAL_BUCKETS, TINY_BUCKETS
+from sama.shapes import OFFICIAL_BUCKETS
 from tests.media import make_clip, make_truncated
 from training.config import ManifestConfig, SetConfig
 from training.data.files.buckets import ModelWidth, Signature, assign, batch_sizes, bucket_table, cost, signatures
 from training.data.files.checks import find_catalogue, pair_match
 from training.data.files.clips import Facts
 from training.data.files.manifest import RowError
+from training.data.sizes import tiny_buckets
 
 WAN = ModelWidth(5120, 13824)
 FACTS = Facts(49, Fraction(24), 832, 480, "a", 1, 1)
@@ -135,7 +136,7 @@ def test_batches_of_clips_stay_within_the_largest_one_s_cost_and_memory():
 
 def test_every_bucket_is_known():
     assert len(signatures(ManifestConfig())) == 5 * len(OFFICIAL_BUCKETS)
-    assert len(signatures(ManifestConfig(buckets="tiny", frames=(1,)))) == len(TINY_BUCKETS)
+    assert len(signatures(ManifestConfig(buckets="tiny", frames=(1,)))) == len(tiny_buckets())
 
 
 def test_the_cost_of_the_14b_is_the_published_one():

@@ -10,19 +10,19 @@ import pytest
 from sama import cli
 from sama.edit import edit_video
 from sama.edit.change import NOTHING_CHANGED, changed_share, shown_change, told_change
-from sama.edit.request import Canvas, EditRequest
-from sama.shapes import Bucket
+from sama.edit.request import EditRequest
+from sama.shapes import Bucket, Canvas
 from tests.media import make_clip
 from tests.tiny import Copier, tiny_pipeline
 from ui import text
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 BOX = (slice(16, 32), slice(40, 56))  # one pixel in twelve of the model's size
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(tower=False, default_steps=1)
+    return tiny_pipeline(tower=False, **SMALL, default_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def clip(tmp_path_factory):
 
 def edited(clip, pipe, output, **changes):
     request = EditRequest(video=clip, instruction="Make it snowy", output=output, **changes)
-    return list(edit_video(request, pipe, canvas=SMALL))[-1].result
+    return list(edit_video(request, pipe))[-1].result
 
 
 @pytest.mark.parametrize("keep", ["on", "off"])

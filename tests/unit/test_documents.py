@@ -75,7 +75,7 @@ def test_the_table_of_speed_follows_from_its_results():
 @pytest.mark.skipif(not ABLATION.is_file(), reason=f"{ABLATION} is not there: no ablation is kept")
 def test_the_ablations_page_follows_from_its_results():
     from training.evaluation.ablation.page import page_text
-    from training.evaluation.ablation.record import read_record
+    from training.evaluation.ablation.results import read_record
 
     page = page_text(read_record(ABLATION), "ablation", Path("docs/ablation/notes.md"))
     assert page == Path("docs/ablation.md").read_text()
@@ -100,7 +100,7 @@ def test_the_guide_to_the_code_names_what_is_there():
     code = "\n".join(file.read_text() for room in ("sama", "ui", "training") for file in Path(room).rglob("*.py"))
     defined = set(re.findall(r"^\s*(?:def|class) (\w+)", code, flags=re.M))
     defined |= set(re.findall(r"^(\w+)(?:: [^=\n]+)? = ", code, flags=re.M))
-    words = {"docs", "source", "target", "result", "styles"}  # a folder, the field's words, a key of a table
+    words = {"docs", "training", "source", "target", "result", "styles"}  # folders, the field's words, a key of a table
     names = {name for name in quoted if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)?", name)} - words
     assert len(names) > 40
     assert {part for name in names for part in name.split(".")} <= defined

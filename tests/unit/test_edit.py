@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from sama.edit import PHASES, edit_video, load_pipeline
-from sama.edit.request import Canvas, EditRequest, check_request, free_output, parse_lora
+from sama.edit.request import EditRequest, check_request, free_output, parse_lora
 from sama.edit.settings_file import load_settings
 from sama.errors import EditError
 from sama.placement import resolve_device, stream_weights
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from sama.video import probe, read_clip
 from tests.media import (
     audio_packets,
@@ -27,12 +27,12 @@ from tests.media import (
 )
 from tests.tiny import Copier, tiny_pipeline
 
-SMALL = Canvas((Bucket(64, 48), Bucket(48, 64)), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48), Bucket(48, 64)), window=5, overlap=2).settings()
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(tower=False)
+    return tiny_pipeline(tower=False, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def request_for(tmp_path):
 
 
 def run(request, pipe, **arguments):
-    return list(edit_video(request, pipe, canvas=SMALL, **arguments))
+    return list(edit_video(request, pipe, **arguments))
 
 
 def psnr(a, b):
@@ -208,7 +208,7 @@ def test_closing_at_any_event_leaves_no_file(clip, pipe, request_for, tmp_path):
     for path in (tmp_path / "out.mp4", tmp_path / "out.json"):
         path.unlink()
     for count in range(1, total):
-        events = edit_video(request, pipe, canvas=SMALL)
+        events = edit_video(request, pipe)
         for _ in range(count):
             next(events)
         events.close()
@@ -219,7 +219,7 @@ def test_a_cancelled_edit_leaves_the_earlier_result(clip, pipe, request_for, tmp
     request = request_for(clip, frames=1, steps=2)
     run(request, pipe)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    events = edit_video(replace(request, seed=1), pipe, canvas=SMALL)
+    events = edit_video(replace(request, seed=1), pipe)
     while next(events).phase != "saving":
         pass
     events.close()
@@ -257,7 +257,7 @@ def test_settings_say_what_was_done(clip, pipe, request_for):
 
 def test_another_model_has_another_fingerprint(clip, pipe, request_for):
     prints = []
-    for model in (pipe, tiny_pipeline(tower=False), tiny_pipeline(tower=False, seed=1)):
+    for model in (pipe, tiny_pipeline(tower=False, **SMALL), tiny_pipeline(tower=False, **SMALL, seed=1)):
         settings = run(request_for(clip, frames=1, steps=1), model)[-1].result.settings
         prints.append(json.loads(settings.read_text())["fingerprint"])
     assert prints[0] == prints[1] != prints[2]
@@ -409,7 +409,7 @@ def test_weights_that_are_not_there_are_named(clip, request_for, tmp_path):
 
 
 def test_streamed_weights_paint_the_same(clip, pipe, request_for):
-    streamed = tiny_pipeline(tower=False)
+    streamed = tiny_pipeline(tower=False, **SMALL)
     stream_weights(streamed, "cpu")
     frames = [run(request_for(clip, frames=5), model)[-1].result.anchor_result for model in (pipe, streamed)]
     assert np.array_equal(*frames)

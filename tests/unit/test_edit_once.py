@@ -13,22 +13,22 @@ from sama import placement
 from sama.edit import edit_video
 from sama.edit.failures import user_errors
 from sama.edit.preview import LinearPreview
-from sama.edit.request import Canvas, EditRequest
+from sama.edit.request import EditRequest
 from sama.errors import EditError, EditFailedError
 from sama.placement import decoding_evicts, default_device, resolve_device
 from sama.presets import TINY_FOLDER
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from sama.video import probe
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 WINDOWS = 4  # of 12 frames
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(tower=False)
+    return tiny_pipeline(tower=False, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def request_for(tmp_path):
 
 
 def run(request, pipe, **arguments):
-    return list(edit_video(request, pipe, canvas=SMALL, **arguments))
+    return list(edit_video(request, pipe, **arguments))
 
 
 # --- Text ------------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_the_source_is_walked_once(start, pipe, request_for, tmp_path, monkeypat
 def test_another_scheduler_leaves_the_shared_pipeline_alone_while_it_runs(clip, pipe, request_for):
     own = pipe.scheduler
     assert isinstance(own, FlowMatchEulerDiscreteScheduler)
-    for _ in edit_video(request_for(clip, frames=1, steps=2, scheduler="unipc"), pipe, canvas=SMALL):
+    for _ in edit_video(request_for(clip, frames=1, steps=2, scheduler="unipc"), pipe):
         assert pipe.scheduler is own
 
 
@@ -143,7 +143,7 @@ def test_another_scheduler_leaves_the_shared_pipeline_alone_while_it_runs(clip, 
 @pytest.fixture
 def offloaded(pipe):
     """A pipeline as on a device that holds one model at a time."""
-    pipeline = tiny_pipeline(tower=False)
+    pipeline = tiny_pipeline(tower=False, **SMALL)
     pipeline.enable_model_cpu_offload(device="cpu")
     assert isinstance(pipeline.vae._hf_hook, CpuOffload)
     return pipeline
@@ -178,7 +178,7 @@ def test_previews_do_not_change_the_result(clip, offloaded, request_for, tmp_pat
 
 
 def test_a_linear_preview_looks_like_the_decoded_picture():
-    pipeline = tiny_pipeline(tower=False)
+    pipeline = tiny_pipeline(tower=False, **SMALL)
     pipeline.register_modules(vae=AutoencoderKLWan.from_pretrained(TINY_FOLDER / "vae", torch_dtype=torch.float32))
     rows, columns = np.mgrid[:96, :128]
 
@@ -235,7 +235,7 @@ def test_an_apple_gpu_is_taken_only_where_it_computes(monkeypatch):
 
 
 def test_too_little_memory_on_a_cpu_is_one_sentence(clip, request_for, tmp_path):
-    pipeline = tiny_pipeline(tower=False)
+    pipeline = tiny_pipeline(tower=False, **SMALL)
     pipeline.vae.encode = lambda pixels: torch.empty(1 << 50, dtype=torch.uint8)
     with pytest.raises(EditFailedError, match="ran out of memory; edit fewer frames") as failed:
         run(request_for(clip), pipeline)
@@ -250,7 +250,7 @@ def test_a_refusal_that_speaks_of_memory_stays_a_refusal():
 
 
 def test_a_finished_video_outlives_settings_that_cannot_be_written(clip, pipe, request_for, tmp_path):
-    events = edit_video(request_for(clip, frames=5), pipe, canvas=SMALL)
+    events = edit_video(request_for(clip, frames=5), pipe)
     with pytest.raises(EditFailedError, match=r"out\.mp4 is saved") as failed:
         for event in events:
             if event.phase == "saving":
@@ -261,14 +261,14 @@ def test_a_finished_video_outlives_settings_that_cannot_be_written(clip, pipe, r
 
 
 def test_settings_of_an_earlier_result_do_not_stay_beside_another_video(clip, request_for, tmp_path, monkeypatch):
-    pipeline = tiny_pipeline(tower=False)
+    pipeline = tiny_pipeline(tower=False, **SMALL)
     run(request_for(clip, frames=1), pipeline)
     earlier = shutil.copy(tmp_path / "out.mp4", tmp_path / "earlier.mp4")
 
     def broken(_):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("sama.edit.settings_file.model_fingerprint", broken)
+    monkeypatch.setattr("sama.fingerprint.of_pipeline", broken)
     with pytest.raises(EditFailedError, match="boom"):
         run(request_for(clip, frames=1, seed=1), pipeline)
     assert (tmp_path / "out.mp4").read_bytes() != earlier.read_bytes()

@@ -16,9 +16,9 @@ from training.evaluation.held_out import runner
 from training.evaluation.held_out.cases import PUBLISHED, draw, make_cases, read_cases, write_cases
 from training.evaluation.held_out.clips import LOSSLESS, export_cases, find_result, read_result, read_strip, write_strip
 from training.evaluation.held_out.editor import TowerDistance
-from training.evaluation.held_out.foreign import score_folder
 from training.evaluation.held_out.report import as_markdown, read_report, write_report
-from training.evaluation.held_out.scoring import Judge, Measures, Score, Wording, as_score, score_case, unread
+from training.evaluation.held_out.runner import score_folder
+from training.evaluation.held_out.scoring import Measures, Score, Scorer, Wording, as_score, score_case, unread
 from training.evaluation.held_out.summary import compare, mean_of, summarise, wordings_table
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
@@ -93,13 +93,13 @@ def test_another_editors_results_are_scored_by_the_same_rules(tmp_path, pack, ex
     ending = "" if exact else ".mp4"
     for name, row in zip(("truth", "source", "truth"), told, strict=False):
         (tmp_path / "cases" / row["id"] / f"{name}{ending}").rename(tmp_path / "cases" / row["id"] / f"result{ending}")
-    scores, missing = score_folder(lines, tmp_path / "cases", Judge(pack))
+    scores, missing = score_folder(lines, tmp_path / "cases", Scorer(pack))
     assert missing == [lines[3].id]
     assert [one.result.followed for one in scores] == [True, False, True]
     assert scores[0].result.overall > (99 if exact else 30)
     assert scores[1].result.inside == pytest.approx(scores[1].copy.inside, abs=0.5)
     with pytest.raises(ValueError, match="no case has a result"):
-        score_folder(lines, tmp_path, Judge(pack))
+        score_folder(lines, tmp_path, Scorer(pack))
 
 
 def test_a_result_too_short_is_refused_and_another_size_is_scaled(tmp_path, pack):  # noqa: F811
@@ -123,7 +123,7 @@ def test_the_truth_follows_every_instruction_and_the_source_none(pack, task):  #
         pytest.skip("rapidocr is not installed")
     line = make_cases(pack, [task], 1, frames=(5,), paraphrases=0)[0]
     case = draw(pack, line)
-    one = score_case(Judge(pack).case(case), line, [case.target])
+    one = score_case(Scorer(pack).case(case), line, [case.target])
     assert one.result.overall == one.truth.overall == 100
     if not task.startswith("subtitle") or task == "subtitle_remove":  # the drawn font is too small here to be read
         assert one.truth.followed and one.result.followed
@@ -139,16 +139,16 @@ def test_a_ghost_of_the_old_clip_is_not_the_new_one(pack):  # noqa: F811
     case = draw(pack, line)
     for share, followed in ((0.4, False), (0.6, True)):
         mixed = (case.source * (1 - share) + case.target * share).astype(np.uint8)
-        assert score_case(Judge(pack).case(case), line, [mixed]).result.followed is followed
+        assert score_case(Scorer(pack).case(case), line, [mixed]).result.followed is followed
 
 
 def test_references_need_the_autoencoder(pack):  # noqa: F811
     line = make_cases(pack, ["recolour"], 1, frames=(5,), paraphrases=2)[0]
     case = draw(pack, line)
     soft = [np.clip(clip.astype(int) + 4, 0, 255).astype(np.uint8) for clip in (case.source, case.target)]
-    alone = score_case(Judge(pack).case(case), line, [soft[1]])
+    alone = score_case(Scorer(pack).case(case), line, [soft[1]])
     assert alone.vae is None and alone.kept is None and alone.agreement is None
-    full = score_case(Judge(pack).case(case), line, [soft[1], soft[1], soft[0]], soft[0], soft[1])
+    full = score_case(Scorer(pack).case(case), line, [soft[1], soft[1], soft[0]], soft[0], soft[1])
     assert full.vae.inside == full.result.inside
     assert full.kept.outside > full.result.outside + 10  # the source's own pixels are back
     assert [wording.result.followed for wording in full.wordings] == [True, False]
@@ -289,7 +289,7 @@ def test_a_run_goes_on_where_it_was_and_writes_everything(tmp_path, model, pack,
 def test_what_a_machine_could_not_read_is_read_later(tmp_path, pack):  # noqa: F811
     line = make_cases(pack, ["subtitle_add"], 1, frames=(5,), paraphrases=1)[0]
     case = draw(pack, line)
-    one = score_case(Judge(pack, ocr=False).case(case), line, [case.target, case.source], case.source, case.target)
+    one = score_case(Scorer(pack, ocr=False).case(case), line, [case.target, case.source], case.source, case.target)
     assert unread(one) and one.result.followed is None
     runner.write_score(tmp_path, one)
     runner.store(tmp_path, line, [case.target, case.source], case.target, 92)
@@ -302,7 +302,7 @@ def test_what_a_machine_could_not_read_is_read_later(tmp_path, pack):  # noqa: F
 def test_another_wording_is_another_case(tmp_path, pack):  # noqa: F811
     line = make_cases(pack, ["style"], 1, frames=(5,), paraphrases=1)[0]
     case = draw(pack, line)
-    runner.write_score(tmp_path, score_case(Judge(pack).case(case), line, [case.target]))
+    runner.write_score(tmp_path, score_case(Scorer(pack).case(case), line, [case.target]))
     assert runner.finished(tmp_path, line)
     assert runner.finished(tmp_path, line, wordings=1) is None
     assert runner.finished(tmp_path, replace(line, instruction="something else")) is None

@@ -1,5 +1,6 @@
 """A checkpoint becomes weights: the very files that its run writes at its end."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -94,8 +95,11 @@ def test_an_adapter_is_exported_as_its_file_without_the_model_below_it(config, t
 
 def test_layers_that_rest_come_from_where_the_run_started(config, tmp_path, base):  # noqa: F811
     tower = str(base / "semantic_tower")
-    run(replace(config, objective=ObjectiveConfig(semantic_weight=0.0), tower=tower))
+    model = MODEL | {"source_positions": "shifted"}
+    run(replace(config, objective=ObjectiveConfig(semantic_weight=0.0), tower=tower, model=model))
     assert export.main([config.output, str(tmp_path / "out")]) == 0
+    written = json.loads((tmp_path / "out/transformer/config.json").read_text())
+    assert (written["num_semantic_tokens"], written["source_positions"]) == (0, "shifted")
     name = "transformer/diffusion_pytorch_model.safetensors"
     assert same(tmp_path / "out" / name, tmp_path / "run" / name)
     assert same(tmp_path / "out" / "semantic_tower" / "model.safetensors", f"{tower}/model.safetensors")

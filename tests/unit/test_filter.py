@@ -18,7 +18,7 @@ from PIL import Image
 from tests.judging import Reply, good_scores, judge_server
 from tests.media import barcode_frame, make_clip, make_text
 from training.errors import JudgeError
-from training.evaluation.judge.answers import Shard
+from training.evaluation.shard import Shard
 from training.filter.__main__ import main, subjects
 from training.filter.criteria import PICTURE_THRESHOLDS, VIDEO_THRESHOLDS
 from training.filter.pairs import Manifest
@@ -342,7 +342,6 @@ def test_bad_options_are_one_sentence(media, tmp_path, capsys):
     for options, words in (
         ([*base, "--model", "eye", "--url", ""], "--url"),
         ([*base, "--url", "http://127.0.0.1:1/v1", "--model", ""], "--model"),
-        ([*base, "--url", "http://x/v1", "--model", "eye", "--shard", "4/4"], "--shard"),
         ([*base, "--url", "http://x/v1", "--model", "eye", "--extra", "[]"], "--extra"),
         ([*base, "--url", "http://x/v1", "--model", "eye", "--adapter", "clips"], "adapter"),
         (["--manifest", str(tmp_path / "none.jsonl"), "--out", str(tmp_path), "--merge"], "none.jsonl"),
@@ -350,3 +349,6 @@ def test_bad_options_are_one_sentence(media, tmp_path, capsys):
         assert main(options) == 1
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        main([*base, "--url", "http://x/v1", "--model", "eye", "--shard", "4/4"])
+    assert stopped.value.code == 2 and "--shard: '4/4' is no part" in capsys.readouterr().err

@@ -24,7 +24,6 @@ from training.core.checkpoint import run_tensors
 from training.core.loop import Trainer
 from training.core.tracking import read_metrics
 from training.data.check import main as check
-from training.data.files.buckets import SIZES
 from training.data.files.cache import ContentCache
 from training.data.whole_clip_vae import OnePassVAE
 from training.errors import NotFiniteError, RunStoppedError
@@ -184,7 +183,7 @@ def base(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch):
     """Small sizes for a random VAE; and what a run changes of the process comes back."""
-    monkeypatch.setitem(SIZES, "tiny", (Bucket(64, 64),))
+    monkeypatch.setattr("training.data.files.buckets.tiny_buckets", lambda: (Bucket(64, 64),))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     level = logging.getLogger().level
     yield

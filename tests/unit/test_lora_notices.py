@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from sama import cli
 from sama.edit import edit_video
-from sama.edit.request import MAX_INSTRUCTION, Canvas, EditRequest
+from sama.edit.request import MAX_INSTRUCTION, EditRequest
 from sama.errors import EditError
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from tests.loras import in_style, pairs
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
@@ -22,7 +22,7 @@ from ui.loras import offered
 from ui.settings import Settings
 from ui.tabs.edit import EditTab, PageState, Where
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 KEY = "diffusion_model.blocks.0.norm3.diff"
 SAID = f"1 difference is left out, because only linear layers can be changed ({KEY})."
 MARKUP = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) **b** *i* __b__ _i_ `c` &lt; a_b"
@@ -31,7 +31,7 @@ SHOWN = "＜img src=x onerror=alert(1)＞ ［x］(javascript:alert(1)) ＊＊b�
 
 @pytest.fixture
 def pipe():
-    return tiny_pipeline(tower=False, default_steps=1)
+    return tiny_pipeline(tower=False, **SMALL, default_steps=1)
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def file(pipe, tmp_path):
 def test_result_and_settings_say_what_was_left_out(pipe, clip, file, tmp_path):
     request = EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", keep_source="on")
     pipe.load_lora_weights(file)
-    result = list(edit_video(request, pipe, canvas=SMALL))[-1].result
+    result = list(edit_video(request, pipe))[-1].result
     assert result.notices == (f"partly.safetensors: {SAID}",)
     assert json.loads(result.settings.read_text())["notices"] == [f"partly.safetensors: {SAID}"]
     pipe.disable_lora()
-    assert list(edit_video(request, pipe, canvas=SMALL))[-1].result.notices == ()
+    assert list(edit_video(request, pipe))[-1].result.notices == ()
 
 
 def test_the_command_line_says_it_once(pipe, clip, file, tmp_path, capsys, caplog):

@@ -14,16 +14,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertModel, SiglipVisionModel
 
-from sama.model.pretext import PRETEXT_TASKS, sample_generator
+from sama.model.pretext import PRETEXT_TASKS
 from sama.shapes import Bucket
 from sama.video import read_clip, write_clip
 from tests.media import barcode_frame, make_clip, read_barcode
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_pipeline
 from tests.unit.test_manifest import write_tar
 from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
+from training.core.randomness import sample_generator
 from training.data.check import main as check
 from training.data.encoders import Encoders
-from training.data.files.buckets import SIZES, Signature
+from training.data.files.buckets import Signature
 from training.data.files.clips import look
 from training.data.files.feed import ManifestData, ManifestFeed, data_summary
 from training.data.files.manifest import Media
@@ -39,7 +40,7 @@ WIDE, SQUARE = Signature(5, 96, 48), Signature(1, 64, 64)
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch):
     """Buckets that a random VAE encodes in no time; all else is as in a run."""
-    monkeypatch.setitem(SIZES, "tiny", (Bucket(96, 48), Bucket(64, 64)))
+    monkeypatch.setattr("training.data.files.buckets.tiny_buckets", lambda: (Bucket(96, 48), Bucket(64, 64)))
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +342,7 @@ def test_pretext_targets_are_kept_and_sources_are_not(tmp_path, base, media):
     assert all(same(one, other) for one, other in zip(cold, warm, strict=True))
     source = feed(config)
     kept = [source.dataset.read(Draw(sample, 0), WIDE) for sample in range(3)]
-    assert all(read.target.latents is not None for read in kept)
+    assert all(read.target.encoded is not None for read in kept)
     assert all(read.source.pixels is not None for read in kept if read.task != "none")
 
 
@@ -351,7 +352,7 @@ def test_a_changed_file_is_not_taken_from_the_cache(tmp_path, base, media):
     feed(config).fill_cache()
     Image.fromarray(barcode_frame(99, 96, 96)).save(folder / "t0.webp")
     read = feed(config).dataset.read(Draw(0, 0), SQUARE)
-    assert read.target.latents is None and read.source.latents is not None
+    assert read.target.encoded is None and read.source.encoded is not None
 
 
 def test_a_changed_picture_of_a_folder_is_noticed(tmp_path):

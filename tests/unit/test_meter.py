@@ -7,7 +7,7 @@ from sama.shapes import LatentShape, token_counts
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
 from training.core.batch import EncodedBatch
 from training.core.meter import Cost, Meter, batch_cost, forward_flops
-from training.stages.noise_levels import BandMeans
+from training.stages.objective import BandMeans
 
 CPU = torch.device("cpu")
 

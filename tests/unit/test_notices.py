@@ -9,8 +9,8 @@ import pytest
 
 from sama import cli
 from sama.edit import edit_video
-from sama.edit.request import Canvas, EditRequest, free_output
-from sama.shapes import Bucket
+from sama.edit.request import EditRequest, free_output
+from sama.shapes import Bucket, Canvas
 from sama.video import FrameReader, probe
 from tests import inputs
 from tests.media import make_clip, numbers
@@ -19,14 +19,14 @@ from ui.jobs.jobs import Jobs
 from ui.media.clips import take_upload
 from ui.settings import Settings
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 HDR = "HDR (HLG): tone-mapped to SDR."
 GREY = np.full((48, 64, 3), 0.5)
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(tower=False, default_steps=1)
+    return tiny_pipeline(tower=False, **SMALL, default_steps=1)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def hdr(tmp_path):
 
 def edited(video, output, pipe, **changes):
     request = EditRequest(video=video, instruction="Make it snowy", output=output, keep_source="on", **changes)
-    return list(edit_video(request, pipe, canvas=SMALL))[-1].result
+    return list(edit_video(request, pipe))[-1].result
 
 
 def test_result_and_settings_say_what_was_changed(hdr, pipe, tmp_path):

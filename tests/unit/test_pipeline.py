@@ -1,5 +1,6 @@
+import inspect
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sama.model.pretext import PRETEXT_TASKS
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline, SamaPipelineOutput, SamaStep
 from sama.pipeline.frames import as_frames
+from sama.pipeline.inputs import SamaInputs
 from sama.presets import PRESETS, transformer_config
 from tests.tiny import GOLDEN, golden_arguments, golden_tensors, tiny_clip, tiny_pipeline, tiny_transformer
 
@@ -470,3 +472,16 @@ def test_presets_name_real_models():
     assert counts[0] == 12_355_968  # the paper's figure for the 14B
     assert large.patch_embedding.weight.shape[0] == 5120
     assert small.patch_embedding.weight.shape[0] == 1536
+
+
+@pytest.mark.parametrize("method", [SamaPipeline.__call__, SamaPipeline.stream])
+def test_the_arguments_stand_once_and_every_method_shows_them(method, pipe):
+    shown = inspect.signature(method).parameters
+    names = [field.name for field in fields(SamaInputs)]
+    assert list(shown) == ["self", *names] and shown["output_type"].default == "np"
+    assert all(name in SamaInputs.__doc__ for name in names)
+    assert method.__doc__.endswith(inspect.getdoc(SamaInputs)) and not method.__doc__.startswith("What")
+    with pytest.raises(TypeError, match="strength"):
+        method(pipe, tiny_clip(), PROMPT, strength=1)
+    with pytest.raises(ValueError, match="needs a prompt"):  # before the first step is asked for
+        method(pipe, tiny_clip())

@@ -4,7 +4,8 @@ the data does."""
 import pytest
 import torch
 
-from sama.model.pretext import PRETEXT_TASKS, sample_generator
+from sama.model.pretext import PRETEXT_TASKS
+from training.core.randomness import sample_generator
 
 DRAWS = 120
 """Generators that a property is looked at over: what each of eight places takes in is then seen to vary."""
@@ -87,3 +88,9 @@ def _tube(numbers: torch.Tensor, height: int, width: int, sizes: tuple[int, int,
     """Which of the 2 x 2 x 2 tubes the places `numbers` lie in; the first four are the earlier half."""
     frame, row, column = numbers // (height * width), numbers // width % height, numbers % width
     return frame // sizes[0] * 4 + row // sizes[1] * 2 + column // sizes[2]
+
+
+def test_samples_are_seeded_as_they_were_in_the_first_runs():
+    for place in [(0, 0, 0), (3, 1, 4), (2**31, 999, 123_456), (2**61 - 2, 2**40, 1)]:
+        expected = torch.Generator().manual_seed(hash(place) & 0x7FFF_FFFF_FFFF_FFFF)  # of CPython, 64 bits
+        assert sample_generator(*place).initial_seed() == expected.initial_seed()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from sama.shapes import TINY_BUCKETS, Bucket
+from sama.shapes import Bucket
 from training.data.drawn.scenes import MAX_CLIPS, MAX_PAIRS
+from training.data.sizes import tiny_buckets
 from training.synth.edits.styles import STYLES, WEATHERS, apply_style, apply_weather
 from training.synth.edits.subtitles import FIRST_CELL, subtitle_patch
 from training.synth.edits.tasks import (
@@ -113,7 +114,7 @@ def test_same_seed_gives_the_same_bytes(pack):
     assert not np.array_equal(first.clips[0], other.clips[0])
 
 
-@pytest.mark.parametrize("bucket", TINY_BUCKETS)
+@pytest.mark.parametrize("bucket", tiny_buckets())
 def test_clips_of_a_group_share_one_size(pack, bucket):
     group = render_group(pack, 1, bucket, frames=5)
     assert {clip.shape for clip in group.clips} == {(5, bucket.height, bucket.width, 3)}
@@ -292,7 +293,7 @@ def test_training_shows_every_letter_at_every_place():
 
 
 def test_a_letter_stays_in_its_cell_wherever_it_stands(pack):
-    for bucket in TINY_BUCKETS:
+    for bucket in tiny_buckets():
         for text in ("I", "LIT", "FILL IT"):  # the font at hand is not monospaced: slim letters
             patch = subtitle_patch(text, pack.font, *bucket)
             frame = np.full((bucket.height, bucket.width, 3), 90, np.uint8)

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from sama.pipeline.conditioning import PADDING
 from tests.comparing import assert_trained
 from tests.tiny import tiny_pipeline
 from tests.unit.test_procedural import pack  # noqa: F401 - a fixture
@@ -21,11 +22,10 @@ from training.config import (
     TrainConfig,
     WatchConfig,
 )
-from training.core.clock import Clock
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights, float8_rounded
 from training.core.loop import UNTIMED_STEPS, Trainer
-from training.core.meter import Cost
+from training.core.meter import Clock, Cost
 from training.core.optim import build_optimisers, rate_factor
 from training.core.tracking import read_metrics
 from training.data.drawn.feed import RenderedFeed
@@ -202,7 +202,7 @@ def test_gradients_are_clipped_to_the_norm_that_the_library_finds():
 
 def test_time_does_not_count_before_the_clock_starts(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("training.core.clock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.core.meter.time.monotonic", lambda: now[0])
     clock = Clock(max_steps=100, max_minutes=1)
     now[0] = 500.0
     assert clock.progress(step=3) == 0.03
@@ -420,11 +420,13 @@ def test_latents_in_bfloat16_are_those_of_autocast(stage_config):
 def test_text_states_are_the_encoders_with_padding_at_zero(stage_config):
     encoders = editor(stage_config).encoders
     ids = encoders.bare_ids.repeat(2, 1)
-    ids[1, 6:] = encoders.tokenizer.pad_token_id
-    mask = ids != encoders.tokenizer.pad_token_id
+    ids[1, 6:] = PADDING
+    ids[1, 4] = encoders.tokenizer.pad_token_id  # written by hand: it is read
+    mask = ids != PADDING
     with torch.no_grad():
         states = encoders.states_of(ids)
-        plain = encoders.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state * mask.unsqueeze(-1)
+        padded = ids.masked_fill(~mask, encoders.tokenizer.pad_token_id)
+        plain = encoders.text(input_ids=padded, attention_mask=mask.long()).last_hidden_state * mask.unsqueeze(-1)
     torch.testing.assert_close(states, plain)
     assert not states[~mask].any() and states[mask].any(-1).all()
 

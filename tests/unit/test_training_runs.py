@@ -28,7 +28,6 @@ from training.core.loop import Trainer
 from training.core.tracking import read_metrics
 from training.data import check
 from training.data.encoders import Encoders
-from training.data.files.buckets import SIZES
 from training.data.files.feed import ManifestFeed
 from training.parallel.processes import DataRank
 from training.stages.model import build_transformer
@@ -47,7 +46,7 @@ WIDTH, HEIGHT, FRAMES = 96, 48, 9
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
     """One size that a random VAE encodes in no time; a run's signal handlers are taken away again."""
-    monkeypatch.setitem(SIZES, "tiny", (Bucket(WIDTH, HEIGHT),))
+    monkeypatch.setattr("training.data.files.buckets.tiny_buckets", lambda: (Bucket(WIDTH, HEIGHT),))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():

@@ -8,21 +8,21 @@ import torch
 
 from sama import cli
 from sama.edit import edit_video
-from sama.edit.request import Canvas, EditRequest
+from sama.edit.request import EditRequest
 from sama.model.pretext import EDIT_PREFIX
 from sama.pipeline.prompts import unread
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline, tiny_tokenizer
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 LONG = "make it snowy " * 30
 
 
 @pytest.fixture(scope="module")
 def short():
     """A pipeline that reads 24 tokens."""
-    return tiny_pipeline(tower=False, max_sequence_length=24)
+    return tiny_pipeline(tower=False, **SMALL, max_sequence_length=24)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_what_is_unread_does_not_change_the_text_states_and_the_word_before_it_d
 
 def test_an_edit_says_once_what_is_not_read_and_goes_on(clip, short, tmp_path):
     request = EditRequest(clip, LONG, tmp_path / "out.mp4", steps=1, negative_prompt="red " * 40)
-    events = list(edit_video(request, short, canvas=SMALL))
+    events = list(edit_video(request, short))
     lost, negative = short.unread(LONG), short.unread("red " * 40)
     warnings = [event.warning for event in events if event.warning]
     assert len(warnings) == 2
@@ -89,7 +89,7 @@ def test_an_edit_says_once_what_is_not_read_and_goes_on(clip, short, tmp_path):
 
 
 def test_an_edit_that_reads_all_says_nothing(clip, short, tmp_path):
-    events = list(edit_video(EditRequest(clip, "make it snowy", tmp_path / "out.mp4", steps=1), short, canvas=SMALL))
+    events = list(edit_video(EditRequest(clip, "make it snowy", tmp_path / "out.mp4", steps=1), short))
     assert not any(event.warning for event in events)
     assert (events[-1].result.unread, events[-1].result.unread_negative) == ("", "")
 

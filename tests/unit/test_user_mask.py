@@ -12,22 +12,22 @@ import pytest
 from sama import cli
 from sama.edit import EditError, edit_video
 from sama.edit.change import NOTHING_CHANGED_INSIDE
-from sama.edit.request import Canvas, EditRequest
+from sama.edit.request import EditRequest
 from sama.edit.settings_file import load_settings
 from sama.edit.user_mask import open_mask
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from sama.video import VideoWriter, read_clip, write_clip
 from tests.media import make_clip, make_text
 from tests.tiny import Copier, tiny_pipeline
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 WIDTH, HEIGHT, FRAMES = 96, 72, 9
 WHOLE = (slice(None), slice(None))
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(tower=False, default_steps=1)
+    return tiny_pipeline(tower=False, **SMALL, default_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def still(path, columns, scale=1, value=255):
 
 def edited(clip, pipe, output, **changes):
     request = EditRequest(video=clip, instruction="Make it snowy", output=output, **changes)
-    return list(edit_video(request, pipe, canvas=SMALL))[-1].result
+    return list(edit_video(request, pipe))[-1].result
 
 
 @pytest.mark.parametrize("keep", ["auto", "off"])
@@ -144,7 +144,7 @@ def masks_that_are_none(tmp_path):
 def test_bad_masks_are_refused_at_the_door_in_one_sentence(clip, pipe, tmp_path):
     for mask, says in masks_that_are_none(tmp_path).items():
         with pytest.raises(EditError) as refused:
-            list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", mask=mask), pipe, canvas=SMALL))
+            list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", mask=mask), pipe))
         said = str(refused.value)
         assert says in said and "\n" not in said and str(tmp_path) not in said
     assert not list(tmp_path.glob("out*"))
@@ -155,7 +155,7 @@ def test_settings_repeat_an_edit_with_its_mask(clip, pipe, tmp_path):
     result = edited(clip, pipe, tmp_path / "out.mp4", mask=mask, frames=5)
     assert json.loads(result.settings.read_text())["mask"] == "mask.png"
     again = EditRequest(**load_settings(result.settings) | {"output": tmp_path / "again.mp4"})
-    list(edit_video(again, pipe, canvas=SMALL))
+    list(edit_video(again, pipe))
     assert (tmp_path / "again.mp4").read_bytes() == result.output.read_bytes()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sama.presets import canvas_of
 from sama.video import probe
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
@@ -26,7 +27,8 @@ def site(tmp_path_factory):
     shutil.copytree(ROOT / "sama", sources / "sama", ignore=shutil.ignore_patterns("__pycache__", "assets"))
     for name in PARTS:
         shutil.copy(ROOT / name, sources)
-    tiny_pipeline(tower=False).save_pretrained(sources / "sama" / "assets" / "sama-tiny")
+    sizes = canvas_of("tiny").settings()
+    tiny_pipeline(tower=False, **sizes).save_pretrained(sources / "sama" / "assets" / "sama-tiny")
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "-w", str(folder), str(sources)], check=True, timeout=120)
     (wheel,) = folder.glob("*.whl")

@@ -7,7 +7,6 @@ through the rounding (`float8_rounded`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -30,30 +29,17 @@ def float8_rounded(tensor: Tensor) -> Tensor:
     return tensor.to(FLOAT8).to(tensor.dtype)
 
 
-def compact(
-    state: Mapping[str, Tensor],
-    in_float8: Callable[[str, Tensor], bool] = is_large_matrix,
-    rest: torch.dtype = torch.bfloat16,
-) -> dict[str, Tensor]:
-    """`state` with the tensors that `in_float8` picks as float8 and every other floating tensor as `rest`."""
-    return {
-        name: (tensor.to(FLOAT8 if in_float8(name, tensor) else rest) if tensor.is_floating_point() else tensor)
-        .detach()
-        .cpu()
-        .contiguous()
-        for name, tensor in state.items()
+def rewrite_compact(path: Path) -> None:
+    """Rewrite a safetensors file in place, whole or not at all: large matrices in float8, every other floating tensor
+    in bfloat16."""
+    state = {
+        name: tensor.to(FLOAT8 if is_large_matrix(name, tensor) else torch.bfloat16)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in load_file(path).items()
     }
-
-
-def rewrite_compact(path: Path, in_float8: Callable[[str, Tensor], bool] = is_large_matrix) -> None:
-    """Rewrite a safetensors file in place, compactly, keeping its metadata format."""
-    write_safetensors(compact(load_file(path), in_float8), path)
-
-
-def write_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights whole or not at all."""
     with whole_file(path) as part:
-        save_file(dict(state), part, metadata={"format": "pt"})
+        save_file(state, part, metadata={"format": "pt"})
         part.chmod(0o644)  # the writer's temporary files are private
 
 

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.core.checkpoint import Checkpoints, require_same, run_facts, run_tensors
-from training.core.clock import Clock, Every
 from training.core.ema import Ema
 from training.core.float8 import RoundedWeights
 from training.core.guard import Guard
-from training.core.meter import Cost, Meter
+from training.core.meter import Clock, Cost, Every, Meter
 from training.core.optim import build_optimisers, rate_factor, set_rates, step_unless
 from training.core.precision import autocast
 from training.core.randomness import derived_seed, generator
@@ -154,7 +153,8 @@ class Trainer:
             self._save_if_due(moment.save)
             logs = self._optimise(batches, moment.progress)
             if self.step - first == UNTIMED_STEPS:
-                self._start_clock()
+                self.meter.read()  # waits for the device, and begins anew
+                self.clock.start()
             if self.step % self.config.watch.log_every == 0:
                 self._log(logs, moment.progress)
             self._watch(moment)
@@ -250,15 +250,9 @@ class Trainer:
         self.step += 1
         return [parts | {"grad_norm": norm} for parts in logs]
 
-    def _start_clock(self) -> None:
-        if self.groups.device.type == "cuda":
-            torch.cuda.synchronize(self.groups.device)
-        self.clock.start()
-        self.meter.read()
-
     def _log(self, logs: list[dict[str, Tensor]], progress: float) -> None:
-        """Means over micro-steps and processes; of a skipped step its losses and its norm are left out. The one place
-        in the loop that waits for the device."""
+        """Log means over micro-steps and processes; a skipped step's losses and norm are left out. Waits for
+        the device, as nothing else does in a step."""
         values = torch.stack([torch.stack([parts[name].float() for parts in logs]).mean() for name in logs[0]])
         values = self.accelerator.reduce(values, "mean")
         self.guard.settle(wait=True)

@@ -1,4 +1,4 @@
-"""What a training step costs in floating-point operations, how fast a run is, and what holds it up.
+"""What a training step costs in floating-point operations, how fast a run is, what holds it up, and how far it is.
 
 The blocks count by the formula of `sama.flops`, and the layers around them by their real sizes. Training is three
 forward passes; what is computed again under gradient checkpointing is not counted. MFU (model FLOPs utilisation) =
@@ -141,3 +141,38 @@ class Meter:
             return torch.cuda.max_memory_allocated(self.device)
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Clock:
+    """Measures how much of a run is over, by steps or by minutes, whichever is further. Time counts from `start`."""
+
+    def __init__(self, max_steps: int, max_minutes: float) -> None:
+        self._max_steps, self._seconds = max_steps, max_minutes * 60
+        self.before = 0.0
+        """Seconds of earlier sessions of the same run."""
+        self._start: float | None = None
+
+    def start(self) -> None:
+        self._start = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds in all sessions."""
+        return self.before + (0.0 if self._start is None else time.monotonic() - self._start)
+
+    def progress(self, step: int) -> float:
+        """The share of the run that is over after `step` steps: 0 at its start, 1 or more at its end."""
+        by_time = self.elapsed() / self._seconds if self._seconds else 0.0
+        return max(step / self._max_steps, by_time)
+
+
+class Every:
+    """A timer: `due` once `minutes` have passed since `restart`, or since it was made; never for 0 minutes."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds, self._last = minutes * 60, time.monotonic()
+
+    def due(self) -> bool:
+        return bool(self._seconds) and time.monotonic() - self._last >= self._seconds
+
+    def restart(self) -> None:
+        self._last = time.monotonic()

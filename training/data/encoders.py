@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +20,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils.hub import cached_file
 
+from sama import fingerprint
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.semantics import anchor_tokens
+from sama.pipeline import SamaPipeline
+from sama.pipeline.conditioning import LatentStatistics, encode_clips, text_states, tokenise
 from sama.pipeline.prompts import Spelling, model_prompt
-from sama.presets import WAN_TEXT_TOKENS
+from sama.presets import TINY_FOLDER, WAN_CANVAS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS, saved_settings
 from training.core.precision import autocast
-from training.data.prompts import TEXT_LENGTH, tokenise
 from training.data.whole_clip_vae import OnePassVAE
 from training.errors import ConfigError
 
@@ -33,10 +36,6 @@ CLIPS_AT_ONCE = 4
 (`cudnn.benchmark`) for every shape that a convolution meets, which takes seconds."""
 
 TOWER_FOLDER = "semantic_tower"
-
-SAMPLED_BLOCKS, BLOCK_BYTES = 2048, 4096
-"""What the fingerprint reads of a file of weights, spread evenly over it (all of a file below 8 MB): a trained or
-rounded copy differs in nearly every block."""
 
 _STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 _FORMATS = ("safetensors", "bin")
@@ -47,8 +46,7 @@ class FrozenSizes:
     """What the frozen parts decide, read from their configurations alone.
 
     small: whether the text encoder is the embedded model's, with short prompts.
-    spelling: of quoted texts, as the base's pipeline says; where there is none yet, what the embedded model is trained
-        with.
+    settings: see `pipeline_settings`.
     assumed: parts that are not on this machine, whose sizes are those of Wan2.1 and SigLIP-so400m.
     """
 
@@ -56,14 +54,21 @@ class FrozenSizes:
     text_dim: int
     semantic_dim: int
     small: bool
-    spelling: Spelling
+    settings: Mapping[str, Any]
     text_class: str
     assumed: tuple[str, ...] = ()
 
     @property
     def text_length(self) -> int:
         """Tokens of a prompt, padding included."""
-        return TEXT_LENGTH if self.small else WAN_TEXT_TOKENS
+        length: int = self.settings["max_sequence_length"]
+        return length
+
+    @property
+    def spelling(self) -> Spelling:
+        """Where quoted texts are spelled."""
+        spelling: Spelling = self.settings["spell_quotes"]
+        return spelling
 
     @classmethod
     def read(cls, base: str, tower: str, fetch: bool = True) -> FrozenSizes:
@@ -89,18 +94,36 @@ class FrozenSizes:
             4096 if text is None else text.hidden_size,
             1152 if vision is None else vision.hidden_size,
             name == "BertModel",
-            _spelling(base, name == "BertModel"),
+            pipeline_settings(base, name == "BertModel"),
             name,
             tuple(assumed),
         )
 
 
-def _spelling(base: str, small: bool) -> Spelling:
-    index = Path(base) / "model_index.json"
-    if index.is_file():
-        found: Spelling = json.loads(index.read_text(encoding="utf-8")).get("spell_quotes", "")
-        return found
-    return "first" if small else ""
+def pipeline_settings(base: str, small: bool) -> dict[str, Any]:
+    """Arguments of `SamaPipeline`, beside its parts, for a model that is trained on the frozen parts of `base`.
+
+    They are those that `base` was saved with. What it does not name, and everything where it is not a whole pipeline
+    yet, is as in the embedded model (small) or as Wan2.1 was published. Raises ConfigError where they cannot be read.
+    """
+    usual: dict[str, Any] = {
+        "max_sequence_length": WAN_TEXT_TOKENS,
+        "spell_quotes": "",
+        "default_steps": WAN_STEPS,
+        "default_guidance": WAN_GUIDANCE,
+        **WAN_CANVAS.settings(),
+    }
+    own: dict[str, Any] = {}
+    try:
+        if small:
+            usual = saved_settings(TINY_FOLDER)
+        if (Path(base) / "model_index.json").is_file():
+            own = {"spell_quotes": ""} | saved_settings(base)  # older pipelines spelled nothing and did not say so
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the settings of the pipeline cannot be read: {error}") from error
+    known = inspect.signature(SamaPipeline.__init__).parameters
+    own = {name: value for name, value in own.items() if value is not None}
+    return {name: value for name, value in (usual | own).items() if name in known}
 
 
 class _VaeConfig:
@@ -129,13 +152,12 @@ class Encoders:
         self._text_class = getattr(transformers, sizes.text_class)
         self.latent_channels, self.text_dim = sizes.latent_channels, sizes.text_dim
         self.semantic_dim, self.text_length, self.small = sizes.semantic_dim, sizes.text_length, sizes.small
-        self.spelling = sizes.spelling
+        self.spelling, self.settings = sizes.spelling, sizes.settings
         self.tokenizer = _found(AutoTokenizer, base, subfolder="tokenizer")
         # Autocast would round these weights anew for every clip; rounded once, they give the same latents, bit for bit.
         stored = torch.bfloat16 if precision == "bfloat16" else torch.float32
         vae = _found(AutoencoderKLWan, base, subfolder="vae", torch_dtype=torch.float32)
-        statistics = torch.tensor([vae.config["latents_mean"], vae.config["latents_std"]], device=device)
-        self._mean, self._std = statistics.view(2, 1, -1, 1, 1, 1)
+        self._statistics = LatentStatistics.of(vae, device)
         self._one_pass: OnePassVAE | None = None
         if vae.config["is_residual"]:
             self._one_pass = _frozen(OnePassVAE(copy.deepcopy(vae)).to(stored), device)
@@ -160,7 +182,7 @@ class Encoders:
 
     @cached_property
     def bare_ids(self) -> Tensor:
-        """Token ids (text_length,) of an instruction that was dropped: the task's prefix alone."""
+        """Token ids (text_length,) of an instruction that was dropped: the task's prefix alone; see `tokenise`."""
         return self.token_ids([self.prompt("")])[0].long().to(self.device)
 
     def release(self) -> None:
@@ -173,7 +195,7 @@ class Encoders:
         return model_prompt(text, prefix, self.spelling)
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
-        """Complete prompts as (N, text_length) int32 on the host, cut or padded."""
+        """Complete prompts as token ids (N, text_length), int32 on the host; see `tokenise`."""
         return tokenise(self.tokenizer, prompts, self.text_length)
 
     @torch.no_grad()
@@ -181,15 +203,15 @@ class Encoders:
         """Clips (N, T, H, W, 3) uint8, T = 4k+1, as normalised latents (N, C, F, H/8, W/8), float32.
 
         N is any number, and a multiple of `CLIPS_AT_ONCE` where speed matters."""
-        means = []
         with autocast(self.precision, self.device):
-            for some in clips.to(self.device).permute(0, 4, 1, 2, 3).split(CLIPS_AT_ONCE):
-                pixels = some.float() / 127.5 - 1
-                if self._one_pass is not None:
-                    means.append(self._one_pass.encode(pixels)[0])
-                else:
-                    means.append(self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode())
-        return (torch.cat(means).float() - self._mean) / self._std
+            parts = clips.to(self.device).split(CLIPS_AT_ONCE)
+            return torch.cat([encode_clips(self.vae, part, self._statistics, self._means) for part in parts])
+
+    def _means(self, pixels: Tensor) -> Tensor:
+        if self._one_pass is not None:
+            return self._one_pass.encode(pixels)[0]
+        means: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
+        return means
 
     def text_states(self, prompts: Sequence[str]) -> Tensor:
         """Complete prompts, prefix included, as states (N, text_length, text_dim), padded rows zero."""
@@ -197,17 +219,9 @@ class Encoders:
 
     @torch.no_grad()
     def states_of(self, token_ids: Tensor) -> Tensor:
-        """States (N, L, text_dim) of token ids (N, L) on the device; padded rows are zero and take part in the
-        attention of the transformer, as in the official code."""
-        token_ids = token_ids.long()
-        mask = token_ids != self.tokenizer.pad_token_id
-        given: Tensor = mask
-        if self.small:
-            # With four dimensions it is taken as it is; of two, the encoder would first ask the device for padding.
-            given = mask[:, None, None].expand(-1, 1, token_ids.shape[1], -1)
+        """States (N, L, text_dim) of token ids (N, L) on the device; see `sama.pipeline.conditioning`."""
         with autocast(self.precision, self.device):
-            states = self.text(input_ids=token_ids, attention_mask=given).last_hidden_state
-        return states * mask.unsqueeze(-1)
+            return text_states(self.text, self.tokenizer, token_ids)
 
     @torch.no_grad()
     def anchors(self, pictures: Tensor) -> Tensor:
@@ -222,7 +236,7 @@ class Encoders:
         parts = {"vae": (self.base, "vae"), "text": (self.base, "text_encoder"), "tower": (tower, *options.values())}
         for name, place in parts.items():
             if name not in self._fingerprints:
-                self._fingerprints[name] = _hash_of(_weight_files(*place))
+                self._fingerprints[name] = fingerprint.of_large_files(_weight_files(*place))
         everything = (self.precision, self.text_length, self.spelling, *sorted(self._fingerprints.items()))
         return hashlib.blake2b(repr(everything).encode(), digest_size=12).hexdigest()
 
@@ -261,17 +275,3 @@ def _weight_files(name: str, subfolder: str = "") -> list[Path]:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             return [shard for shard in map(find, shards) if shard is not None]
     raise ConfigError(f"{name}/{subfolder} has no weights: set `base` and `tower` to what there is")
-
-
-def _hash_of(files: Sequence[Path]) -> str:
-    """A hash of the sizes of files and of blocks spread over them."""
-    digest = hashlib.blake2b(digest_size=12)
-    for path in files:
-        size = path.stat().st_size
-        digest.update(size.to_bytes(8, "little"))
-        step = max(BLOCK_BYTES, size // SAMPLED_BLOCKS)
-        with path.open("rb") as file:
-            for start in range(0, size, step):
-                file.seek(start)
-                digest.update(file.read(BLOCK_BYTES))
-    return digest.hexdigest()

@@ -4,8 +4,8 @@
 
 Fetches its clips by package name (75 MB, kept in `--downloads`; `apt-get` and `dpkg-deb` are needed, so Debian or
 Ubuntu), edits a few frames of each with detail off and on through the editor, and compares both with the style or
-weather that the edit stands for, drawn on the full-size frames. Writes the page, and a picture of each clip in a folder
-beside it that has the page's name.
+weather that the edit stands for, drawn on the full-size frames. Writes the page (`detail.md` beside this file, filled),
+and a picture of each clip in a folder beside it that has the page's name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sama.files import whole_file
 from training.evaluation.held_out.metrics import gmsd, psnr, ssim
-from training.evaluation.held_out.report import markdown_table
+from training.evaluation.tables import markdown_table
 from training.synth.edits.styles import STYLES, apply_style, apply_weather
 from training.synth.ingredients import film_source
 from training.synth.material.fetch import PACKAGES, IngredientError, Package, check_file, fetch_package, unpack_deb
@@ -231,46 +231,6 @@ def table(measured: Sequence[Measured]) -> str:
     return markdown_table(["clip", "edit", "PSNR, dB", "SSIM", "GMSD (lower is better)"], rows)
 
 
-_PAGE = """# The source's detail in an edit
-
-An edit is made at the model's size: the clip is shrunk, goes through the autoencoder, and the result is enlarged again.
-What is lost on that way is known exactly, because the source made the same way. The editor gives it back, changed as
-the edit changes the source (`sama/edit/detail.py`):
-
-1. `r` is what the autoencoder makes of the source, `e` is the edit, both at the model's size; `S` is the source at its
-   own size, `up` enlarges to that size.
-2. Around each pixel (17 x 17) ridge regression fits `e = A r + b`, where `A` is a 3 x 3 matrix over the colours. This
-   is the guided filter with a colour guide (He, Sun and Tang, 2010) in its fast form (He and Sun, 2015).
-3. The result is `up(e) + up(A) (S - up(r))`. `r` and `e` share the autoencoder's error, so it cancels in the fit.
-4. Where the edit shows something that the source does not have, `e` does not follow `r`, `A` is near zero, and nothing
-   of the source comes through. In a local edit a region that the fit does not explain gets no detail at all, so that a
-   removed object does not come back as a ghost.
-
-`--detail auto` (the default) does it wherever the clip is larger than the model's size, `on` always, `off` never; the
-page has the choice under *Advanced*, the API and `EditRequest` as `detail`. The settings beside a result say
-`kept_detail`.
-
-## Measured
-`{command}`
-
-{frames} frames of each clip, {steps} steps, seed {seed}, the embedded model, {summary}. A row compares the editor's
-file with the style or weather that the edit asks for, drawn by `training/synth/edits/styles.py` on the full-size
-frames. Both columns are of the same run of the model, and `keep_source` is off in both. What those drawings add at
-the scale of the full size (flakes, pencil strokes, glowing edges) is not in the source, and no detail of the source
-can bring it: snow, pencil sketch and cyberpunk stay below the others. Detail does not change how well the model itself
-follows an instruction either: in black and white some colour stays.
-
-{table}
-Clips:
-
-{clips}
-
-## Seen
-The middle frame, pixel for pixel, {width} x {height} of it.
-
-{pictures}"""
-
-
 def page(measured: Sequence[Measured], clips: Sequence[SourceClip], out: Path, options: argparse.Namespace) -> str:
     """The page about `measured`; pictures lie in the folder beside it that has its name."""
     count = sum(each.better for each in measured)
@@ -281,19 +241,24 @@ def page(measured: Sequence[Measured], clips: Sequence[SourceClip], out: Path, o
     )
     chosen = {"frames": options.frames, "steps": options.steps, "seed": options.seed}
     changed = [f"--{name} {value}" for name, value in chosen.items() if value != _DEFAULTS[name]]
-    return _PAGE.format(
-        command=" ".join(["python -m training.evaluation.detail", f"--out {out}", *changed]),
-        **chosen,
-        summary=summary,
-        table=table(measured),
-        clips="\n".join(f"- **{clip.name}**: {clip.about}." for clip in clips),
-        width=CROP[0],
-        height=CROP[1],
-        pictures="\n\n".join(
-            f"![{clip.name}: source, edit without and with detail, and what was asked for]({out.stem}/{clip.name}.jpg)"
-            for clip in clips
+    return (
+        Path(__file__)
+        .with_suffix(".md")
+        .read_text(encoding="utf-8")
+        .format(
+            command=" ".join(["python -m training.evaluation.detail", f"--out {out}", *changed]),
+            **chosen,
+            summary=summary,
+            table=table(measured),
+            clips="\n".join(f"- **{clip.name}**: {clip.about}." for clip in clips),
+            width=CROP[0],
+            height=CROP[1],
+            pictures="\n\n".join(
+                f"![{name}: source, edit without and with detail, and what was asked for]({out.stem}/{name}.jpg)"
+                for name in (clip.name for clip in clips)
+            )
+            + "\n",
         )
-        + "\n",
     )
 
 

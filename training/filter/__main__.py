@@ -11,11 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.errors import JudgeError
-from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
-from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
-from training.evaluation.judge.client import JudgeClient, Server
-from training.evaluation.judge.session import Effort, Session, Subject
+from training.evaluation.judge.answers import read_answers
+from training.evaluation.judge.arguments import add_judge_options, effort_of, exit_status, server_of
+from training.evaluation.judge.session import Effort, Subject, judge
+from training.evaluation.shard import WHOLE, Shard
 from training.filter.criteria import ABOUT_PICTURES, ABOUT_VIDEOS
 from training.filter.merge import merge
 from training.filter.pairs import Manifest
@@ -40,18 +39,6 @@ def subjects(manifest: Manifest, shard: Shard) -> Iterator[Subject]:
             )
 
 
-def score(manifest: Manifest, out: Path, server: Server, effort: Effort, shard: Shard) -> None:
-    """Ask for every score that is still missing in this part. Raises JudgeError."""
-    settings = settings_of(server, effort, ABOUT_VIDEOS)
-    known = read_answers(out / "answers", settings, shard)
-    with AnswerLog(out / "answers", shard, settings) as log:
-        tally = Session(JudgeClient(server), log, effort).judge(subjects(manifest, shard), known)
-    logger.info(
-        "part %d of %d: %d pairs judged, requests %s, %d + %d tokens",
-        *(shard.index, shard.count, tally.subjects, tally.outcomes, tally.prompt_tokens, tally.answer_tokens),
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0; 1 when the judge stayed away, pairs still lack answers or an option is bad; 130 when stopped."""
     parser = argparse.ArgumentParser(prog="python -m training.filter", description=__doc__)
@@ -66,22 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_judge_options(parser, Effort())
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        effort, shard = effort_of(options), shard_of(options)
-        manifest = Manifest(options.manifest, options.adapter, options.root)
-        if not options.merge:
-            score(manifest, options.out, server_of(options), effort, shard)
-            if shard != WHOLE:
-                print(f"Part {options.shard} is done; when all parts are, merge them with --merge.")
-                return 0
-        standings = read_answers(options.out / "answers", None)
-        summary = merge(manifest, standings, options.out, effort.runs, effort.attempts, options.partial)
-    except (JudgeError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score one part of the pairs and merge what there is. Raises JudgeError, OSError."""
+    effort, shard = effort_of(options), options.shard
+    manifest = Manifest(options.manifest, options.adapter, options.root)
+    answers = options.out / "answers"
+    if not options.merge:
+        judge(server_of(options), effort, ABOUT_VIDEOS, subjects(manifest, shard), answers, shard)
+        if shard != WHOLE:
+            print(f"Part {shard.index}/{shard.count} is done; when all parts are, merge them with --merge.")
+            return 0
+    standings = read_answers(answers, None)
+    summary = merge(manifest, standings, options.out, effort.runs, effort.attempts, options.partial)
     print(summary.as_markdown())
     kept = options.out / ("kept/*.tar" if manifest.packed else "kept.jsonl")
     print(f"To train on what was kept: manifest: {kept}, adapter: {manifest.adapter}, root: {manifest.root}")

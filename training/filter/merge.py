@@ -12,7 +12,8 @@ from typing import Any
 
 from sama.files import whole_file
 from training.errors import JudgeError
-from training.evaluation.judge.answers import Standing, request_name
+from training.evaluation.judge.answers import Standing
+from training.evaluation.tables import markdown_table
 from training.filter.criteria import (
     ABOUT_PICTURES,
     ABOUT_VIDEOS,
@@ -63,18 +64,22 @@ class Summary:
 
     def as_markdown(self) -> str:
         """For summary.md."""
-        lines = ["| pairs | kept | dropped | share kept |", "| --- | --- | --- | --- |"]
+        kinds = []
         for kind in sorted({*self.kept, *self.dropped}):
             kept, dropped = self.kept[kind], self.dropped[kind]
-            lines.append(f"| {kind} | {kept} | {dropped} | {kept / (kept + dropped):.1%} |")
-        lines += ["", "| reason for dropping | pairs |", "| --- | --- |"]
-        lines += [f"| {reason} | {count} |" for reason, count in self.reasons.most_common()]
-        lines += ["", "| score | mean | 10 % | median | 90 % |", "| --- | --- | --- | --- | --- |"]
+            kinds.append([kind, str(kept), str(dropped), f"{kept / (kept + dropped):.1%}"])
+        reasons = [[reason, str(count)] for reason, count in self.reasons.most_common()]
+        spreads = []
         for name, histogram in sorted(self.histograms.items()):
             spread = _spread(histogram)
-            figures = (spread[column] for column in ("mean", "p10", "p50", "p90"))
-            lines.append(f"| {name} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
-        return "\n".join(lines) + "\n"
+            spreads.append([name, *(f"{spread[column]:.2f}" for column in ("mean", "p10", "p50", "p90"))])
+        return "\n".join(
+            (
+                markdown_table(["pairs", "kept", "dropped", "share kept"], kinds),
+                markdown_table(["reason for dropping", "pairs"], reasons),
+                markdown_table(["score", "mean", "10 %", "median", "90 %"], spreads),
+            )
+        )
 
 
 def decide(standing: Standing | None, runs: int, attempts: int) -> Verdict:
@@ -83,17 +88,14 @@ def decide(standing: Standing | None, runs: int, attempts: int) -> Verdict:
     kind = {True: "images", False: "videos", None: "unknown"}[standing.picture]
     picture = bool(standing.picture)
     questions = ABOUT_PICTURES if picture else ABOUT_VIDEOS
-    requests = [request_name(question.name, run) for question in questions for run in range(runs)]
-    missing = [request for request in requests if request not in standing.scored]
-    if not missing:
-        thresholds = PICTURE_THRESHOLDS if picture else VIDEO_THRESHOLDS
-        scores = {name: mean for question in questions for name, mean in standing.means(question).items()}
-        low = [f"{name} below {thresholds[name]:g}" for name in shortcomings(scores, thresholds)]
-        return Verdict(scores, tuple(low), kind)
-    failure = standing.failure(missing, attempts)
-    if failure is None:
+    grades = standing.grades(questions, runs, attempts)
+    if grades is None:
         return Verdict({}, (NO_ANSWER,), kind, still_open=True)
-    return Verdict({}, (failure,), kind)
+    if isinstance(grades, str):
+        return Verdict({}, (grades,), kind)
+    thresholds = PICTURE_THRESHOLDS if picture else VIDEO_THRESHOLDS
+    low = [f"{name} below {thresholds[name]:g}" for name in shortcomings(grades, thresholds)]
+    return Verdict(grades, tuple(low), kind)
 
 
 def merge(

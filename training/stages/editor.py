@@ -25,8 +25,7 @@ from training.parallel.activations import checkpoint_activations
 from training.parallel.processes import DataRank, full_state_dict
 from training.stages.export import write_weights
 from training.stages.model import build_transformer, empty_transformer
-from training.stages.noise_levels import BandMeans
-from training.stages.objective import add_noise, edit_weights, losses, sample_sigmas
+from training.stages.objective import BandMeans, add_noise, edit_weights, losses, sample_sigmas
 
 SIGMA_BANDS = 4
 
@@ -112,18 +111,15 @@ class EditStage:
     def pipeline(self) -> SamaPipeline:
         """A pipeline of the live transformer and the frozen parts, for samples. A large text encoder is left out, since
         it may have been released: such a pipeline takes prompts as states."""
-        encoders, small = self.encoders, self.encoders.small
+        encoders = self.encoders
+        own = {"shift": self.config.objective.sigma_shift, "default_steps": self.config.watch.sample_steps}
         return SamaPipeline(
             transformer=self.transformer,
             vae=encoders.vae,
-            text_encoder=encoders.text if small else None,
+            text_encoder=encoders.text if encoders.small else None,
             tokenizer=encoders.tokenizer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-            max_sequence_length=encoders.text_length,
-            spell_quotes=encoders.spelling,
-            shift=self.config.objective.sigma_shift,
-            default_steps=self.config.watch.sample_steps,
-            default_guidance=2.0 if small else 5.0,
+            **{**encoders.settings, **own},
         )
 
     def export(self, folder: Path) -> None:

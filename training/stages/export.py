@@ -7,13 +7,10 @@ and, beside it, the frozen parts that it was trained with; and `sama_ema.safeten
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -28,15 +25,13 @@ from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
 from training.config import TrainConfig
 from training.core.float8 import rewrite_compact
-from training.data.encoders import TOWER_FOLDER, FrozenSizes
+from training.data.encoders import TOWER_FOLDER, FrozenSizes, pipeline_settings
 from training.stages.lora import export_lora
 
 TRANSFORMER = "transformer"
 OFFICIAL = {True: "sama_ema.safetensors", False: "sama_raw.safetensors"}
 """The file under official key names, by whether it holds averages."""
 FROZEN = ("vae", "text_encoder", "tokenizer")
-SMALL_DEFAULTS = {"default_steps": 10, "default_guidance": 2.0}
-"""Steps and guidance of a pipeline with the embedded model's text encoder, where the base does not say them."""
 
 
 def write_weights(
@@ -78,21 +73,11 @@ def _complete_pipeline(transformer: SamaTransformer3DModel, config: TrainConfig,
             tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
             semantic_tower=SiglipVisionModel(SiglipVisionConfig.from_pretrained(folder / TOWER_FOLDER)),
-            **_settings(config, sizes, base),
+            **pipeline_settings(str(base), sizes.small) | {"shift": config.objective.sigma_shift},
         )
     with whole_folder(folder / "scheduler") as part:
         pipeline.scheduler.save_pretrained(part)
     pipeline.save_config(folder)
-
-
-def _settings(config: TrainConfig, sizes: FrozenSizes, base: Path) -> dict[str, Any]:
-    """The pipeline's settings: as trained, and as the base has them."""
-    index = base / "model_index.json"
-    stored = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    known = inspect.signature(SamaPipeline.__init__).parameters
-    own = {name: value for name, value in stored.items() if name in known and not isinstance(value, list)}
-    length = {"max_sequence_length": sizes.text_length, "spell_quotes": sizes.spelling}
-    return (SMALL_DEFAULTS if sizes.small else {}) | length | own | {"shift": config.objective.sigma_shift}
 
 
 def _folder_of(base: str) -> Path:

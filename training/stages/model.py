@@ -46,6 +46,8 @@ def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:
     require_arguments(config.model, SamaTransformer3DModel)
     known = inspect.signature(SamaTransformer3DModel.__init__).parameters
     arguments = {name: value for name, value in given.items() if name in known and value is not None}
+    if config.stage != "lora" and not config.objective.semantic_weight:
+        arguments["num_semantic_tokens"] = 0  # what is trained without anchors is sampled without them
     return arguments | {
         "in_channels": sizes.latent_channels,
         "out_channels": sizes.latent_channels,
@@ -159,8 +161,9 @@ def checkpoint_transformer(
     """
     weights, are_averages = read_weights(path, averaged)
     # What was frozen is not in the checkpoint. It is read anew from where the run started.
-    frozen = config.stage != "lora" and not config.objective.semantic_weight
-    transformer = build_transformer(config, sizes, empty=not frozen)
+    transformer = build_transformer(config, sizes, empty=True)
+    if config.stage != "lora" and not all(weight.requires_grad for weight in transformer.parameters()):
+        transformer = build_transformer(config, sizes)
     trained = {name: weight.shape for name, weight in transformer.named_parameters() if weight.requires_grad}
     if trained != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError(f"{path} does not hold the weights that its configuration names")

@@ -17,14 +17,17 @@ from transformers import AutoTokenizer, BertModel, SiglipVisionModel
 
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline
-from training.data.prompts import TEXT_LENGTH
+from training.stages.encoders import pipeline_settings
 from training.values import Count, NonNegative, Positive, argument
 
 PARTS = ("vae", "semantic_tower", "transformer")
 
 
-def assemble(out: Path, runs: list[Path], steps: int, guidance: float, shift: float) -> None:
-    """Copy the parts and write the pipeline's index. Raises FileNotFoundError naming a part that no run holds."""
+def assemble(out: Path, runs: list[Path], **settings: float) -> None:
+    """Copy the parts and write the pipeline's index. Raises FileNotFoundError naming a part that no run holds.
+
+    settings: of `SamaPipeline`, in place of those that `out` or else the embedded model was saved with.
+    """
     for part in PARTS:
         for run in runs:
             if (run / part).is_dir():
@@ -39,11 +42,7 @@ def assemble(out: Path, runs: list[Path], steps: int, guidance: float, shift: fl
         tokenizer=AutoTokenizer.from_pretrained(out / "tokenizer"),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         semantic_tower=SiglipVisionModel.from_pretrained(out / "semantic_tower"),
-        max_sequence_length=TEXT_LENGTH,
-        spell_quotes="first",
-        shift=shift,
-        default_steps=steps,
-        default_guidance=guidance,
+        **(pipeline_settings(str(out), small=True) | settings),
     )
     pipeline.scheduler.save_pretrained(out / "scheduler")
     pipeline.save_config(out)
@@ -53,11 +52,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put a pipeline together from trained parts.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", type=Path, nargs="+", required=True, help="run folders")
-    parser.add_argument("--steps", type=argument(Count), default=10)
-    parser.add_argument("--guidance", type=argument(NonNegative), default=2.0)
-    parser.add_argument("--shift", type=argument(Positive), default=3.0)
-    arguments = parser.parse_args()
-    assemble(arguments.out, arguments.parts, arguments.steps, arguments.guidance, arguments.shift)
+    parser.add_argument("--steps", dest="default_steps", type=argument(Count))
+    parser.add_argument("--guidance", dest="default_guidance", type=argument(NonNegative))
+    parser.add_argument("--shift", type=argument(Positive))
+    given = vars(parser.parse_args())
+    out, runs = given.pop("out"), given.pop("parts")
+    assemble(out, runs, **{name: value for name, value in given.items() if value is not None})
 
 
 if __name__ == "__main__":

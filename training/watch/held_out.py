@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class HeldOut:
     """One pair: encoded as a batch of one, with the frames to show.
 
-    numbers: the frames that `source` and `target` hold, (H, W, 3) uint8 each.
+    numbers: which frames `source` and `target` hold, (H, W, 3) uint8 each.
     """
 
     words: str
@@ -34,8 +34,8 @@ class HeldOut:
 
 
 def held_out_samples(config: TrainConfig, encoders: Encoders, count: int) -> list[HeldOut]:
-    """The first `count` held-out pairs, encoded. Drawn by `training.synth` from what is kept out of training, or
-    read from `watch.validation_manifest`. Raises ConfigError where there are none."""
+    """The first `count` held-out pairs, encoded: read from `watch.validation_manifest`, or else drawn from what is kept
+    out of training. Raises ConfigError where there are none."""
     if config.data.source == "rendered" and not config.watch.validation_manifest:
         from training.data.drawn.scenes import held_out_pairs
 

@@ -1,13 +1,13 @@
 """What a model does to held-out samples: losses at fixed noise and noise levels, and grids of samples.
 
 Both are functions of the weights alone: the samples, their noise and the noise levels are the same at every look, and
-nothing here draws from the random numbers of training. Losses are those of training (`EditStage.errors`), unlike the
-logged training loss without its scatter.
+nothing here draws from the random numbers of training. Losses are those of training (`EditStage.errors`), without the
+scatter of random noise levels.
 
 **Several processes.** A sharded model (FSDP2) gathers its weights in every forward pass, so that all processes must
-make equally many. The work is therefore split over the data ranks, each makes the same number of forward passes (those
-without work of their own repeat a sample, and the result is thrown away), and what depends on time is decided by the
-first process for all. `losses` and `grid` must be called by every process at the same step.
+make equally many. The work is split over the data ranks, and each makes the same number of forward passes: those
+without work of their own repeat a sample and throw the result away. What depends on time is decided by the first
+process for all. `losses` and `grid` must be called by every process at the same step.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ SIGMAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 class Validator:
     """Held-out losses and grids of one run.
 
-    The samples are encoded here, before the run begins: what is missing is told at once, and text encoder and tower
-    may be released afterwards. `watch` says how many samples there are and how long a grid may take. Raises
-    ConfigError where there is nothing held out.
+    The samples are encoded here, before the run begins: text encoder and tower may be released afterwards. `watch` says
+    how many samples there are and how long a grid may take. Raises ConfigError where there is nothing held out.
     """
 
     def __init__(
@@ -78,9 +77,9 @@ class Validator:
         return record
 
     def grid(self, step: int, ema: Ema | None = None) -> Path | None:
-        """Sample the held-out clips and draw them beside source and target, with the raw weights first and then with
-        their averages, until `watch.sample_seconds` are over: what is finished by then is shown. Returns the picture's
-        path, `<output>/samples/step-00001234.jpg`, in the first process; None in the others."""
+        """Sample the held-out clips, with the raw weights first and then with their averages, until
+        `watch.sample_seconds` are over, and draw what is finished by then beside source and target. Returns the
+        picture's path, `<output>/samples/step-00001234.jpg`, in the first process; None in the others."""
         start, seconds = time.monotonic(), self.config.watch.sample_seconds
         count = min(self.config.watch.sample_count, len(self.samples))
         rounds = math.ceil(count / self.data_rank.count)
@@ -145,8 +144,8 @@ class Validator:
     # --- Samples -----------------------------------------------------------------------------------------------------
 
     def _sample_rounds(self, rounds: int, until: float) -> dict[int, list[np.ndarray]]:
-        """Samples by their number, of all data ranks, in the first process; each makes one in a round. The shown
-        frames only."""
+        """The shown frames of samples by their number, of all data ranks, in every process; each data rank makes one
+        sample in a round."""
         own: dict[int, list[np.ndarray]] = {}
         pipeline = self.stage.pipeline()
         with self._evaluating(self.stage.model):

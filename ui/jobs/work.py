@@ -126,7 +126,7 @@ class _Clock:
 def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
     """The anchor plan of the first window, with the vision tower's tokens of the anchor frames of source and result."""
     tower = getattr(pipeline, "semantic_tower", None)
-    if tower is None or result.semantic_tokens is None:
+    if tower is None or result.semantic_tokens is None or not result.semantic_tokens.size:
         return None
     import torch
 

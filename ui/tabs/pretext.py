@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from sama.edit.request import CANVASES
+from sama.presets import canvas_of
 from sama.shapes import TEMPORAL_FACTOR, nearest_bucket
 from sama.video import pack_side_by_side, read_clip
 from ui import text
@@ -50,7 +50,7 @@ def damage(clip: PageClip, task: str, start: int, seed: int, preset: str) -> Dam
 
     start = max(0, min(int(start), clip.frames - 1))
     count = (min(PRETEXT_FRAMES, clip.frames - start) - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
-    bucket = nearest_bucket(clip.width, clip.height, CANVASES[preset].buckets)
+    bucket = nearest_bucket(clip.width, clip.height, canvas_of(preset).buckets)
     clean = read_clip(clip.path, start, count, size=(bucket.width, bucket.height))
     chosen = PRETEXT_TASKS[task]
     done = chosen.perturb(torch.from_numpy(clean), torch.Generator().manual_seed(int(seed)))

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sama.shapes import TINY_BUCKETS
 from training.closed_yaml import hint
 from training.config import TrainConfig
 from training.core.batch import EncodedBatch, finite_rows, without_broken_rows
@@ -28,6 +27,7 @@ from training.data.drawn.group_cache import GroupCache
 from training.data.drawn.latents import LatentStore
 from training.data.drawn.scenes import GroupedPairs, RenderedGroups, stream
 from training.data.encoders import CLIPS_AT_ONCE, Encoders
+from training.data.sizes import tiny_buckets
 from training.errors import ConfigError, NotFiniteError
 from training.parallel.processes import DataRank
 from training.synth.edits.tasks import TASKS
@@ -52,7 +52,8 @@ class RenderedFeed:
                 raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint(task, TASKS)}")
         self.config, self.encoders, self.data_rank = config, encoders, data_rank
         self.data = config.data.rendered
-        self.capacity = math.ceil(self.data.capacity_groups / len(TINY_BUCKETS))
+        self.buckets = tiny_buckets()
+        self.capacity = math.ceil(self.data.capacity_groups / len(self.buckets))
         """Groups held of each bucket."""
         self.filled = 0
         """Groups that were encoded before the first batch; 0: not yet known."""
@@ -66,7 +67,7 @@ class RenderedFeed:
         not encode to finite values are named and not trained on. Raises NotFiniteError when they are too many."""
         refresh = self.data.refresh_per_step
         encoded = self.filled + math.floor(self.drawn * refresh)
-        turns_gone = max(0, encoded // len(TINY_BUCKETS) - self.capacity)  # of all buckets: what was replaced since
+        turns_gone = max(0, encoded // len(self.buckets) - self.capacity)  # of all buckets: what was replaced since
         store = LatentStore(
             self.data_rank.device,
             self.capacity,
@@ -75,7 +76,7 @@ class RenderedFeed:
             self.data_rank.rank,
             turns_gone,
         )
-        start = turns_gone * len(TINY_BUCKETS)
+        start = turns_gone * len(self.buckets)
         groups = self._groups(start)
         self._fill(store, groups, start, encoded - start)
         if not refresh:
@@ -97,7 +98,7 @@ class RenderedFeed:
 
     def summary(self) -> str:
         """What is rendered, held and drawn."""
-        data, sizes = self.data, ", ".join(f"{bucket.width}x{bucket.height}" for bucket in TINY_BUCKETS)
+        data, sizes = self.data, ", ".join(f"{bucket.width}x{bucket.height}" for bucket in self.buckets)
         first = f"{data.groups} scenes" if data.groups else f"the scenes of {data.encode_minutes:g} minutes"
         return "\n".join(
             [
@@ -153,7 +154,7 @@ class RenderedFeed:
                 self._cache.store(first + count, group, latents)
             count += 1
             late = time.monotonic() - start > self.data.encode_minutes * 60
-            if count == wanted or (not wanted and late and count % len(TINY_BUCKETS) == 0):
+            if count == wanted or (not wanted and late and count % len(self.buckets) == 0):
                 break
         if self._cache is not None:
             self._cache.flush()
@@ -189,7 +190,8 @@ class RenderedFeed:
         """Groups from number `start` on, drawn and encoded. While one is encoded, the next one's clips travel to the
         device."""
         data, device = self.data, self.data_rank.device
-        transform = GroupedPairs(str(Path(self.encoders.base) / "tokenizer"), self.encoders.spelling, data.paraphrases)
+        words = str(Path(self.encoders.base) / "tokenizer")
+        transform = GroupedPairs(words, self.encoders.spelling, self.encoders.text_length, data.paraphrases)
         dataset = RenderedGroups(data.pack, data.frames, transform, self.config.seed, self.data_rank.rank, start=start)
         travel = torch.cuda.Stream(device) if device.type == "cuda" else None
         ahead: tuple[dict[str, Any], Tensor] | None = None

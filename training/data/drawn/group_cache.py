@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sama.shapes import TINY_BUCKETS, Bucket
+from sama.shapes import Bucket
 from training.config import TrainConfig
 from training.data.encoders import Encoders
 from training.data.files.cache import ContentCache
+from training.data.sizes import tiny_buckets
 from training.errors import NotFiniteError
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ _SOURCES = (
     "training/synth/**/*.py",
     "training/synth/**/*.yaml",
     "training/data/drawn/scenes.py",
-    "training/data/prompts.py",
     "sama/model/pretext.py",
     "sama/pipeline/prompts.py",
+    "sama/pipeline/conditioning.py",
 )
 """Code that decides what is rendered and how it is asked for."""
 
@@ -45,7 +46,7 @@ class GroupCache:
         self._entries = ContentCache(folder, encoders.fingerprint())
         self._decides = [
             _digest_of(Path(rendered.pack)), rendered.frames, rendered.paraphrases, config.seed, rank,
-            [list(bucket) for bucket in TINY_BUCKETS],
+            encoders.text_length, [list(bucket) for bucket in tiny_buckets()],
         ]  # fmt: skip
         self._unwritten: tuple[int, dict[str, Tensor], torch.cuda.Event | None] | None = None
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS, sample_generator
+from sama.model.pretext import EDIT_PREFIX, PRETEXT_TASKS
+from sama.pipeline.conditioning import PADDING, tokenise
 from sama.pipeline.prompts import Spelling, model_prompt
-from sama.shapes import SEMANTIC_GRID, TINY_BUCKETS, Bucket
-from training.core.randomness import derived_seed
-from training.data.prompts import TEXT_LENGTH, tokenise
+from sama.shapes import SEMANTIC_GRID, Bucket
+from training.core.randomness import derived_seed, sample_generator
+from training.data.sizes import tiny_buckets
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import SceneGroup, render_case, render_group
@@ -52,8 +53,8 @@ class RenderedGroups(IterableDataset):
     """Groups of paired edits, each turned into a sample by `transform` in the worker that drew it.
 
     The n-th sample of a stream is a function of (seed, rank, n), whatever the number of workers: a loader takes the
-    workers in turn, and each draws the samples that fall to it. Every `len(TINY_BUCKETS)` samples have each bucket
-    once, in an order that all ranks share.
+    workers in turn, and each draws the samples that fall to it. As many samples in a row as there are buckets have
+    each bucket once, in an order that all ranks share.
     """
 
     def __init__(
@@ -86,9 +87,10 @@ class RenderedGroups(IterableDataset):
                 yield collate([self._sample(pack, index) for index in range(number * size, number * size + size)])
 
     def _sample(self, pack: Pack, number: int) -> dict[str, Any]:
-        turn, place = divmod(number, len(TINY_BUCKETS))
-        order = np.random.default_rng(derived_seed("buckets", self.seed, turn)).permutation(len(TINY_BUCKETS))
-        bucket = TINY_BUCKETS[int(order[place])]
+        buckets = tiny_buckets()
+        turn, place = divmod(number, len(buckets))
+        order = np.random.default_rng(derived_seed("buckets", self.seed, turn)).permutation(len(buckets))
+        bucket = buckets[int(order[place])]
         rng = np.random.default_rng(derived_seed("group", self.seed, self.rank, number))
         return self.transform(render_group(pack, int(rng.integers(2**31)), bucket, self.frames), rng, bucket)
 
@@ -157,12 +159,13 @@ class GroupedPairs:
     Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Everything
     that costs Python's time happens here, in the worker: the training process only copies tensors.
 
-    tokenizer: folder of the tokenizer; spelling: of quoted texts; paraphrases: wordings of each pair; pretext:
-    perturbed clips a group.
+    tokenizer: folder of the tokenizer. spelling: of quoted texts. text_length: tokens of a prompt. paraphrases:
+    wordings of each pair. pretext: perturbed clips a group.
     """
 
     tokenizer: str
     spelling: Spelling
+    text_length: int
     paraphrases: int
     pretext: int = 2
 
@@ -173,7 +176,7 @@ class GroupedPairs:
         clips: (N <= 16, T, H, W, 3) uint8, the perturbed ones last; anchors: (M, 3, 128, 128) uint8, first frames of
             all but those.
         pairs: (24, 3) int16 with source, target and index in `ALL_TASKS`; rows without a pair have `NO_TASK`.
-        tokens: (24, K, 64) int32, the prompts that the model sees.
+        tokens: (24, K, text_length) int32, the prompts that the model sees, as `tokenise` gives them.
         """
         clips = group.clips[: MAX_CLIPS - self.pretext]
         rows: list[tuple[int, int, int]] = []
@@ -197,8 +200,9 @@ class GroupedPairs:
         pairs = torch.full((MAX_PAIRS, 3), NO_TASK, dtype=torch.int16)
         pairs[:, :2] = 0
         pairs[: len(rows)] = torch.tensor(rows, dtype=torch.int16)
-        tokens = torch.zeros(MAX_PAIRS, self.paraphrases, TEXT_LENGTH, dtype=torch.int32)
-        tokens[: len(rows)] = tokenise(tokenizer(self.tokenizer), prompts).view(len(rows), self.paraphrases, -1)
+        tokens = torch.full((MAX_PAIRS, self.paraphrases, self.text_length), PADDING, dtype=torch.int32)
+        tokenised = tokenise(tokenizer(self.tokenizer), prompts, self.text_length)
+        tokens[: len(rows)] = tokenised.view(len(rows), self.paraphrases, -1)
         return {
             "bucket": bucket,
             "clips": torch.from_numpy(np.stack([*clips, *perturbed])),
@@ -211,10 +215,10 @@ class GroupedPairs:
 def held_out_pairs(pack_folder: str, frames: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
     """Source, target ((T, H, W, 3) uint8 each) and instruction of pairs that are kept out of training. Tasks and sizes
     come in turn, so that a few pairs show most of them."""
-    tasks = TASKS[::3] + TASKS[1::3] + TASKS[2::3]  # neighbours in the list are alike
+    tasks, buckets = TASKS[::3] + TASKS[1::3] + TASKS[2::3], tiny_buckets()  # neighbours in the list are alike
     pack = Pack.load(pack_folder)
     for number in range(count):
-        seed, bucket = FIRST_HELD_OUT_SEED + number, TINY_BUCKETS[number % len(TINY_BUCKETS)]
+        seed, bucket = FIRST_HELD_OUT_SEED + number, buckets[number % len(buckets)]
         case = render_case(pack, seed, bucket, frames, "test", tasks[number % len(tasks)])
         yield case.source, case.target, instruction(case.edit, np.random.default_rng((seed, 3)), split="test")
 

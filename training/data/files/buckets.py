@@ -20,7 +20,6 @@ from sama.flops import block_flops
 from sama.presets import PRESETS, saved_transformer
 from sama.shapes import (
     OFFICIAL_BUCKETS,
-    TINY_BUCKETS,
     Bucket,
     latent_shape,
     token_counts,
@@ -28,9 +27,9 @@ from sama.shapes import (
 from training.config import ManifestConfig, TrainConfig
 from training.data.files.checks import Catalogue
 from training.data.files.manifest import Dropped
+from training.data.sizes import tiny_buckets
 from training.errors import ConfigError
 
-SIZES: dict[str, tuple[Bucket, ...]] = {"tiny": TINY_BUCKETS, "official": OFFICIAL_BUCKETS}
 _USUAL_PRESET = {"tiny": "tiny", "official": "14b"}
 """By the buckets: the preset whose sizes count for a transformer whose own are not known yet."""
 
@@ -95,7 +94,8 @@ def model_width(config: TrainConfig) -> ModelWidth:
 
 def signatures(config: ManifestConfig) -> list[Signature]:
     """Every signature that a configuration knows."""
-    return [Signature(frames, *size) for frames in sorted(set(config.frames)) for size in SIZES[config.buckets]]
+    sizes = tiny_buckets() if config.buckets == "tiny" else OFFICIAL_BUCKETS
+    return [Signature(frames, *size) for frames in sorted(set(config.frames)) for size in sizes]
 
 
 def batch_sizes(known: Sequence[Signature], config: ManifestConfig, model: ModelWidth) -> dict[Signature, int]:

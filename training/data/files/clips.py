@@ -58,21 +58,24 @@ def look(media: Media) -> Facts:
     """Open a clip and count. Reads the whole file (for its digest), decodes no more than a frame. Raises ClipError."""
     size, changed = state(media)
     digest = digest_of(media)
+    return Facts(*count(media), digest, size, changed)
+
+
+def count(media: Media) -> tuple[int, Fraction, int, int]:
+    """Frames, frames per second (0 where frames have no times), width and height of a clip. Raises ClipError."""
     if Path(media.path).is_dir():
         files = _pictures(media)
         with _opened(files[0]) as picture:
-            width, height = picture.size
-        return Facts(len(files), Fraction(0), width, height, digest, size, changed)
+            return len(files), Fraction(0), *picture.size
     with _as_file(media) as path:
         if media.is_image:
             with _opened(path) as picture:
-                width, height = picture.size
-            return Facts(1, Fraction(0), width, height, digest, size, changed)
+                return 1, Fraction(0), *picture.size
         try:
             info = probe(path)
         except VideoError as error:
             raise ClipError(str(error)) from error
-    return Facts(info.frames, info.fps, info.width, info.height, digest, size, changed)
+    return info.frames, info.fps, info.width, info.height
 
 
 def state(media: Media) -> tuple[int, int]:
@@ -130,7 +133,7 @@ def read_frames(media: Media, numbers: Sequence[int], bucket: Bucket, aspect: fl
     top, left = (size[1] - bucket.height) // 2, (size[0] - bucket.width) // 2
     wanted = set(numbers)
     kept: dict[int, np.ndarray] = {}
-    for number, image in _frames(media, size, min(wanted), max(wanted)):
+    for number, image in scaled_frames(media, size, min(wanted), max(wanted)):
         if number in wanted:
             kept[number] = image[top : top + bucket.height, left : left + bucket.width]
     if not kept:
@@ -148,8 +151,9 @@ def covering_size(bucket: Bucket, aspect: float) -> tuple[int, int]:
     return bucket.width, max(bucket.height, round(bucket.width / aspect))
 
 
-def _frames(media: Media, size: tuple[int, int], first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, (H, W, 3) uint8) of frames first to last, scaled."""
+def scaled_frames(media: Media, size: tuple[int, int], first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames `first` to `last` of a clip, scaled to `size` (width, height): the number and (H, W, 3) uint8 of each.
+    Raises ClipError."""
     if Path(media.path).is_dir():
         for number, file in enumerate(_pictures(media)[first : last + 1], first):
             yield number, _picture(file, size)

@@ -1,7 +1,7 @@
 """Batches from manifests: samples read by worker processes, encoded on the device, cached where a folder is given.
 
-The order of samples is a function of (seed, epoch), whatever the number of workers; the position is that of the last
-batch that was taken, so that what workers have read ahead is read again after a resumption.
+The order of samples is a function of (seed, epoch), whatever the number of workers. The position is that of the last
+batch that was taken: what workers have read ahead is read again after a resumption.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.data.files.cache import ContentCache
 from training.data.files.checks import shared_catalogue, usage_report, write_dropped
 from training.data.files.clips import ClipError
 from training.data.files.manifest import Dropped, manifest_files
-from training.data.files.paired import PairedClips, ReadClip, Reading, ReadSample, ReadStep
+from training.data.files.paired import PairedClips, ReadClip, Reading, ReadStep
 from training.data.files.sampler import Sampler, make_groups
 from training.errors import ConfigError, DataError, NotFiniteError
 from training.parallel.processes import DataRank, is_first_process
@@ -45,7 +45,7 @@ CHECK_THREADS = 8
 
 
 class ManifestData:
-    """What a configuration's manifests come to: the samples that are used, their buckets and their order.
+    """The samples that a configuration's manifests give, their buckets and their order.
 
     Needs no encoders and no device. With several processes the first one makes the catalogue and the others wait.
     """
@@ -53,8 +53,8 @@ class ManifestData:
     def __init__(
         self, config: TrainConfig, rank: int = 0, places: int = 1, fresh: bool = False, threads: int = CHECK_THREADS
     ) -> None:
-        """fresh: open all clips again, whatever is known of them. Raises ConfigError for settings that cannot be, a
-        missing manifest, or when no sample is left."""
+        """rank, places: which of how many data ranks this is. fresh: open all clips again. threads: clips opened at a
+        time. Raises ConfigError for settings that do not fit, a missing manifest, or where no sample is left."""
         manifest = config.data.manifest
         _check_sets(config)
         self.config, self.places = config, places
@@ -75,20 +75,12 @@ class ManifestData:
         except ConfigError as error:
             raise ConfigError("\n".join([str(error), *self._report()])) from error
 
-    def reading(self) -> Reading:
-        """How samples are read."""
-        config = self.config
-        return Reading(
-            seed=config.seed,
-            rate=config.data.manifest.fps,
-            extract=config.data.manifest.extract,
-            pretext=config.objective.pretext,
-            anchors=config.objective.semantic_weight > 0,
-            dropout=config.data.text_dropout,
-        )
-
     def dataset(self, cache: ContentCache | None = None) -> PairedClips:
-        return PairedClips(self.catalogue, self.chosen, self.known, self.reading(), cache)
+        """What reads the samples."""
+        config, manifest = self.config, self.config.data.manifest
+        anchors, dropout = config.objective.semantic_weight > 0, config.data.text_dropout
+        reading = Reading(config.seed, manifest.fps, manifest.extract, config.objective.pretext, anchors, dropout)
+        return PairedClips(self.catalogue, self.chosen, self.known, reading, cache)
 
     def summary(self) -> list[str]:
         """Sets, drops, buckets and mixture, as lines."""
@@ -112,8 +104,8 @@ class ManifestData:
 class ManifestFeed:
     """A `training.core.batch.Feed` of manifests.
 
-    Text encoder and tower are loaded when something is met that the cache does not hold, and never where it holds
-    everything: `fill_cache` sees to that beforehand. The VAE stays, since perturbed sources and samples need it.
+    Text encoder and tower are loaded at the first entry that the cache does not hold, so never after `fill_cache`. The
+    VAE stays, since perturbed sources and samples need it.
     """
 
     def __init__(self, config: TrainConfig, encoders: Encoders, data_rank: DataRank) -> None:
@@ -132,8 +124,8 @@ class ManifestFeed:
 
     def batches(self) -> Iterator[EncodedBatch]:
         """Batches from the present position on, without end. A sample that does not encode to finite values is named,
-        and another of its batch takes its place. Raises DataError when samples cannot be read, NotFiniteError when too
-        many are not finite."""
+        and another of its batch takes its place. Raises DataError where samples cannot be read, NotFiniteError where
+        too many are not finite."""
         workers = self.config.data.workers
         loader = DataLoader(
             self.dataset,
@@ -163,16 +155,17 @@ class ManifestFeed:
         if changed:
             sources[changed] = self._latents([samples[number].source for number in changed])
         prompts = [encoders.prompt(sample.text, sample.prefix) for sample in samples]
-        anchors = self._anchors(samples) if self.dataset.reading.anchors else None
+        first = [sample.first for sample in samples if sample.first is not None]
+        anchors = self._anchors(first) if first else None
         return EncodedBatch(sources, targets, self._texts(prompts), anchors)
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and micro-steps taken of it, and what they were counted with."""
+        """The sampler's position."""
         self._settle(wait=True)
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a stored position, with another number of places behind what they have drawn; call before `batches`."""
+        """Go to a stored position (see `Sampler.load_state_dict`); call before `batches`."""
         self.sampler.load_state_dict(state)
 
     def summary(self) -> str:
@@ -211,15 +204,12 @@ class ManifestFeed:
         assert self.cache is not None
         sample, made = self.data.catalogue[index], Counter[str]()
         source, target = self.dataset.clips(sample, signature)
-        for clip in (source, target):
-            if clip is not None and (key := self.dataset.latents_key(clip)) not in self.cache:
+        for clip in filter(None, (source, target)):
+            if (key := self.dataset.key(clip)) not in self.cache:
                 self._latents([ReadClip(clip.pixels(), None, key)])
                 made[self._kept("latents", key, str(clip.media))] += 1
-        if self.dataset.reading.anchors and (key := self.dataset.anchor_key(target)) not in self.cache:
-            picture = target.first().permute(2, 0, 1)
-            self._anchors(
-                [ReadSample(ReadClip(None, None, ""), ReadClip(None, None, ""), "", "", "", None, key, picture)]
-            )
+        if self.dataset.reading.anchors and (key := self.dataset.key(target, only_first=True)) not in self.cache:
+            self._anchors([ReadClip(target.first(), None, key)])
             made[self._kept("anchors", key, str(target.media))] += 1
         for prefix in self.dataset.prefixes(sample):
             for text in (sample.record.prompt, ""):
@@ -230,7 +220,7 @@ class ManifestFeed:
         return made
 
     def _kept(self, what: str, key: str, name: str) -> str:
-        """`what`, if the entry was kept; otherwise it was not finite, which is told."""
+        """`what` where the entry was kept; else "not finite", with a warning."""
         assert self.cache is not None
         if key in self.cache:
             return what
@@ -238,42 +228,46 @@ class ManifestFeed:
         return "not finite"
 
     def _keep(self, key: str, **tensors: Tensor) -> None:
-        """Store an entry, unless there is no cache or a value is not finite: that is told where the sample is known."""
+        """Store an entry, if there is a cache and all values are finite (`_settle` and `_kept` name the others)."""
         if self.cache and key:
             with contextlib.suppress(NotFiniteError):
                 self.cache.store(key, tensors)
 
     def _latents(self, clips: Sequence[ReadClip]) -> Tensor:
-        """(N, C, F, H/8, W/8) on the device, in the run's type.
+        """(N, C, F, H/8, W/8) on the device, in the run's type. With a cache, clips are encoded one by one, so that
+        what is kept does not depend on who shared the batch."""
 
-        With a cache, clips are encoded one by one, so that what is kept does not depend on who shared the batch.
-        """
-        device, ready = self.data_rank.device, {}
-        fresh = [number for number, clip in enumerate(clips) if clip.latents is None]
-        for some in [[number] for number in fresh] if self.cache else [fresh] if fresh else []:
-            # Each travels by itself: their stack on the host would leave the page-locked memory.
-            moved = [_present(clips[number].pixels).to(device, non_blocking=True) for number in some]
-            encoded = self.encoders.latents(torch.stack(moved)).to(self._latents_type)
-            for number, latents in zip(some, encoded, strict=True):
-                ready[number] = latents
-                self._keep(clips[number].key, latents=latents)
-        for number, clip in enumerate(clips):
-            if clip.latents is not None:
-                ready[number] = clip.latents.to(device, non_blocking=True)
-        return torch.stack([ready[number] for number in range(len(clips))])
+        def encode(pixels: Tensor) -> Tensor:
+            return self.encoders.latents(pixels).to(self._latents_type)
 
-    def _anchors(self, samples: Sequence[ReadSample]) -> Tensor:
+        return self._encoded(clips, "latents", encode, at_once=1 if self.cache else len(clips))
+
+    def _anchors(self, first_frames: Sequence[ReadClip]) -> Tensor:
         """(N, 65, semantic_dim) on the device."""
-        device, ready = self.data_rank.device, []
-        for sample in samples:
-            if sample.anchor is not None:
-                ready.append(sample.anchor.to(device, non_blocking=True))
-                continue
-            picture = _present(sample.picture).to(device, non_blocking=True)
-            anchor = self.encoders.anchors(picture.unsqueeze(0))[0]
-            self._keep(sample.anchor_key, anchor=anchor)
-            ready.append(anchor)
-        return torch.stack(ready)
+
+        def encode(pixels: Tensor) -> Tensor:
+            return self.encoders.anchors(pixels[:, 0].permute(0, 3, 1, 2).contiguous())
+
+        return self._encoded(first_frames, "anchor", encode, at_once=1)
+
+    def _encoded(
+        self, clips: Sequence[ReadClip], name: str, encode: Callable[[Tensor], Tensor], at_once: int
+    ) -> Tensor:
+        """What is known of the clips, and `encode` of the pixels (n, T, H, W, 3) of the others, which is kept."""
+        ready = [None if clip.encoded is None else self._moved(clip.encoded) for clip in clips]
+        fresh = [number for number, known in enumerate(ready) if known is None]
+        for start in range(0, len(fresh), at_once):
+            some = fresh[start : start + at_once]
+            # Each travels by itself: their stack on the host would leave the page-locked memory.
+            pixels = torch.stack([self._moved(clips[number].pixels) for number in some])
+            for number, encoded in zip(some, encode(pixels), strict=True):
+                ready[number] = encoded
+                self._keep(clips[number].key, **{name: encoded})
+        return torch.stack([tensor for tensor in ready if tensor is not None])
+
+    def _moved(self, tensor: Tensor | None) -> Tensor:
+        assert tensor is not None  # a clip has pixels or was encoded
+        return tensor.to(self.data_rank.device, non_blocking=True)
 
     def _texts(self, prompts: Sequence[str]) -> Tensor:
         """(N, L, text_dim) on the device. Rows of padding are not kept, since they are zero."""
@@ -288,7 +282,7 @@ class ManifestFeed:
                 used = int(full.abs().amax(dim=1).nonzero().max()) + 1
                 self._keep(key, states=full[:used])
             else:
-                kept = found["states"].to(self.data_rank.device)
+                kept = self._moved(found["states"])
                 full = kept.new_zeros(self.encoders.text_length, kept.shape[1])
                 full[: len(kept)] = kept
             states.append(full)
@@ -298,14 +292,14 @@ class ManifestFeed:
         return self.data.folder / f"unreadable-{self.data_rank.rank}.jsonl"
 
     def _note(self, replaced: Sequence[Dropped]) -> None:
-        """Write down what could not be used."""
+        """Write samples that could not be used to the list of failures."""
         for drop in replaced:
             self.replaced[drop.origin] += 1
             with self._failures().open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(drop), ensure_ascii=False) + "\n")
 
     def _settle(self, wait: bool = False) -> None:
-        """Name and write down the samples that are known by now not to be finite. NotFiniteError for too many."""
+        """Name and note the samples that are known by now not to be finite. Raises NotFiniteError for too many."""
         for number in self.guard.settle(wait):
             record = self.data.catalogue[number].record
             logger.warning("%s is not trained on: its latents, anchors or text states are not finite", record.origin)
@@ -319,8 +313,8 @@ class ManifestFeed:
 
 
 def data_summary(config: TrainConfig, places: int = 1) -> str:
-    """A dry run's lines: the summary, or, where manifests are not on this machine, what is missing and the table of all
-    buckets that the settings allow. Raises ConfigError for settings that cannot be."""
+    """Lines for a dry run: `ManifestData.summary`; where manifests are not on this machine, what is missing and the
+    table of all buckets that the settings allow. Raises ConfigError for settings that do not fit."""
     manifest = config.data.manifest
     _check_sets(config)
     missing = []
@@ -346,13 +340,8 @@ def _check_sets(config: TrainConfig) -> None:
             )
 
 
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None  # a clip has pixels or latents, a sample a picture or an anchor
-    return tensor
-
-
 def _said_plainly(steps: Iterable[ReadStep]) -> Iterator[ReadStep]:
-    """What a loader gives. A worker's DataError comes without the traceback that the loader puts before it."""
+    """The steps of a loader. A worker's DataError loses the traceback that the loader puts before it."""
     try:
         yield from steps
     except DataError as error:
@@ -360,6 +349,6 @@ def _said_plainly(steps: Iterable[ReadStep]) -> Iterator[ReadStep]:
 
 
 def _one_thread(worker: int) -> None:  # noqa: ARG001 - the loader's signature
-    """There is one worker for each core already."""
+    """Initialise a worker: one thread, since there is a worker for each core already."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

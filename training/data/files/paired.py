@@ -16,8 +16,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from sama.model.pretext import EDIT_PREFIX, NO_PRETEXT_WEIGHT, PRETEXT_TASKS, PretextTask, sample_generator
+from sama.model.pretext import EDIT_PREFIX, NO_PRETEXT_WEIGHT, PRETEXT_TASKS, PretextTask
 from sama.shapes import Bucket
+from training.core.randomness import sample_generator
 from training.data.files.buckets import Signature
 from training.data.files.cache import ContentCache
 from training.data.files.checks import Catalogue, Sample, common_frames
@@ -48,12 +49,17 @@ class Reading(NamedTuple):
 
 
 class ReadClip(NamedTuple):
-    """Pixels (T, H, W, 3) uint8, or their latents (C, F, H/8, W/8) from the cache. key: of the latents ("": do not
-    keep them)."""
+    """What an encoder gets, pixels (T, H, W, 3) uint8, or what it has made of them before, latents (C, F, H/8, W/8) or
+    anchors, from the cache. key: of the entry in the cache ("": do not keep it)."""
 
     pixels: Tensor | None
-    latents: Tensor | None
+    encoded: Tensor | None
     key: str
+
+    def pinned(self) -> ReadClip:
+        """In page-locked memory."""
+        pixels, encoded = (None if tensor is None else tensor.pin_memory() for tensor in (self.pixels, self.encoded))
+        return ReadClip(pixels, encoded, self.key)
 
 
 @dataclass
@@ -61,8 +67,8 @@ class ReadSample:
     """One sample.
 
     task: `edit`, a pretext task's name, or `none` for a clip that was left as it is: `source` is `target` then. prefix
-    and text make the prompt; the text is empty where it was dropped. anchor: from the cache. picture: (3, H, W) uint8,
-    the target's first frame, where the anchor has to be made. number: in the catalogue.
+    and text make the prompt; the text is empty where it was dropped. first: the target's first frame, for the anchors;
+    None where there are none. number: in the catalogue.
     """
 
     source: ReadClip
@@ -70,10 +76,14 @@ class ReadSample:
     prefix: str
     text: str
     task: str
-    anchor: Tensor | None = None
-    anchor_key: str = ""
-    picture: Tensor | None = None
-    number: int = -1
+    first: ReadClip | None
+    number: int
+
+    def pinned(self) -> ReadSample:
+        """In page-locked memory."""
+        target = self.target.pinned()
+        source = target if self.source is self.target else self.source.pinned()
+        return replace(self, source=source, target=target, first=self.first and self.first.pinned())
 
 
 @dataclass
@@ -86,7 +96,7 @@ class ReadStep:
 
     def pin_memory(self) -> Self:
         """In page-locked memory, from where it travels to a GPU without holding up its work."""
-        self.samples = [_pinned(sample) for sample in self.samples]
+        self.samples = [sample.pinned() for sample in self.samples]
         return self
 
 
@@ -119,10 +129,10 @@ class PairedClips(Dataset[ReadStep]):
         dropped = float(torch.rand((), generator=random)) < reading.dropout
         text = "" if dropped else sample.record.prompt
         lazy_source, lazy = self.clips(sample, signature)
-        target = self._clip(lazy)
+        target = self._read(lazy)
         prefix, name = EDIT_PREFIX, "none"
         if lazy_source is not None:
-            name, source = "edit", self._clip(lazy_source)
+            name, source = "edit", self._read(lazy_source)
             if source.pixels is not None and target.pixels is not None and torch.equal(source.pixels, target.pixels):
                 raise ClipError(f"{lazy_source.media} and {lazy.media} show the same frames")
         elif reading.pretext and (task := draw_task(random)):
@@ -130,10 +140,8 @@ class PairedClips(Dataset[ReadStep]):
             source = ReadClip(task.perturb(lazy.pixels(), random).frames, None, "")
         else:
             source = target
-        read = ReadSample(source, target, prefix, text, name, number=draw.sample)
-        if reading.anchors:
-            self._add_anchor(read, lazy)
-        return read
+        first = self._read(lazy, only_first=True) if reading.anchors else None
+        return ReadSample(source, target, prefix, text, name, first, draw.sample)
 
     def clips(self, sample: Sample, signature: Signature) -> tuple[LazyClip | None, LazyClip]:
         """Source, if there is one, and target of a sample: nothing is opened yet."""
@@ -157,26 +165,18 @@ class PairedClips(Dataset[ReadStep]):
         tasks = PRETEXT_TASKS.values() if sample.source is None and self.reading.pretext else ()
         return [EDIT_PREFIX, *(task.prefix for task in tasks)]
 
-    def latents_key(self, clip: LazyClip) -> str:
-        """The cache's key of a clip's latents; empty without a cache. Raises ClipError."""
-        return self.cache.key("latents", *clip.content(len(clip.numbers))) if self.cache else ""
+    def key(self, clip: LazyClip, only_first: bool = False) -> str:
+        """The cache's key of a clip's latents, or of the anchors of its first frame; empty without a cache. Raises
+        ClipError."""
+        kind, count = ("anchor", 1) if only_first else ("latents", len(clip.numbers))
+        return self.cache.key(kind, *clip.content(count)) if self.cache else ""
 
-    def anchor_key(self, clip: LazyClip) -> str:
-        """The cache's key of the anchors of a clip's first frame; empty without a cache. Raises ClipError."""
-        return self.cache.key("anchor", *clip.content(1)) if self.cache else ""
-
-    def _clip(self, lazy: LazyClip) -> ReadClip:
-        key = self.latents_key(lazy)
-        found = self.cache.load(key) if self.cache else None
-        return ReadClip(lazy.pixels(), None, key) if found is None else ReadClip(None, found["latents"], key)
-
-    def _add_anchor(self, read: ReadSample, lazy: LazyClip) -> None:
-        read.anchor_key = self.anchor_key(lazy)
-        found = self.cache.load(read.anchor_key) if self.cache else None
-        if found is None:
-            read.picture = lazy.first().permute(2, 0, 1).contiguous()
-        else:
-            read.anchor = found["anchor"]
+    def _read(self, lazy: LazyClip, only_first: bool = False) -> ReadClip:
+        """A clip for the VAE, or its first frame for the tower."""
+        key = self.key(lazy, only_first)
+        if self.cache and (found := self.cache.load(key)) is not None:
+            return ReadClip(None, found["anchor" if only_first else "latents"], key)
+        return ReadClip(lazy.first() if only_first else lazy.pixels(), None, key)
 
     def _readable(self, draw: Draw, signature: Signature, replaced: list[Dropped]) -> ReadSample:
         """The sample of a draw, or the next readable one of its bucket; which one depends on nothing random."""
@@ -214,13 +214,14 @@ class LazyClip:
         return self._pixels
 
     def first(self) -> Tensor:
-        """The first frame, (H, W, 3) uint8. Raises ClipError."""
+        """The first frame, (1, H, W, 3) uint8. Raises ClipError."""
         if self._pixels is not None:
-            return self._pixels[0]
-        return read_frames(self.media, self.numbers[:1], self.bucket, self.aspect)[0]
+            return self._pixels[:1].clone()
+        return read_frames(self.media, self.numbers[:1], self.bucket, self.aspect)
 
     def content(self, count: int) -> tuple[Any, ...]:
-        """What decides the first `count` frames: the file's content, the frames' numbers and the cut."""
+        """What decides the first `count` frames: the file's content, the frames' numbers and the cut. Raises
+        ClipError."""
         facts = self.facts
         unchanged = state(self.media) == (facts.size, facts.changed)
         digest = facts.digest if unchanged else digest_of(self.media)
@@ -232,14 +233,3 @@ def draw_task(random: Generator) -> PretextTask | None:
     tasks = [None, *PRETEXT_TASKS.values()]
     weights = torch.tensor([float(task.weight if task else NO_PRETEXT_WEIGHT) for task in tasks])
     return tasks[int(torch.multinomial(weights, 1, generator=random))]
-
-
-def _pinned(sample: ReadSample) -> ReadSample:
-    def pin(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.pin_memory()
-
-    target = ReadClip(pin(sample.target.pixels), pin(sample.target.latents), sample.target.key)
-    source = target
-    if sample.task != "none":
-        source = ReadClip(pin(sample.source.pixels), pin(sample.source.latents), sample.source.key)
-    return replace(sample, source=source, target=target, anchor=pin(sample.anchor), picture=pin(sample.picture))

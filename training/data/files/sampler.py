@@ -8,8 +8,9 @@ bucket's stream; the bucket's stream is cut into micro-steps of `batch` samples 
     group a   7 2 5 1 ... | 3 7 1 ...        bucket   7 b 2 5 | a 1 c ... | ...
     group b   b a c ...   | c b a ...                 place 0 takes the first half of a cut, place 1 the second
 
-What does not fill a micro-step at an epoch's end is the beginning of the next epoch's: nothing is lost, nothing comes
-twice, every place gets the same number of batches, and all places have one bucket in one micro-step.
+What does not fill a micro-step at an epoch's end begins the next epoch's: nothing is lost, nothing comes twice, every
+place gets the same number of batches, and all places have one bucket in one micro-step. A place is a data rank
+(`training.parallel.processes.DataRank`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from training.errors import ConfigError
 
 
 class Draw(NamedTuple):
-    """A sample to read. turn: how many times it was drawn before; (sample, turn) never comes again, so that it seeds
-    what is random about the sample."""
+    """A sample to read. turn: how many times it was drawn before; (sample, turn) never recurs and seeds what is random
+    about the sample."""
 
     sample: int
     turn: int
@@ -65,8 +66,8 @@ def make_groups(
     """Groups with their rates.
 
     numbers: (N,) the set of each sample; chosen: (N,) its signature's number in `known`, -1 for none. weights: of the
-    sets. With images and clips both there, the kind that is plentiful is drawn less than once an epoch, so that images
-    are `image_share` of all samples; the other kind is drawn by its weights.
+    sets. Where there are images and clips, the plentiful kind is drawn less than once an epoch, so that images are
+    `image_share` of all samples; the other kind is drawn by its weights.
     """
     exact = [Fraction(weight).limit_denominator(10_000) for weight in weights]
     found = [
@@ -120,8 +121,8 @@ class Sampler:
         another number."""
 
     def __iter__(self) -> Iterator[MicroStep]:
-        """Micro-steps from the present position on, without end. The position is moved by `take`, not by looking
-        ahead, as loaders do."""
+        """Micro-steps from the present position on, without end. Only `take` moves the position, since loaders read
+        ahead."""
         taken = self.taken
         for epoch in itertools.count(self.epoch):
             for number, (signature, draws) in enumerate(self._ordered(epoch)[taken:], taken):
@@ -133,8 +134,8 @@ class Sampler:
         self.epoch, self.taken = step.epoch, step.number + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and what it was counted with: the number of places and, where it is not 0, the beginning of
-        each bucket (in order)."""
+        """The position, the number of places that it counts for and, where any is not 0, the buckets' offsets, in
+        order."""
         state: dict[str, Any] = {"epoch": self.epoch, "taken": self.taken, "places": self.places}
         offsets = [self.offsets[signature] for signature in sorted(self.offsets)]
         return state | ({"offsets": offsets} if any(offsets) else {})
@@ -142,8 +143,8 @@ class Sampler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a stored position.
 
-        Stored with another number of places: every bucket's stream goes on behind the last sample that was drawn from
-        it, cut for the present places. No sample comes twice and none is left out; the order of buckets is another.
+        Stored with another number of places, every bucket's stream goes on behind the last sample that was drawn from
+        it, cut for the present places: no sample comes twice and none is left out, but the order of buckets differs.
         """
         offsets = state.get("offsets") or [0] * len(self.offsets)
         self.offsets = dict(zip(sorted(self.buckets), map(int, offsets), strict=True))
@@ -166,8 +167,8 @@ class Sampler:
         return {signature: round(count) for signature, count in counts.items()}
 
     def _ordered(self, epoch: int) -> list[tuple[Signature, np.ndarray]]:
-        """An epoch's micro-steps: their buckets and this place's draws, (size, 2) each. Each bucket's come in the order
-        of its stream, which is a shuffled one: what was drawn at a position is a beginning of every stream."""
+        """An epoch's micro-steps: their buckets and this place's draws, (size, 2) each. Those of one bucket keep the
+        order of its (shuffled) stream, so that at any position a first part of every stream has been drawn."""
         ordered: list[tuple[float, Signature, np.ndarray]] = []
         for kind in (True, False):
             cuts = {
@@ -201,7 +202,7 @@ class Sampler:
         return self.sizes[signature] * self.places
 
     def _cuts_end(self, signature: Signature, epoch: int) -> int:
-        """Where in a bucket's stream the micro-steps end that are filled before `epoch`."""
+        """Position in a bucket's stream where the micro-steps that are filled before `epoch` end."""
         offset, together = self.offsets[signature], self._together(signature)
         return offset + max(0, self._amount(signature, epoch) - offset) // together * together
 

@@ -1,5 +1,5 @@
 """The ablation: what each part of the method adds, from equal budgets, over several seeds.
 
-`python -m training.evaluation.ablation run` trains and scores all variants one after another on groups that are
-encoded once; `report` makes the page. See `plan.VARIANTS` for what is compared.
+`runs` lists the runs: each is `training.train` with overrides of one configuration, then `training.evaluate`.
+`results` collects their scores and curves in one file and compares them; `page` makes `docs/ablation.md` of it.
 """

@@ -1,29 +1,24 @@
-"""What the runs gave: curves and scores, averaged over seeds."""
+"""What the runs gave: collected as one small file of JSON, and averaged and compared over seeds and cases."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training.core.tracking import METRICS_FILE
-from training.evaluation.ablation.plan import (
-    CASES_FOLDER,
-    REFERENCES,
-    RESULT_FILE,
-    STAGE0_FOLDER,
-    VARIANTS,
-    Plan,
-    Run,
-    Variant,
-)
-from training.evaluation.held_out.scoring import Score, as_score
-from training.evaluation.held_out.summary import COLUMNS, DECIDED, Column, Mean
+from sama.files import whole_file
+from training.core.tracking import read_metrics
+from training.errors import ConfigError
+from training.evaluation.ablation.runs import CASES, STAGE0, Claim, Plan, Run, plan_of, scores_of
+from training.evaluation.held_out.runner import ABOUT_FILE
+from training.evaluation.held_out.scoring import Measures, Score
+from training.evaluation.held_out.summary import COLUMNS, DECIDED, Mean, mean_of
 
 HELD_OUT, TRAINED = "validation/raw/flow", "flow"
 """The curves that are kept and drawn: of held-out samples, and of what was trained on."""
@@ -31,8 +26,13 @@ HELD_OUT, TRAINED = "validation/raw/flow", "flow"
 MEASURES = ("followed", "inside", "GMSD", "outside", "top 1", "colour", "letters")
 """Columns of the benchmark's tables that are shown; the claims are judged by the first three."""
 
-JUDGED_BY = MEASURES[:3]
+COLUMN = {column.title: column for column in COLUMNS}
+MEASURED = tuple(field.name for field in fields(Measures))
+REFERENCES = {"source": "copy", "truth": "truth"}
+"""An editor that does nothing and one that does all, and which part of a case's score measures them."""
 
+DIGITS = 5
+"""Significant digits of every number in the file."""
 
 Curves = dict[str, list[tuple[int, float]]]
 """Steps and values by the figure's name."""
@@ -40,7 +40,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run whose cases are all scored: its facts, its cases' scores, its figures by step."""
+    """One run whose cases are all scored: its facts (variant, seed, steps, device), its scores by case, its curves."""
 
     facts: dict[str, Any]
     scores: dict[str, Score]
@@ -51,88 +51,126 @@ Outcomes = dict[str, list[Outcome]]
 """By variant, in the order of seeds."""
 
 
-def load_outcomes(plan: Plan, folder: Path, cases: Collection[str]) -> tuple[Outcomes, dict[str, str]]:
-    """The runs of a plan whose `cases` are all scored, and for every other run by name why it is left out.
+@dataclass(frozen=True)
+class Record:
+    """Everything that the page is made from. references: scores by name and case. left_out: why a run is missing."""
 
-    A session that was stopped may leave a run that is scored and has no `result.json`: such a run counts, with those
-    facts that the plan and its figures tell.
-    """
-    found: Outcomes = {}
-    left_out: dict[str, str] = {}
+    plan: Plan
+    outcomes: Outcomes
+    references: dict[str, dict[str, Score]]
+    left_out: dict[str, str]
+
+
+def collect_record(plan: Plan, out: Path) -> Record:
+    """The record of the runs whose cases are all scored; variants may have unequal numbers of seeds. Raises ConfigError
+    when there is none, and CaseError."""
+    lines, outcomes, left_out = plan.lines(), Outcomes(), dict[str, str]()
     for run in plan.runs():
-        own = folder / run.name
-        scores = {name: score for name, score in _scores(own / CASES_FOLDER).items() if name in cases}
-        if len(scores) < len(cases):
-            left_out[run.name] = f"{len(scores)} of {len(cases)} cases scored" if own.is_dir() else "not begun"
-            continue
-        outcome = Outcome(_facts(own, run, plan), scores, _curves(own, run.variant.first_steps(plan.steps)))
-        found.setdefault(run.variant.name, []).append(outcome)
-    return found, left_out
+        scores = scores_of(run, lines, out)
+        if len(scores) == len(lines):
+            outcomes.setdefault(run.variant.name, []).append(_outcome(run, plan, out / run.name, scores))
+        else:
+            begun = (out / run.name).is_dir()
+            left_out[run.name] = f"{len(scores)} of {len(lines)} cases scored" if begun else "not begun"
+    if not outcomes:
+        raise ConfigError(f"no run in {out} is finished: there is nothing to report yet")
+    scores = next(iter(outcomes.values()))[0].scores
+    references = {
+        name: {case: Score(one.task, one.seed, "", getattr(one, part)) for case, one in scores.items()}
+        for name, part in REFERENCES.items()
+    }
+    return Record(plan, outcomes, references, left_out)
 
 
-def _facts(folder: Path, run: Run, plan: Plan) -> dict[str, Any]:
-    """What a run has written about itself; else what can be told without it, which is no device, version or day."""
-    file = folder / RESULT_FILE
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
-    first_steps = run.variant.first_steps(plan.steps)
-    facts = {"variant": run.variant.name, "seed": run.seed, "steps": plan.steps, "first_steps": first_steps}
-    parts = ([folder / STAGE0_FOLDER] if first_steps else []) + [folder]
-    last = [rows[-1] for part in parts if (rows := [row for row in _rows(part) if "samples" in row])]
-    return facts | ({"samples": sum(row["samples"] for row in last)} if len(last) == len(parts) else {})
+def _outcome(run: Run, plan: Plan, folder: Path, scores: dict[str, Score]) -> Outcome:
+    """What a run has left in its folder. The steps after a stage 0 are counted from that one's end."""
+    first, about = plan.first_steps(run.variant), folder / CASES / ABOUT_FILE
+    parts = [(folder / STAGE0, 0), (folder, first)] if first else [(folder, 0)]
+    metrics = [(before, read_metrics(part)) for part, before in parts]
+    facts = {"variant": run.variant.name, "seed": run.seed, "steps": plan.steps, "first_steps": first}
+    for name, total in (("samples", "samples"), ("seconds", "training_seconds")):
+        facts[total] = round(sum(max((row.get(name, 0) for row in rows), default=0) for _, rows in metrics), 1)
+    if about.is_file():
+        told = json.loads(about.read_text(encoding="utf-8"))
+        day = time.strftime("%Y-%m-%d", time.localtime(about.stat().st_mtime))
+        facts |= {"device": told["device"], "torch": told["torch"], "date": day}
+    curves = {
+        name: [(before + row["step"], float(row[name])) for before, rows in metrics for row in rows if name in row]
+        for name in (HELD_OUT, TRAINED)
+    }
+    return Outcome(facts, scores, {name: points for name, points in curves.items() if points})
 
 
-def load_references(folder: Path) -> dict[str, dict[str, Score]]:
-    """Scores of an editor that does nothing and of one that does all, if they were taken."""
-    return {name: scores for name in REFERENCES if (scores := _scores(folder / name / CASES_FOLDER))}
+# --- File -------------------------------------------------------------------------------------------------------------
 
 
-def _scores(folder: Path) -> dict[str, Score]:
-    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    scores = (as_score(json.loads(file.read_text(encoding="utf-8"))) for file in files)
-    return {score.id: score for score in scores}
+def write_record(record: Record, file: Path) -> None:
+    """Write a record, a line for each run."""
+    runs = [outcome for outcomes in record.outcomes.values() for outcome in outcomes]
+    cases = sorted(runs[0].scores)
+    head = {
+        "plan": asdict(record.plan), "left_out": record.left_out, "cases": cases, "measures": MEASURED,
+        "references": {name: _rows(scores, cases) for name, scores in record.references.items()},
+    }  # fmt: skip
+    parts = [f'"{name}": {_line(value)}' for name, value in head.items()]
+    lines = (_line({"facts": run.facts, "curves": run.curves, "scores": _rows(run.scores, cases)}) for run in runs)
+    parts.append('"runs": [\n' + ",\n".join(lines) + "\n]")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        part.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
-def _curves(folder: Path, first_steps: int) -> Curves:
-    """Figures by step. first_steps: of the stage 0 before; the steps of what followed are counted from there."""
-    curves: Curves = {}
-    for part, before in ((folder / STAGE0_FOLDER, 0), (folder, first_steps)):
-        for row in _rows(part):
-            for name, value in row.items():
-                if name != "step" and isinstance(value, (int, float)):
-                    points = curves.setdefault(name, [])
-                    step = row["step"] + before
-                    if not points or points[-1][0] != step:
-                        points.append((step, float(value)))
-    return curves
+def read_record(file: Path) -> Record:
+    """A record. Raises ConfigError when there is none, or none that can be read."""
+    if not file.is_file():
+        raise ConfigError(
+            f"there are no results in {file}: collect those of finished runs with: "
+            "python -m training.evaluation.ablation collect --out runs/ablation"
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        outcomes: Outcomes = {}
+        for run in values["runs"]:
+            curves = {name: [(int(step), value) for step, value in points] for name, points in run["curves"].items()}
+            outcome = Outcome(run["facts"], _scores(run["scores"], values), curves)
+            outcomes.setdefault(run["facts"]["variant"], []).append(outcome)
+        references = {name: _scores(rows, values) for name, rows in values["references"].items()}
+        return Record(plan_of(values["plan"]), outcomes, references, values["left_out"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is not a record of an ablation: {error}") from error
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """The figures that a run logged, a row for each step."""
-    file = folder / METRICS_FILE
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+def _rows(scores: Mapping[str, Score], cases: Sequence[str]) -> list[list[Any]]:
+    return [[getattr(scores[case].result, name) for name in MEASURED] for case in cases]
 
 
-def column(title: str) -> Column:
-    return next(one for one in COLUMNS if one.title == title)
+def _scores(rows: Iterable[Sequence[Any]], values: Mapping[str, Any]) -> dict[str, Score]:
+    scores = {}
+    for case, row in zip(values["cases"], rows, strict=True):
+        task, _, seed = case.rpartition("-")
+        scores[case] = Score(task, int(seed), "", Measures(**dict(zip(values["measures"], row, strict=True))))
+    return scores
+
+
+def _line(value: Any) -> str:
+    return json.dumps(_short(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _short(value: Any) -> Any:
+    """The same with fewer digits, and None where a number is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _short(one) for name, one in value.items()}
+    return [_short(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+# --- Figures ----------------------------------------------------------------------------------------------------------
 
 
 def over_seeds(outcomes: Sequence[Outcome], title: str) -> Mean:
     """A measure's mean over cases, then over seeds, with the standard error over seeds; n is the number of seeds."""
-    value = column(title).value
-    return _mean([mean for one in outcomes if (mean := _over_cases(one.scores.values(), value)) is not None])
-
-
-def _over_cases(scores: Any, value: Callable[[Score], float | None]) -> float | None:
-    found = [number for score in scores if (number := value(score)) is not None]
-    return float(np.mean(found)) if found else None
-
-
-def _mean(values: Sequence[float]) -> Mean:
-    n = len(values)
-    if not n:
-        return Mean(math.nan, math.nan, 0)
-    return Mean(float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
+    return mean_of(mean_of(map(COLUMN[title].value, one.scores.values())).mean for one in outcomes)
 
 
 @dataclass(frozen=True)
@@ -158,68 +196,27 @@ class Effect:
 
 def effect(outcomes: Outcomes, one: str, other: str, title: str) -> Effect:
     """The difference of two variants, paired where both have the seed and the case; positive where `one` is better."""
-    measure, rows = column(title), []
-    others = {outcome.facts["seed"]: outcome for outcome in outcomes.get(other, ())}
+    measure, rows = COLUMN[title], []
+    others = {outcome.facts["seed"]: outcome.scores for outcome in outcomes.get(other, ())}
     for outcome in outcomes.get(one, ()):
         against = others.get(outcome.facts["seed"])
-        if against is None:
-            continue
-        row = {
-            name: (a - b) if measure.higher else (b - a)
-            for name, score in outcome.scores.items()
-            if name in against.scores
-            and (a := measure.value(score)) is not None
-            and (b := measure.value(against.scores[name])) is not None
-        }
-        rows.append(row)
-    names = set.intersection(*map(set, rows)) if rows else set()
+        if against is not None:
+            pairs = {case: (measure.value(outcome.scores[case]), measure.value(against[case]))
+                     for case in outcome.scores.keys() & against.keys()}  # fmt: skip
+            rows.append({case: a - b for case, (a, b) in pairs.items() if a is not None and b is not None})
+    names = sorted(set.intersection(*map(set, rows))) if rows else []
     if not names:
         return Effect(math.nan, math.nan, 0, 0)
-    table = np.array([[row[name] for name in sorted(names)] for row in rows])  # (seeds, cases)
-    seeds, cases = (_mean(table.mean(axis=axis).tolist()) for axis in (1, 0))
+    table = np.array([[row[name] for name in names] for row in rows]) * (1 if measure.higher else -1)  # (seeds, cases)
+    seeds, cases = (mean_of(table.mean(axis=axis)) for axis in (1, 0))
     error = math.hypot(0.0 if math.isnan(cases.se) else cases.se, seeds.se)  # one seed tells nothing of the others
     return Effect(float(table.mean()), error, table.size, len(rows))
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A comparison, with the figures that the paper gives for it, if it does."""
-
-    text: str
-    one: str
-    other: str
-    paper: str = ""
-    expected: str = ""
-    """What the paper's figures say of `one`: better or worse; empty where they say nothing."""
-
-
-CLAIMS = (
-    Claim("semantic anchoring helps", "anchoring", "baseline", "6.696 against 6.312", "better"),
-    Claim("motion alignment helps", "motion", "baseline", "6.711 against 6.312", "better"),
-    Claim("both help", "both", "baseline", "7.095 against 6.312", "better"),
-    Claim("both are better than anchoring alone", "both", "anchoring", "7.095 against 6.696", "better"),
-    Claim("both are better than motion alignment alone", "both", "motion", "7.095 against 6.711", "better"),
-    Claim(
-        "a type embedding is better than shifted positions",
-        "both",
-        "shifted",
-        "6.975 against 6.498 (replace)",
-        "better",
-    ),
-    Claim("anchors on the grid are better than anchors without position", "both", "unplaced"),
-    Claim("stage 0 before stage 1 is better than stage 1 alone", "two_stages", "both"),
-    Claim("stage 1 is needed after stage 0", "two_stages", "stage0"),
-    Claim("stage 1 alone is better than stage 0 alone", "both", "stage0"),
-)
-"""Paper: VIE-Bench, Wan2.2-5B on a subset of Ditto."""
-
-
 def agreement(claim: Claim, found: Effect) -> str:
-    """Whether a measured effect agrees with the paper."""
-    if not claim.expected:
-        return "the paper gives no figure"
-    if found.verdict == "undecided":
-        return "undecided"
+    """Whether a measured effect agrees with the paper; only what was found, where the paper gives no figure."""
+    if not claim.expected or found.verdict == "undecided":
+        return found.verdict
     return "agrees" if found.verdict == claim.expected else "disagrees"
 
 
@@ -231,8 +228,3 @@ def band(outcomes: Sequence[Outcome], name: str) -> tuple[np.ndarray, np.ndarray
     if not steps:
         return np.array([]), np.array([]), np.array([])
     return np.array(steps), values.mean(axis=0), values.std(axis=0, ddof=1 if len(values) > 1 else 0)
-
-
-def shown(outcomes: Outcomes) -> list[Variant]:
-    """The variants that have a scored run, in their order."""
-    return [variant for variant in VARIANTS if outcomes.get(variant.name)]

@@ -18,36 +18,32 @@ from typing import Annotated
 from pydantic import Field
 
 from sama.edit.request import MAX_SEED, MAX_STEPS
-from sama.errors import EditError
 from sama.files import whole_file
 from training.data.files.manifest import Media
 from training.errors import JudgeError
 from training.evaluation.benches.benchmarks import BENCHMARKS, Benchmark
 from training.evaluation.benches.cases import Case, Found, find_results, read_cases, result_of
 from training.evaluation.benches.tables import Graded, as_dict, as_markdown, grade
-from training.evaluation.judge.answers import WHOLE, AnswerLog, Shard, read_answers
-from training.evaluation.judge.arguments import add_judge_options, effort_of, server_of, settings_of, shard_of
-from training.evaluation.judge.client import JudgeClient, Server
-from training.evaluation.judge.session import Effort, Session, Subject
+from training.evaluation.judge.answers import read_answers
+from training.evaluation.judge.arguments import add_judge_options, effort_of, exit_status, server_of
+from training.evaluation.judge.client import Server
+from training.evaluation.judge.session import Effort, Subject, judge
+from training.evaluation.shard import WHOLE, Shard
 from training.values import Count, argument
 
 logger = logging.getLogger("training.evaluation.benches")
 
 
-def judge(benchmark: Benchmark, found: Sequence[Found], out: Path, server: Server, effort: Effort) -> Graded:
+def graded(benchmark: Benchmark, found: Sequence[Found], out: Path, server: Server, effort: Effort) -> Graded:
     """Ask what is still open and grade all. Raises JudgeError."""
-    questions = {question.name: question for asked in benchmark.questions.values() for question in asked}
-    settings = settings_of(server, effort, list(questions.values()))
-    known = read_answers(out / "answers", settings)
+    questions = list({question.name: question for asked in benchmark.questions.values() for question in asked}.values())
     subjects = [
         Subject(key, Media(str(case.source)), Media(str(result)), case.instruction, benchmark.questions[case.task])
         for case, result, key in found
         if result is not None
     ]
-    with AnswerLog(out / "answers", WHOLE, settings) as log:
-        tally = Session(JudgeClient(server), log, effort).judge(subjects, known)
-    logger.info("%d results judged, requests %s", tally.subjects, tally.outcomes)
-    return grade(benchmark, found, read_answers(out / "answers", settings), effort.runs, effort.attempts)
+    judge(server, effort, questions, subjects, out / "answers")
+    return grade(benchmark, found, read_answers(out / "answers", None), effort.runs, effort.attempts)
 
 
 def edit(options: argparse.Namespace, cases: Sequence[Case], shard: Shard) -> int:
@@ -55,7 +51,7 @@ def edit(options: argparse.Namespace, cases: Sequence[Case], shard: Shard) -> in
     from sama.edit import load_pipeline
     from training.evaluation.benches.editing import produce
 
-    mine = [case for index, case in enumerate(cases) if index % shard.count == shard.index]
+    mine = shard.of(cases)
     if all(result_of(case, options.results) for case in mine):
         return 0
     pipeline = load_pipeline(options.preset, options.device, options.lora, options.weights)
@@ -70,41 +66,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0; 1 when the judge stayed away, a case could not be edited or an option is bad; 130 when stopped."""
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    return exit_status(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Edit what is wanted, and judge what there is. Raises JudgeError, EditError, OSError."""
     benchmark: Benchmark = BENCHMARKS[options.benchmark]
     out = options.out or options.results / f"judged-{benchmark.name}"
-    failed = 0
-    try:
-        effort, shard = effort_of(options), shard_of(options)
-        server = server_of(options) if options.url or not options.edit else None
-        if shard != WHOLE and not options.edit:
-            raise JudgeError("--shard divides the editing (--edit); a benchmark is judged by one process.")
-        listed = read_cases(options.cases, benchmark, options.videos)
-        for task, count in listed.left_out.items():
-            print(f"{count} cases of {task} need a reference picture, which this editor does not take: left out.")
-        if options.edit:
-            failed = edit(options, listed.cases, shard)
-        if server is None or shard != WHOLE:
-            return min(failed, 1)
-        found = find_results(listed.cases, options.results)
-        if all(result is None for _, result, _ in found):
-            raise JudgeError(f"{options.results} holds no result of {benchmark.title}; see docs/judged-benchmarks.md.")
-        graded = judge(benchmark, found, out, server, effort)
-    except (JudgeError, EditError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
-    if graded.waiting:
-        print(f"{len(graded.waiting)} cases still lack answers; run the same command again.", file=sys.stderr)
-        return 1
-    _write(benchmark, graded, out, options.name or options.results.resolve().name, server.model)
+    effort, shard = effort_of(options), options.shard
+    server = server_of(options) if options.url or not options.edit else None
+    if shard != WHOLE and not options.edit:
+        raise JudgeError("--shard divides the editing (--edit); a benchmark is judged by one process.")
+    listed = read_cases(options.cases, benchmark, options.videos)
+    for task, count in listed.left_out.items():
+        print(f"{count} cases of {task} need a reference picture, which this editor does not take: left out.")
+    failed = edit(options, listed.cases, shard) if options.edit else 0
+    if server is None or shard != WHOLE:
+        return min(failed, 1)
+    found = find_results(listed.cases, options.results)
+    if all(result is None for _, result, _ in found):
+        raise JudgeError(f"{options.results} holds no result of {benchmark.title}; see docs/judged-benchmarks.md.")
+    grades = graded(benchmark, found, out, server, effort)
+    if grades.waiting:
+        raise JudgeError(f"{len(grades.waiting)} cases still lack answers; run the same command again.")
+    _write(benchmark, grades, out, options.name or options.results.resolve().name, server.model)
     return min(failed, 1)
 
 
-def _write(benchmark: Benchmark, graded: Graded, out: Path, name: str, model: str) -> None:
-    table = as_markdown(benchmark, graded, name, model)
-    scores = json.dumps(as_dict(benchmark, graded, name, model), indent=2, ensure_ascii=False) + "\n"
+def _write(benchmark: Benchmark, grades: Graded, out: Path, name: str, model: str) -> None:
+    table = as_markdown(benchmark, grades, name, model)
+    scores = json.dumps(as_dict(benchmark, grades, name, model), indent=2, ensure_ascii=False) + "\n"
     for file, text in (("scores.json", scores), ("scores.md", table)):
         with whole_file(out / file) as path:
             path.write_text(text, encoding="utf-8")

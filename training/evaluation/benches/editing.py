@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sama.edit import edit_video
-from sama.edit.request import Canvas, EditRequest
+from sama.edit.request import EditRequest
 from sama.errors import EditError, EditFailedError
 from sama.pipeline import SamaPipeline
 from training.evaluation.benches.cases import Case, result_of
@@ -23,12 +23,11 @@ def produce(
     seed: int = 0,
     steps: int | None = None,
     frames: int | None = None,
-    canvas: Canvas | None = None,
 ) -> list[tuple[Case, str]]:
     """Edit every case that has no result yet, into `<results>/<task>/<id>.mp4`; a stopped run goes on where it was.
 
-    preset: which sizes and window the pipeline sees, unless `canvas` says so. frames: the first of each clip (None:
-    all). Returns the cases that cannot be edited, each with the reason.
+    preset: whose sizes and window hold where the pipeline names none. frames: the first of each clip (None: all).
+    Returns the cases that cannot be edited, each with the reason.
     """
     failed = []
     for number, case in enumerate(cases, 1):
@@ -46,7 +45,7 @@ def produce(
             frames=frames,
         )
         try:
-            for _ in edit_video(request, pipeline, canvas=canvas):
+            for _ in edit_video(request, pipeline):
                 pass
         except (EditError, EditFailedError) as error:
             logger.warning("%s: %s", case.id, error)

@@ -9,7 +9,8 @@ from typing import Any
 
 from training.evaluation.benches.benchmarks import Benchmark
 from training.evaluation.benches.cases import Case, Found
-from training.evaluation.judge.answers import Standing, request_name
+from training.evaluation.judge.answers import Standing
+from training.evaluation.tables import markdown_table
 
 
 @dataclass
@@ -35,17 +36,13 @@ def grade(
         if result is None:
             graded.missing.append(case)
             continue
-        standing = standings.get(key, Standing())
-        questions = benchmark.questions[case.task]
-        wanted = [request_name(question.name, run) for question in questions for run in range(runs)]
-        missing = [request for request in wanted if request not in standing.scored]
-        if not missing:
-            scores = {name: mean for question in questions for name, mean in standing.means(question).items()}
-            graded.cases.setdefault(case.task, []).append((case, benchmark.grade(scores)))
-        elif (reason := standing.failure(missing, attempts)) is not None:
-            graded.failed.append((case, reason))
-        else:
+        grades = standings.get(key, Standing()).grades(benchmark.questions[case.task], runs, attempts)
+        if grades is None:
             graded.waiting.append(case)
+        elif isinstance(grades, str):
+            graded.failed.append((case, grades))
+        else:
+            graded.cases.setdefault(case.task, []).append((case, benchmark.grade(grades)))
     return graded
 
 
@@ -101,40 +98,30 @@ def as_markdown(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> 
 
 def _one_table(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> list[str]:
     tasks = [task for task in benchmark.tasks if task in benchmark.published or task in graded.cases]
-    lines = [
-        "| Method | Judge | " + " | ".join(benchmark.tasks[task] for task in tasks) + " |",
-        "| --- | --- |" + " --- |" * len(tasks),
-    ]
-    methods = dict.fromkeys(method for rows in benchmark.published.values() for method in rows)
-    for method in methods:
+    rows = []
+    for method in dict.fromkeys(method for rows in benchmark.published.values() for method in rows):
         figures = [benchmark.published.get(task, {}).get(method, (None,))[0] for task in tasks]
-        lines.append(_row(f"{method} (published)", benchmark.judge, figures))
-    ours = [_means(graded, task)[0] if task in graded.cases else None for task in tasks]
-    lines.append(_row(f"**{name}**", judge, ours))
+        rows.append(_row(f"{method} (published)", benchmark.judge, figures))
+    rows.append(_row(f"**{name}**", judge, [_means(graded, t)[0] if t in graded.cases else None for t in tasks]))
     counts = [f"{len(graded.cases.get(task, ()))}/{_count(graded, task)}" for task in tasks]
-    return [*lines, "| graded cases | | " + " | ".join(counts) + " |", ""]
+    titles = [benchmark.tasks[task] for task in tasks]
+    return [markdown_table(["Method", "Judge", *titles], [*rows, ["graded cases", "", *counts]])]
 
 
 def _table_per_task(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> list[str]:
-    lines: list[str] = []
+    lines = []
     for task, heading in benchmark.tasks.items():
-        if task not in graded.cases:
-            continue
-        lines += [
-            f"## {heading} ({len(graded.cases[task])} of {_count(graded, task)} cases)",
-            "",
-            "| Method | Judge | " + " | ".join(benchmark.columns) + " |",
-            "| --- | --- |" + " --- |" * len(benchmark.columns),
-        ]
-        for method, row in benchmark.published.get(task, {}).items():
-            lines.append(_row(f"{method} (published)", benchmark.judge, row))
-        lines += [_row(f"**{name}**", judge, _means(graded, task)), ""]
+        if task in graded.cases:
+            published = benchmark.published.get(task, {}).items()
+            rows = [_row(f"{method} (published)", benchmark.judge, row) for method, row in published]
+            rows.append(_row(f"**{name}**", judge, _means(graded, task)))
+            lines += [f"## {heading} ({len(graded.cases[task])} of {_count(graded, task)} cases)", ""]
+            lines.append(markdown_table(["Method", "Judge", *benchmark.columns], rows))
     return lines
 
 
-def _row(method: str, judge: str, figures: Sequence[float | None]) -> str:
-    cells = ["-" if figure is None else f"{figure:.3f}".removesuffix("0") for figure in figures]
-    return f"| {method} | {judge} | " + " | ".join(cells) + " |"
+def _row(method: str, judge: str, figures: Sequence[float | None]) -> list[str]:
+    return [method, judge, *("-" if one is None else f"{one:.3f}".removesuffix("0") for one in figures)]
 
 
 def _means(graded: Graded, task: str) -> list[float]:

@@ -17,7 +17,8 @@ from typing import Literal, cast
 import numpy as np
 
 from sama.files import whole_file
-from sama.shapes import TINY_BUCKETS, Bucket, is_valid_frame_count
+from sama.shapes import Bucket, is_valid_frame_count
+from training.data.sizes import tiny_buckets
 from training.errors import CaseError
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
@@ -76,7 +77,8 @@ def make_cases(
 
 
 def _make(pack: Pack, task: str, seed: int, frames: int, paraphrases: int) -> CaseLine:
-    bucket = TINY_BUCKETS[seed % len(TINY_BUCKETS)]
+    buckets = tiny_buckets()
+    bucket = buckets[seed % len(buckets)]
     case = render_case(pack, seed, bucket, frames, "test", task)
     rng = np.random.default_rng((seed, 3))
     words = [instruction(case.edit, rng, split="test")]

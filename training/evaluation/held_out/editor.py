@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 
 from sama.model.semantics import anchor_frame_indices, anchor_tokens, split_tokens
 from sama.pipeline import SamaPipeline
+from sama.placement import fast_dtype, vae_dtype
 
 TOWER_FRAMES = 3
 
@@ -46,13 +46,7 @@ class Editor:
 
 def load_editor(folder: str | Path, device: str, steps: int | None = None, guidance: float | None = None) -> Editor:
     """The saved pipeline in `folder` on a device, in the types in which the product runs there."""
-    if device.startswith("cuda"):  # as sama.placement chooses, whose imports need PyAV
-        fast = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-        types = {"transformer": fast, "default": torch.float32}
-    else:
-        from sama.placement import fast_dtype, vae_dtype
-
-        types = {"transformer": fast_dtype(device), "vae": vae_dtype(device), "default": torch.float32}
+    types = {"transformer": fast_dtype(device), "vae": vae_dtype(device), "default": torch.float32}
     pipeline = SamaPipeline.from_pretrained(folder, dtype=types).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return Editor(pipeline, steps, guidance)
@@ -90,14 +84,3 @@ def load_tower(folder: str | Path, device: str = "cpu") -> TowerDistance:
     return TowerDistance(
         SiglipVisionModel.from_pretrained(Path(folder) / "semantic_tower", dtype=torch.float32), device
     )
-
-
-def weights_fingerprint(folder: str | Path) -> str:
-    """A hash of the weight files in a folder, which says whether two scores are of the same model."""
-    digest = hashlib.sha256()
-    root = Path(folder)
-    for file in sorted(root.rglob("*.safetensors")):
-        digest.update(str(file.relative_to(root)).encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:12]

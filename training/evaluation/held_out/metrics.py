@@ -1,37 +1,16 @@
 """How close an edited clip comes to the truth, and whether it does what was asked: measures on pixels.
 
 Clips are (T, H, W, 3) RGB, uint8 in 0..255 or float in [0, 1]; the two may be mixed. What is drawn and written in a
-clip is judged by ``recognition.py``, whose names are offered here too.
+clip is judged by `retrieval` and `ocr`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-
-from training.evaluation.held_out.recognition import NearestSprite, read_text, text_accuracy
-
-__all__ = [
-    "COLOUR_NAMES",
-    "MAXIMUM_PSNR",
-    "Motion",
-    "NearestSprite",
-    "colour_name",
-    "colour_shares",
-    "dominant_colour",
-    "edit_mask",
-    "gmsd",
-    "named_colour_match",
-    "psnr",
-    "read_text",
-    "ssim",
-    "temporal_consistency",
-    "text_accuracy",
-]
 
 MAXIMUM_PSNR = 100.0
 """dB reported for equal clips, so that averages stay finite."""
@@ -43,31 +22,13 @@ _PROTOTYPES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "orange": ((246, 130, 20), (255, 160, 50), (224, 104, 16), (255, 182, 100), (184, 84, 8)),
     "yellow": ((250, 214, 30), (255, 235, 110), (214, 174, 14), (255, 246, 176), (178, 144, 20)),
     "green": (
-        (40, 166, 66),
-        (16, 100, 40),
-        (120, 216, 128),
-        (110, 170, 40),
-        (10, 58, 24),
-        (180, 232, 180),
-        (70, 96, 50),
+        (40, 166, 66), (16, 100, 40), (120, 216, 128), (110, 170, 40), (10, 58, 24), (180, 232, 180), (70, 96, 50),
     ),
     "blue": (
-        (34, 98, 226),
-        (14, 46, 140),
-        (112, 168, 250),
-        (60, 150, 220),
-        (6, 24, 84),
-        (178, 212, 250),
-        (40, 190, 220),
+        (34, 98, 226), (14, 46, 140), (112, 168, 250), (60, 150, 220), (6, 24, 84), (178, 212, 250), (40, 190, 220),
     ),
     "purple": (
-        (138, 58, 200),
-        (78, 22, 122),
-        (186, 134, 236),
-        (110, 80, 190),
-        (44, 10, 76),
-        (214, 188, 244),
-        (150, 40, 150),
+        (138, 58, 200), (78, 22, 122), (186, 134, 236), (110, 80, 190), (44, 10, 76), (214, 188, 244), (150, 40, 150),
     ),
     "pink": ((248, 122, 182), (255, 178, 212), (236, 70, 150), (255, 206, 214), (250, 150, 160), (200, 62, 128)),
     "brown": ((126, 78, 42), (76, 44, 22), (176, 130, 90), (100, 64, 44), (150, 100, 62), (204, 168, 130)),
@@ -80,9 +41,9 @@ _LIGHTNESS_WEIGHT = 0.55
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB (higher is closer; at most :data:`MAXIMUM_PSNR`).
+    """Peak signal-to-noise ratio in dB (higher is closer; at most `MAXIMUM_PSNR`).
 
-    ``mask`` (T, H, W) bool restricts it; without a pixel in the mask the answer is NaN. Raises ``ValueError`` if the
+    `mask` (T, H, W) bool restricts it; without a pixel in the mask the answer is NaN. Raises `ValueError` if the
     shapes differ.
     """
     x, y = _pair(a, b)
@@ -98,7 +59,7 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
 def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Structural similarity of Wang et al. (2004), at most 1: Gaussian window of sigma 1.5, mean over frames and RGB.
 
-    ``mask`` (T, H, W) bool averages the map over these pixels only (NaN if there are none). Raises ``ValueError`` if
+    `mask` (T, H, W) bool averages the map over these pixels only (NaN if there are none). Raises `ValueError` if
     the shapes differ.
     """
     x, y = _pair(a, b)
@@ -111,8 +72,8 @@ def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
 def edit_mask(source: np.ndarray, truth: np.ndarray, threshold: float = 6, dilate: int = 2) -> np.ndarray:
     """Where an edit changes the clip: (T, H, W) bool.
 
-    A pixel counts if any channel of source and truth differs by more than ``threshold`` of 255; each frame's region is
-    then widened by ``dilate`` pixels in all directions.
+    A pixel counts if any channel of source and truth differs by more than `threshold` of 255; each frame's region is
+    then widened by `dilate` pixels in all directions.
     """
     x, y = _pair(source, truth)
     mask = np.abs(x - y).max(axis=-1) > threshold / 255
@@ -122,23 +83,12 @@ def edit_mask(source: np.ndarray, truth: np.ndarray, threshold: float = 6, dilat
     return np.stack([cv2.dilate(frame.astype(np.uint8), kernel) > 0 for frame in mask])
 
 
-def colour_name(rgb: Sequence[float] | np.ndarray) -> str:
-    """The word, one of :data:`COLOUR_NAMES`, for an RGB colour in 0..255: the nearest of several shades per word."""
-    return str(_names(np.asarray(rgb, np.float32).reshape(1, 3))[0])
-
-
-def dominant_colour(clip: np.ndarray, mask: np.ndarray) -> str:
-    """The colour word for most of the masked region; ``mask`` is (T, H, W) bool.
+def colour_shares(clip: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Share in [0, 1] of each colour word among the pixels of `mask`, (T, H, W) bool.
 
     Shading does not count against a colour: black, white and gray pixels are outvoted where a third of the region is
-    coloured, since every glossy object has shadows and highlights. Raises ``ValueError`` for an empty mask.
+    coloured, since every glossy object has shadows and highlights. Raises ValueError for an empty mask.
     """
-    shares = colour_shares(clip, mask)
-    return max(shares, key=lambda name: shares[name])
-
-
-def colour_shares(clip: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """Share in [0, 1] of each colour word among the masked pixels, after the rule of :func:`dominant_colour`."""
     pixels = _inner_pixels(_as_float(clip), mask) * 255
     if len(pixels) == 0:
         raise ValueError("The mask is empty: there is no region whose colour could be named.")
@@ -154,9 +104,9 @@ def colour_shares(clip: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def named_colour_match(clip: np.ndarray, mask: np.ndarray, colour: str) -> bool:
-    """Whether the masked region looks ``colour``: it is the dominant one, or nearly level with the dominant one.
+    """Whether the masked region looks `colour`: it is the dominant one, or nearly level with the dominant one.
 
-    Raises ``ValueError`` for an empty mask or a word that is not in :data:`COLOUR_NAMES` ("grey" is "gray").
+    Raises `ValueError` for an empty mask or a word that is not in `COLOUR_NAMES` ("grey" is "gray").
     """
     colour = "gray" if colour == "grey" else colour
     if colour not in COLOUR_NAMES:
@@ -169,7 +119,7 @@ def gmsd(a: np.ndarray, b: np.ndarray) -> float:
     """Gradient magnitude similarity deviation of Xue et al. (2014), mean over frames: 0 for equal clips, higher where
     edges are lost, blurred or invented. It sees structure alone, not colour, and needs no weights.
 
-    Prewitt gradients of the luminance at half size, constant 170 of 255 squared, as published. Raises ``ValueError``
+    Prewitt gradients of the luminance at half size, constant 170 of 255 squared, as published. Raises `ValueError`
     if the shapes differ.
     """
     x, y = _pair(a, b)
@@ -192,11 +142,11 @@ class Motion:
             self._flows.append((forth, inside & (np.linalg.norm(forth + returned, axis=-1) < 1)))
 
     def warped_difference(self, result: np.ndarray) -> float:
-        """Flicker of ``result`` along this motion, in 0..255 (lower is steadier).
+        """Flicker of `result` along this motion, in 0..255 (lower is steadier).
 
         The mean absolute difference between each frame and the next one, carried back by the flow, where the flows
         forth and back agree within a pixel. No clip reaches 0: light changes, and flow is an estimate; a blurred clip
-        scores lower than a sharp one. Compare with the value of the truth. One frame gives 0. Raises ``ValueError``
+        scores lower than a sharp one. Compare with the value of the truth. One frame gives 0. Raises `ValueError`
         if the shapes differ.
         """
         if result.shape != self.shape:
@@ -207,11 +157,6 @@ class Motion:
             difference = np.abs(frames[index] - _warp(frames[index + 1], flow)[0])[valid]
             total, count = total + float(difference.sum(dtype=np.float64)), count + difference.size
         return total / count if count else 0.0
-
-
-def temporal_consistency(result: np.ndarray, source: np.ndarray) -> float:
-    """Flicker of ``result`` along the motion of ``source``: see :meth:`Motion.warped_difference`."""
-    return Motion(source).warped_difference(result)
 
 
 def _as_float(clip: np.ndarray) -> np.ndarray:
@@ -289,7 +234,7 @@ def _names(rgb: np.ndarray) -> np.ndarray:
 
 
 def _warp(image: Any, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``image`` (H, W, C) sampled at each pixel plus its flow, as float32, and where that lies inside."""
+    """`image` (H, W, C) sampled at each pixel plus its flow, as float32, and where that lies inside."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     x, y = x + flow[..., 0], y + flow[..., 1]

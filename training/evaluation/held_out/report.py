@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from training.evaluation.held_out.summary import (
     summarise,
     wordings_table,
 )
+from training.evaluation.tables import markdown_table
 
 
 def written(value: Mean, share: bool = False, digits: int = 1, error: bool = True) -> str:
@@ -34,11 +35,6 @@ def written(value: Mean, share: bool = False, digits: int = 1, error: bool = Tru
     if error and not math.isnan(value.se):
         text += f" ± {value.se * scale:.{digits}f}"
     return f"{text} %" if share else text
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def as_markdown(scores: Sequence[Score]) -> str:

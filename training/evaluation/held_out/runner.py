@@ -19,16 +19,20 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sama import fingerprint
 from sama.files import whole_file
 from training.evaluation.held_out.cases import CaseLine, draw
-from training.evaluation.held_out.clips import read_strip, write_strip
-from training.evaluation.held_out.scoring import READ_TASKS, Judge, Measures, Score, as_score, score_case, unread
+from training.evaluation.held_out.clips import find_result, read_result, read_strip, write_strip
+from training.evaluation.held_out.scoring import READ_TASKS, Measures, Score, Scorer, as_score, score_case, unread
 from training.synth.material.pack import Pack
 from training.watch.contact_sheet import contact_sheet
 
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 20.0
+
+ABOUT_FILE = "about.json"
+"""What was examined and how, in a work folder."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +143,13 @@ def _work(
         cv2.setNumThreads(1)
     editor = load_editor(how.model, device, how.steps, how.guidance)
     distance = None if how.tower == "none" else load_tower(how.tower or how.model, device)
-    judge = Judge(Pack.load(how.pack), distance)
+    scorer = Scorer(Pack.load(how.pack), distance)
     for line in lines:
-        case = draw(judge.pack, line)
+        case = draw(scorer.pack, line)
         words = [line.instruction, *line.paraphrases[: wanted[line.id]]]
         results = editor.edit([case.source] * len(words), words, [line.seed] * len(words))
         source_again, truth_again = editor.through_vae([case.source, case.target])
-        score = score_case(judge.case(case), line, results, source_again, truth_again)
+        score = score_case(scorer.case(case), line, results, source_again, truth_again)
         if how.store:
             store(work, line, results, truth_again, how.store)
         write_score(work, score)
@@ -165,19 +169,39 @@ def store(work: Path, line: CaseLine, results: Sequence[np.ndarray], truth_again
         write_strip(work / f"{line.id}.vae.webp", truth_again, quality)
 
 
+def score_folder(lines: Sequence[CaseLine], folder: Path, scorer: Scorer) -> tuple[list[Score], list[str]]:
+    """Score another editor's results: the scores of the cases whose results lie in `folder`, and the ids of the others.
+
+    Results are named by the case's id, see `training.evaluation.held_out.clips.find_result`; they may have any size,
+    and are scaled to the case's. Raises ValueError where there is no result at all.
+    """
+    scores: list[Score] = []
+    missing: list[str] = []
+    for line in lines:
+        path = find_result(folder, line)
+        if path is None:
+            missing.append(line.id)
+            continue
+        scores.append(score_case(scorer.case(draw(scorer.pack, line)), line, [read_result(path, line)]))
+        logger.info("%s: inside %s dB, followed %s", line.id, scores[-1].result.inside, scores[-1].result.followed)
+    if not scores:
+        raise ValueError(f"no case has a result in {folder}: name them <id>.mp4, as cases.jsonl of the export says")
+    return scores, missing
+
+
 def read_later(lines: Sequence[CaseLine], work: Path, pack: Pack) -> int:
     """Read the subtitles of stored results that a machine without OCR left unread; returns how many cases were read.
 
     What is read is the stored picture, so that its compression counts a little.
     """
-    judge = Judge(pack, ocr=True)
+    scorer = Scorer(pack, ocr=True)
     count = 0
     for line in lines:
         score = finished(work, line)
         if score is None or not unread(score) or not (work / f"{line.id}.webp").is_file():
             continue
         case = draw(pack, line)
-        own = judge.case(case)
+        own = scorer.case(case)
         clips: list[tuple[Measures | None, np.ndarray | None]] = [
             (score.result, stored(work, line)), (score.vae, stored(work, line, ".vae")),
             (score.copy, case.source), (score.truth, case.target),
@@ -224,13 +248,11 @@ def about_model(how: Examination) -> dict[str, Any]:
     import diffusers
     import torch
 
-    from training.evaluation.held_out.editor import weights_fingerprint
-
     cuda = how.device.startswith("cuda") and torch.cuda.is_available()
-    tower = "" if how.tower == "none" else weights_fingerprint(Path(how.tower or how.model) / "semantic_tower")
+    tower = "" if how.tower == "none" else fingerprint.of_folder(Path(how.tower or how.model) / "semantic_tower")
     return {
         "model": Path(how.model).name,
-        "weights": weights_fingerprint(how.model),
+        "weights": fingerprint.of_folder(how.model),
         "tower": tower,
         "steps": how.steps,
         "guidance": how.guidance,

@@ -19,7 +19,8 @@ from sama.edit.compose import changes_everything, compose
 from sama.edit.compose import edit_mask as soft_mask
 from training.evaluation.held_out.cases import CaseLine
 from training.evaluation.held_out.metrics import Motion, edit_mask, gmsd, named_colour_match, psnr, ssim
-from training.evaluation.held_out.recognition import NearestSprite, SpritePlace, read_text, text_accuracy
+from training.evaluation.held_out.ocr import read_text, text_accuracy
+from training.evaluation.held_out.retrieval import NearestSprite, SpritePlace
 from training.synth.material.pack import Pack
 from training.synth.scenes.render import DrawnCase
 
@@ -42,7 +43,7 @@ class Measures:
     flicker: difference along the truth's motion, 0 to 255; compare it with the truth's own.
     rank: of the right drawing among all. colour: whether the object has the named one. text: share of right letters;
         read: what OCR saw.
-    followed: whether the instruction was followed, by the rule of `CaseJudge.followed`.
+    followed: whether the instruction was followed, by the rule of `CaseScorer.followed`.
     """
 
     inside: float | None = None
@@ -98,8 +99,8 @@ class ClipDistance(Protocol):
     def __call__(self, a: np.ndarray, b: np.ndarray) -> float: ...
 
 
-class Judge:
-    """Everything that judging needs and that no case changes: the drawings, OCR, the tower.
+class Scorer:
+    """Measures clips of any case with what the cases share: the drawings, OCR, the tower.
 
     ocr: None reads subtitles where rapidocr is installed; what was not read can be read later from stored results.
     """
@@ -118,15 +119,15 @@ class Judge:
             self._banks[known] = NearestSprite(bank)
         return self._banks[known]
 
-    def case(self, case: DrawnCase) -> CaseJudge:
-        return CaseJudge(self, case)
+    def case(self, case: DrawnCase) -> CaseScorer:
+        return CaseScorer(self, case)
 
 
-class CaseJudge:
-    """One case with what judging several clips of it shares: the mask, the truth's motion, the drawings in place."""
+class CaseScorer:
+    """Measures clips of one case with what they share: the mask, the truth's motion, the drawings in place."""
 
-    def __init__(self, judge: Judge, case: DrawnCase) -> None:
-        self.judge, self.case = judge, case
+    def __init__(self, scorer: Scorer, case: DrawnCase) -> None:
+        self.scorer, self.case = scorer, case
         self.mask = edit_mask(case.source, case.target)
         self.motion = Motion(case.target)
         self.place, self.name = self._drawings_in_place()
@@ -136,7 +137,7 @@ class CaseJudge:
         name = edit.new_object or edit.object
         if edit.task not in (*KNOWN_DRAWINGS, *ALL_DRAWINGS) or case.box is None or case.without is None:
             return None, name
-        drawings = self.judge.drawings(known=edit.task in KNOWN_DRAWINGS)
+        drawings = self.scorer.drawings(known=edit.task in KNOWN_DRAWINGS)
         return (drawings.place(case.without, case.box, case.flip) if name in drawings.names else None), name
 
     def measure(self, clip: np.ndarray) -> Measures:
@@ -151,8 +152,8 @@ class CaseJudge:
             gmsd=_db(gmsd(clip, truth), 4),
             flicker=_db(self.motion.warped_difference(clip)),
         )
-        if self.judge.distance is not None:
-            measures.tower_distance = _db(self.judge.distance(clip, truth), 4)
+        if self.scorer.distance is not None:
+            measures.tower_distance = _db(self.scorer.distance(clip, truth), 4)
         if self.place is not None:
             measures.rank = self.place.rank(self.name, clip[0])
         if case.edit.task == "recolour" and case.mask is not None and case.mask.any():
@@ -163,7 +164,7 @@ class CaseJudge:
     def read(self, measures: Measures, clip: np.ndarray) -> None:
         """Read the subtitle, if the case has a new one and OCR is there, and decide `followed` (again)."""
         edit = self.case.edit
-        if edit.task in READ_TASKS and self.judge.ocr:
+        if edit.task in READ_TASKS and self.scorer.ocr:
             measures.read = read_text(clip, "top" if edit.position.startswith("top") else "bottom")
             measures.text = round(text_accuracy(measures.read, edit.text), 3)
         measures.followed = self.followed(measures, clip)
@@ -192,7 +193,7 @@ def _nearer(measures: Measures, to_source: float) -> bool:
 
 
 def score_case(
-    own: CaseJudge,
+    own: CaseScorer,
     line: CaseLine,
     results: Sequence[np.ndarray],
     source_again: np.ndarray | None = None,

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,33 +21,11 @@ from typing import Any, Self
 
 from training.errors import JudgeError
 from training.evaluation.judge.questions import Question
+from training.evaluation.shard import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
 
 SCORED, MALFORMED, REFUSED, UNANSWERED, UNREADABLE = "scored", "malformed", "refused", "unanswered", "unreadable"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `index` (from 0) of `count` parts of the work."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """`3/8` is the fourth of eight parts. Raises JudgeError."""
-        index, _, count = text.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise JudgeError(f"--shard is {text!r}; write i/n with i from 0 to n - 1, for example 0/8.")
-        return cls(int(index), int(count))
-
-    def has(self, key: str) -> bool:
-        """Whether the subject of this key (hexadecimal) belongs here: every key belongs to one part."""
-        return int(key, 16) % self.count == self.index
-
-
-WHOLE = Shard(0, 1)
 
 
 class AnswerLog:
@@ -144,19 +122,23 @@ class Standing:
         """Whether this request is to be made: neither scored nor answered unreadably `attempts` times."""
         return request not in self.scored and self.malformed.get(request, 0) < attempts
 
-    def means(self, question: Question) -> dict[str, float]:
-        """Each criterion's average over the runs of its question that are scored, of which there must be one."""
-        runs = sum(request.startswith(f"{question.name}:") for request in self.scored)
-        return {criterion.name: self.sums[criterion.name] / runs for criterion in question.criteria}
-
-    def failure(self, missing: Iterable[str], attempts: int) -> str | None:
-        """Why the missing scores are not to be had, or None while asking again may help."""
+    def grades(self, questions: Sequence[Question], runs: int, attempts: int) -> dict[str, float] | str | None:
+        """Each criterion's average over all runs of its question; while scores are missing, why they are not to be had,
+        or None where asking again may help."""
+        missing = [
+            name for q in questions for run in range(runs) if (name := request_name(q.name, run)) not in self.scored
+        ]
+        if not missing:
+            return {criterion.name: self._mean(criterion.name, q) for q in questions for criterion in q.criteria}
         for request in ("", *missing):
             said = self.trouble.get(request, UNANSWERED)
             hopeless = not said.startswith(MALFORMED) or self.malformed[request] >= attempts
             if not said.startswith(UNANSWERED) and hopeless:
                 return said
         return None
+
+    def _mean(self, criterion: str, question: Question) -> float:
+        return self.sums[criterion] / sum(request.startswith(f"{question.name}:") for request in self.scored)
 
 
 def read_answers(folder: Path, settings: Mapping[str, Any] | None, shard: Shard = WHOLE) -> dict[str, Standing]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from sama.errors import EditError
 from training.errors import JudgeError
-from training.evaluation.judge.answers import Shard
 from training.evaluation.judge.client import Server
-from training.evaluation.judge.questions import Question
 from training.evaluation.judge.session import Effort
+from training.evaluation.shard import WHOLE, Shard
 from training.values import Count, NonNegative, Number, Positive, argument
 
 
@@ -23,33 +24,25 @@ def add_judge_options(parser: argparse.ArgumentParser, effort: Effort) -> None:
     server = parser.add_argument_group("the judge's server")
     server.add_argument("--url", default=os.environ.get("JUDGE_URL", ""), help="up to /v1 (or JUDGE_URL)")
     server.add_argument("--model", default=os.environ.get("JUDGE_MODEL", ""), help="as served (or JUDGE_MODEL)")
-    server.add_argument(
-        "--key-variable", default="JUDGE_KEY", help="environment variable with the key, if one is needed"
-    )
-    server.add_argument("--concurrency", type=argument(Count), default=8, help="requests under way at once")
-    server.add_argument("--timeout", type=argument(Positive), default=300.0, help="seconds for one answer")
-    server.add_argument(
-        "--retries", type=argument(Number), default=6, help="repetitions after a passing fault of server or line"
-    )
-    server.add_argument(
-        "--temperature", type=argument(NonNegative), default=0.7, help="0 makes repeated runs copies of one"
-    )
-    server.add_argument("--max-tokens", type=argument(Count), default=1024)
+    server.add_argument("--key-variable", default="JUDGE_KEY", help="environment variable with the key, if it has one")
     server.add_argument("--extra", default="{}", help="further fields of each request, as JSON")
     work = parser.add_argument_group("how much is asked")
-    work.add_argument("--runs", type=argument(Count), default=effort.runs, help="answers to each question, averaged")
-    work.add_argument(
-        "--attempts", type=argument(Count), default=effort.attempts, help="unreadable answers before a request failed"
+    side = Annotated[int, Field(ge=16)]
+    rows: tuple[tuple[Any, str, Any, Any, str], ...] = (
+        (server, "--concurrency", Count, 8, "requests under way at once"),
+        (server, "--timeout", Positive, 300.0, "seconds until an answer begins, and again until it ends"),
+        (server, "--retries", Number, 10, "repetitions after a passing fault of server or line"),
+        (server, "--temperature", NonNegative, 0.7, "0 makes repeated runs copies of one"),
+        (server, "--max-tokens", Count, 1024, "of an answer"),
+        (work, "--runs", Count, effort.runs, "answers to each question, averaged"),
+        (work, "--attempts", Count, effort.attempts, "unreadable answers before a request failed"),
+        (work, "--frames", Count, effort.frames, "moments shown of each clip"),
+        (work, "--side", side, effort.side, "pixels of a frame's longer side at most"),
     )
-    work.add_argument("--frames", type=argument(Count), default=effort.frames, help="moments shown of each clip")
+    for group, name, kind, default, words in rows:
+        group.add_argument(name, type=argument(kind), default=default, help=words)
     work.add_argument(
-        "--side",
-        type=argument(Annotated[int, Field(ge=16)]),
-        default=effort.side,
-        help="pixels of a frame's longer side at most",
-    )
-    work.add_argument(
-        "--shard", default="0/1", help="do part i of n (i/n, i from 0), for several processes or machines"
+        "--shard", type=Shard.parse, default=WHOLE, help="i/n: part i of n, from 0, for several processes"
     )
 
 
@@ -63,37 +56,24 @@ def server_of(arguments: argparse.Namespace) -> Server:
         extra = None
     if not isinstance(extra, dict):
         raise JudgeError("--extra must be a JSON object, for example '{\"top_p\": 0.9}'.")
-    return Server(
-        url=arguments.url,
-        model=arguments.model,
-        key=os.environ.get(arguments.key_variable, ""),
-        timeout=arguments.timeout,
-        retries=arguments.retries,
-        temperature=arguments.temperature,
-        max_tokens=arguments.max_tokens,
-        concurrency=arguments.concurrency,
-        extra=extra,
-    )
+    names = ("url", "model", "timeout", "retries", "temperature", "max_tokens", "concurrency")
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    return Server(**settings, key=os.environ.get(arguments.key_variable, ""), extra=extra)
 
 
 def effort_of(arguments: argparse.Namespace) -> Effort:
-    """How much the options ask for. Raises JudgeError."""
+    """How much the options ask for."""
     return Effort(arguments.runs, arguments.attempts, arguments.frames, arguments.side)
 
 
-def shard_of(arguments: argparse.Namespace) -> Shard:
-    """The part of the work that the options name. Raises JudgeError."""
-    return Shard.parse(arguments.shard)
-
-
-def settings_of(server: Server, effort: Effort, questions: Sequence[Question]) -> dict[str, Any]:
-    """What decides an answer, to be kept with the answers. The address is not among it, nor is the key."""
-    return {
-        "model": server.model,
-        "questions": {question.name: question.fingerprint() for question in questions},
-        "frames": effort.frames,
-        "side": effort.side,
-        "temperature": server.temperature,
-        "max_tokens": server.max_tokens,
-        "extra": dict(server.extra),
-    }
+def exit_status(command: Callable[[], int]) -> int:
+    """What a command returns; 1 after one sentence on stderr where something must be put right, 130 where it was
+    stopped."""
+    try:
+        return command()
+    except (JudgeError, EditError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped; the same command goes on from here.\n")
+        return 130

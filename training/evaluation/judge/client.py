@@ -1,34 +1,27 @@
-"""One question to an OpenAI-compatible server (`/chat/completions`), asked again while the fault is a passing one.
-
-The standard library's client is enough here: an answer takes seconds, so a connection for each costs nothing, and no
-package has to be installed beside the server's. The number of requests under way is bounded by the client itself, and
-all threads stay quiet for as long as the server asks one of them to (`Retry-After`).
-"""
+"""One question to a server that speaks OpenAI's chat protocol, by the `openai` client, which repeats passing faults."""
 
 from __future__ import annotations
 
 import base64
-import email.utils
-import http.client
 import json
 import logging
-import random
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import httpx2
+import openai
 
 from training.errors import JudgeError
 
 logger = logging.getLogger(__name__)
 
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Statuses after which the same request may succeed; any other 5xx counts as well."""
 FATAL = frozenset({401, 402, 403, 404, 405})
 """Statuses that every further request would meet too: a wrong key, model or address."""
+PASSING = frozenset({408, 409, 429})
+"""Statuses, beside 5xx, after which the `openai` client repeats a request."""
 MAX_ANSWER_BYTES = 8_000_000
 
 Part = dict[str, Any]
@@ -43,7 +36,7 @@ class RefusedError(Exception):
 
 
 class StoppedError(Exception):
-    """The client was stopped while it waited."""
+    """The client was stopped before the question was asked."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +44,8 @@ class Server:
     """Where the judge is and how it is asked.
 
     url: up to and including `/v1`. key: sent as a bearer token when there is one, and never logged or stored.
-    timeout: seconds for one answer, from sending to its last byte. retries: repetitions after a passing fault.
-    longest_wait: seconds between two of them, whatever the server asks for.
+    timeout: seconds until an answer begins, and again until it has ended. retries: repetitions after a passing fault,
+    with pauses of 0.5 to 8 seconds, or as long as the server asks for (`Retry-After`, up to two minutes).
     temperature: above zero, or repeated runs are copies of one. extra: further fields of the request.
     """
 
@@ -60,9 +53,7 @@ class Server:
     model: str
     key: str = field(default="", repr=False)
     timeout: float = 300.0
-    retries: int = 6
-    first_wait: float = 1.0
-    longest_wait: float = 120.0
+    retries: int = 10
     temperature: float = 0.7
     max_tokens: int = 1024
     concurrency: int = 8
@@ -88,27 +79,28 @@ class Answer:
     seconds: float
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would lose its body, and the key would go to whoever is named."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 class JudgeClient:
-    """Asks one server from many threads."""
+    """Asks one server from many threads, `concurrency` of them at once."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self._opener = urllib.request.build_opener(_NoRedirects)
-        self._places = threading.BoundedSemaphore(server.concurrency)
         self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._quiet_until = 0.0
-        self._jitter = random.Random()  # spreads retries in time, decides no result
+        client = openai.OpenAI(
+            base_url=server.url,
+            api_key=server.key or "none",
+            timeout=httpx2.Timeout(server.timeout, pool=None),  # requests wait for a connection as long as it takes
+            max_retries=server.retries,
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False,  # neither pictures nor the key go where a redirection points
+                limits=httpx2.Limits(max_connections=server.concurrency),
+                event_hooks={"response": [self._limit]},
+            ),
+        )
+        # The body as it came: what is outside the protocol is kept as well.
+        self._create: Any = client.chat.completions.with_raw_response.create
 
     def stop(self) -> None:
-        """Let requests that are under way finish, and end all waits with StoppedError."""
+        """Ask nothing more: requests that are under way finish, further ones raise StoppedError."""
         self._stopped.set()
 
     def ask(self, parts: Sequence[Part], seed: int | None = None) -> Answer:
@@ -117,69 +109,46 @@ class JudgeClient:
         Raises RefusedError or NoAnswerError for this request, JudgeError when no request can succeed, StoppedError
         after `stop`.
         """
-        body: dict[str, Any] = {
-            "model": self.server.model,
-            "messages": [{"role": "user", "content": list(parts)}],
-            "temperature": self.server.temperature,
-            "max_tokens": self.server.max_tokens,
-        }
-        if seed is not None:
-            body["seed"] = seed
-        data = json.dumps(body | dict(self.server.extra)).encode()
-        for attempt in range(self.server.retries + 1):
-            self._keep_quiet()
-            try:
-                with self._places:
-                    return self._request(data)
-            except _PassingError as fault:
-                if attempt == self.server.retries:
-                    raise NoAnswerError(str(fault)) from fault
-                logger.debug("asking again: %s", fault)
-                self._back_off(attempt, fault.retry_after)
-        raise AssertionError("unreachable")
-
-    def _request(self, data: bytes) -> Answer:
-        began = time.monotonic()
-        headers = {"Content-Type": "application/json"}
-        if self.server.key:
-            headers["Authorization"] = f"Bearer {self.server.key}"
-        request = urllib.request.Request(self.server.url.rstrip("/") + "/chat/completions", data, headers)
-        deadline = began + self.server.timeout
-        try:
-            with self._opener.open(request, timeout=self.server.timeout) as response:
-                body = _read(response, deadline)
-        except urllib.error.HTTPError as error:
-            raise _fault_of(error, deadline) from error
-        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-            reason = getattr(error, "reason", None) or error
-            raise _PassingError(f"{type(error).__name__}: {reason}") from error
-        return _answer(body, time.monotonic() - began)
-
-    def _keep_quiet(self) -> None:
-        while not self._stopped.is_set():
-            with self._lock:
-                left = self._quiet_until - time.monotonic()
-            if left <= 0:
-                return
-            self._stopped.wait(left)
-        raise StoppedError
-
-    def _back_off(self, attempt: int, retry_after: float | None) -> None:
-        if retry_after is not None:
-            with self._lock:
-                until = time.monotonic() + min(retry_after, self.server.longest_wait)
-                self._quiet_until = max(self._quiet_until, until)
-            logger.debug("the server asks for quiet: %.1f s", retry_after)
-            return
-        longest = min(self.server.longest_wait, self.server.first_wait * 2**attempt)
-        if self._stopped.wait(longest * self._jitter.uniform(0.5, 1)):
+        if self._stopped.is_set():
             raise StoppedError
+        server, began = self.server, time.monotonic()
+        try:
+            response = self._create(
+                model=server.model,
+                messages=[{"role": "user", "content": list(parts)}],
+                temperature=server.temperature,
+                max_tokens=server.max_tokens,
+                seed=openai.omit if seed is None else seed,
+                extra_body=dict(server.extra),
+                extra_headers={} if server.key else {"Authorization": openai.omit},
+            )
+        except openai.APIStatusError as error:
+            raise _meaning_of(error) from error
+        except openai.APIConnectionError as error:
+            raise NoAnswerError(f"{type(error).__name__}: {error.__cause__ or error}") from error
+        return _answer(response.http_response.text, time.monotonic() - began)
+
+    def _limit(self, response: httpx2.Response) -> None:
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        response.stream = _Limited(response.stream, time.monotonic() + self.server.timeout)
 
 
-class _PassingError(Exception):
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+class _Limited(httpx2.SyncByteStream):
+    """A body that must end in time: a socket's timeout is for each read, and a server may drip."""
+
+    def __init__(self, body: httpx2.SyncByteStream, deadline: float) -> None:
+        self._body, self._deadline = body, deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for piece in self._body:
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES or time.monotonic() > self._deadline:
+                raise httpx2.ReadTimeout("the answer did not end in time, or is too long")
+            yield piece
+
+    def close(self) -> None:
+        self._body.close()
 
 
 def text_part(text: str) -> Part:
@@ -192,72 +161,25 @@ def picture_part(jpeg: bytes) -> Part:
     return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}}
 
 
-def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The whole body. A socket's timeout is for each read; a server that drips must not hold a thread for ever."""
-    pieces = []
-    size = 0
-    while piece := response.read1(1 << 16):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_ANSWER_BYTES:
-            raise _PassingError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer did not end in time")
-    if response.length:
-        raise http.client.IncompleteRead(b"".join(pieces), response.length)
-    return b"".join(pieces)
-
-
-def _fault_of(error: urllib.error.HTTPError, deadline: float) -> Exception:
-    try:
-        body = _read(error, deadline)  # type: ignore[arg-type]
-    except (OSError, http.client.HTTPException, _PassingError):
-        body = b""
-    said = f"HTTP {error.code}: {_message(body)}"
-    if error.code in PASSING or error.code >= 500:
-        return _PassingError(said, _seconds_of(error.headers.get("Retry-After")))
-    if error.code in FATAL or error.code < 400:
+def _meaning_of(error: openai.APIStatusError) -> Exception:
+    """What a status that is no success means for the caller."""
+    code, body = error.status_code, error.body
+    reason = body.get("message", body) if isinstance(body, dict) else body
+    said = f"HTTP {code}: {' '.join(str(reason or '').split())[:500]}"
+    if code in PASSING or code >= 500:
+        return NoAnswerError(said)
+    if code in FATAL or code < 400:
         return JudgeError(f"The judge's server turns us away ({said}); check --url, --model and the key.")
     return RefusedError(said)
 
 
-def _message(body: bytes) -> str:
-    """The reason in an error's body, in the usual places for it, shortened."""
-    text = body.decode("utf-8", "replace").strip()
-    try:
-        value = json.loads(text)
-        error = value.get("error", value)
-        text = str(error.get("message", text) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        pass
-    return " ".join(text.split())[:500]
-
-
-def _seconds_of(retry_after: str | None) -> float | None:
-    """`Retry-After` is a number of seconds or a date."""
-    if not retry_after:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _answer(body: bytes, seconds: float) -> Answer:
+def _answer(raw: str, seconds: float) -> Answer:
     """What the model said. A body without a text is kept whole: it is judged malformed like any other answer."""
-    raw = body.decode("utf-8", "replace")
-    finish: str | None = None
-    usage: dict[str, Any] = {}
-    text = raw
+    text, finish, usage = raw, None, dict[str, Any]()
     try:
         value = json.loads(raw)
         choice = value["choices"][0]
-        finish = choice.get("finish_reason")
-        usage = value.get("usage") or {}
+        finish, usage = choice.get("finish_reason"), value.get("usage") or {}
         if isinstance(choice["message"]["content"], str):
             text = choice["message"]["content"]
     except (ValueError, LookupError, TypeError, AttributeError):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from sama.errors import VideoError
-from sama.video import FrameReader, probe
-from training.data.files.manifest import IMAGES, Media
+from training.data.files.clips import ClipError, count, scaled_frames
+from training.data.files.manifest import Media
 from training.evaluation.judge.client import Part, picture_part, text_part
 from training.evaluation.judge.questions import Show
 
@@ -26,18 +23,20 @@ class Pair:
     source, edited: clips, pictures, or folders with a clip's frames; on disk or in a tar shard. frames: samples of a
     clip, spread evenly from its first frame to its last. side: pixels of the longer side at most; nothing is ever
     enlarged. offset: frames dropped at the beginning of both clips. picture: whether it is a pair of pictures; clips of
-    one frame are pictures too. Raises VideoError when one cannot be read.
+    one frame are pictures too. Raises ClipError when one cannot be read.
     """
 
     def __init__(self, source: Media, edited: Media, frames: int, side: int, offset: int = 0) -> None:
-        with _on_disk(source) as first, _on_disk(edited) as second:
-            clips = [_open(path) for path in (first, second)]
-            self.picture = clips[0].frames == 1
-            if self.picture != (clips[1].frames == 1):
-                raise VideoError(f"One of {source} and {edited} is a picture and the other a video.")
-            moments = _moments(clips[0], clips[1], frames, offset)
-            self.source = clips[0].at(moments[0], side)
-            self.edited = clips[1].at(moments[1], side)
+        counts = [count(media) for media in (source, edited)]
+        self.picture = counts[0][0] == 1
+        if self.picture != (counts[1][0] == 1):
+            raise ClipError(f"One of {source} and {edited} is a picture and the other a video.")
+        first, second = ((number, float(number / fps) if fps else 0.0) for number, fps, *_ in counts)
+        moments = _moments(first, second, frames, offset)
+        self.source, self.edited = (
+            _shown(media, numbers, min(1.0, side / max(size)), *size)
+            for media, numbers, (_, _, *size) in zip((source, edited), moments, counts, strict=True)
+        )
 
     def parts(self, show: Show) -> list[Part]:
         """The pair as pieces of a message, introduced in words."""
@@ -56,88 +55,35 @@ class Pair:
         return parts
 
 
-@contextmanager
-def _on_disk(media: Media) -> Iterator[Path]:
-    """The clip as a file; one in a shard is copied for as long as it is needed."""
-    if not media.member:
-        yield Path(media.path)
-        return
-    with Path(media.path).open("rb") as shard, tempfile.NamedTemporaryFile(suffix=media.suffix) as copy:
-        shard.seek(media.offset)
-        copy.write(shard.read(media.size))
-        copy.flush()
-        yield Path(copy.name)
+def _shown(media: Media, numbers: Sequence[int], scale: float, width: int, height: int) -> list[Image.Image]:
+    """Some frames of a clip, scaled; a file may hold a little less than it says, and then ends in its last frame."""
+    size, wanted = (max(2, round(width * scale)), max(2, round(height * scale))), set(numbers)
+    spans = [(n, n) for n in sorted(wanted)] if Path(media.path).is_dir() else [(0, max(wanted))]
+    frames = (frame for span in spans for frame in scaled_frames(media, size, *span))
+    found = {number: Image.fromarray(image) for number, image in frames if number in wanted}
+    if not found:
+        raise ClipError(f"{media} has no frame that can be decoded; check that it plays.")
+    return [found.get(number, found[max(found)]) for number in numbers]
 
 
-class _Pictures:
-    """One picture, or a folder of frames in the order of their names."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self.frames = len(paths)
-        self.seconds: float | None = None
-
-    def at(self, moments: Sequence[int], side: int) -> list[Image.Image]:
-        return [_picture(self._paths[index], side) for index in moments]
-
-
-class _Video:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._info = probe(path)
-        self.frames = self._info.frames
-        self.seconds: float | None = self._info.duration
-
-    def at(self, moments: Sequence[int], side: int) -> list[Image.Image]:
-        scale = min(1.0, side / max(self._info.width, self._info.height))
-        size = (max(2, round(self._info.width * scale)), max(2, round(self._info.height * scale)))
-        wanted = set(moments)
-        with FrameReader(self._path, count=max(moments) + 1, size=size) as reader:
-            found = {frame.index: Image.fromarray(frame.image) for frame in reader if frame.index in wanted}
-        if not found:
-            raise VideoError(f"{self._path.name} has no frame that can be decoded; check that it plays.")
-        last = found[max(found)]  # a file may hold a little less than it says
-        return [found.get(index, last) for index in moments]
-
-
-def _open(path: Path) -> _Pictures | _Video:
-    if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)
-        if not pictures:
-            raise VideoError(f"The folder {path.name} holds no pictures; check the manifest.")
-        return _Pictures(pictures)
-    return _Pictures([path]) if path.suffix.lower() in IMAGES else _Video(path)
-
-
-def _moments(a: _Pictures | _Video, b: _Pictures | _Video, count: int, offset: int) -> tuple[list[int], list[int]]:
-    """Frame numbers in both clips. Clips of equal length are paired frame by frame, others by time."""
-    frames = min(a.frames, b.frames)
+def _moments(a: tuple[int, float], b: tuple[int, float], count: int, offset: int) -> tuple[list[int], list[int]]:
+    """Frame numbers in two clips of (frames, seconds; 0 where frames have no times). Clips of equal length are paired
+    frame by frame, others by time."""
+    frames = min(a[0], b[0])
     if frames == 1:
         return [0], [0]
     offset = min(offset, frames - 1)
-    if a.frames == b.frames or a.seconds is None or b.seconds is None:
+    if a[0] == b[0] or not (a[1] and b[1]):
         even = _even(offset, frames, count)
         return even, even
-    shorter = a if a.seconds <= b.seconds else b
-    rates = [clip.frames / seconds for clip, seconds in ((a, a.seconds), (b, b.seconds))]
-    rate = rates[0] if shorter is a else rates[1]
-    times = [index / rate for index in _even(offset, shorter.frames, count)]
-    first, second = ([min(c.frames - 1, round(t * r)) for t in times] for c, r in zip((a, b), rates, strict=True))
+    shorter = min(a, b, key=lambda clip: clip[1])
+    times = [index * shorter[1] / shorter[0] for index in _even(offset, shorter[0], count)]
+    first, second = ([min(n - 1, round(t * n / seconds)) for t in times] for n, seconds in (a, b))
     return first, second
 
 
 def _even(begin: int, end: int, count: int) -> list[int]:
     return [int(index) for index in np.linspace(begin, end - 1, min(count, end - begin)).round()]
-
-
-def _picture(path: Path, side: int) -> Image.Image:
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{path.name} cannot be read as an image: {error}") from error
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return picture
 
 
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from sama.errors import VideoError
+from training.data.files.clips import ClipError
 from training.data.files.manifest import Media
 from training.errors import JudgeError
 from training.evaluation.judge.answers import (
@@ -20,12 +21,22 @@ from training.evaluation.judge.answers import (
     UNREADABLE,
     AnswerLog,
     Standing,
+    read_answers,
     request_name,
 )
-from training.evaluation.judge.client import JudgeClient, NoAnswerError, Part, RefusedError, StoppedError, text_part
+from training.evaluation.judge.client import (
+    JudgeClient,
+    NoAnswerError,
+    Part,
+    RefusedError,
+    Server,
+    StoppedError,
+    text_part,
+)
 from training.evaluation.judge.media import Pair
 from training.evaluation.judge.questions import Question, Show
 from training.evaluation.judge.scores import MalformedError, parse_scores
+from training.evaluation.shard import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +151,7 @@ class Session:
         effort = self._effort
         try:
             pair = Pair(subject.source, subject.edited, effort.frames, effort.side, subject.offset)
-        except (VideoError, OSError) as error:
+        except ClipError as error:
             self._note(subject, "", UNREADABLE, reason=str(error))
             return
         shown: dict[Show, list[Part]] = {}
@@ -212,3 +223,36 @@ class Session:
                     f"{self._in_vain} requests in a row came to nothing ({said['reason']}); put the server right and "
                     "run the same command again: what was answered is kept."
                 )
+
+
+def judge(
+    server: Server,
+    effort: Effort,
+    questions: Sequence[Question],
+    subjects: Iterable[Subject],
+    folder: Path,
+    shard: Shard = WHOLE,
+) -> None:
+    """Ask what the answers in a folder leave open of one part of the subjects. Raises JudgeError: see `Session.judge`,
+    and for answers of other settings."""
+    settings = settings_of(server, effort, questions)
+    known = read_answers(folder, settings, shard)
+    with AnswerLog(folder, shard, settings) as log:
+        tally = Session(JudgeClient(server), log, effort).judge(subjects, known)
+    logger.info(
+        "part %d of %d: %d pairs judged, requests %s, %d + %d tokens",
+        *(shard.index, shard.count, tally.subjects, tally.outcomes, tally.prompt_tokens, tally.answer_tokens),
+    )
+
+
+def settings_of(server: Server, effort: Effort, questions: Sequence[Question]) -> dict[str, Any]:
+    """What decides an answer, to be kept with the answers. The address is not among it, nor is the key."""
+    return {
+        "model": server.model,
+        "questions": {question.name: question.fingerprint() for question in questions},
+        "frames": effort.frames,
+        "side": effort.side,
+        "temperature": server.temperature,
+        "max_tokens": server.max_tokens,
+        "extra": dict(server.extra),
+    }

@@ -1,4 +1,7 @@
-"""Fetches packages by name through ordinary clients, checks them and opens them."""
+"""Fetches packages by name through their registries' own clients, checks them and opens them.
+
+By hand, since pooch fetches addresses of files, and these packages are found by npm, pip and apt-get themselves.
+"""
 
 from __future__ import annotations
 

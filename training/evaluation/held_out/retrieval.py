@@ -1,14 +1,9 @@
-"""What is drawn and what is written in an edited clip: nearest-drawing retrieval and reading by OCR.
-
-PSNR rewards blur; these two ask whether the edit can be recognised.
-"""
+"""Which of many drawings a region of a frame shows: nearest-drawing retrieval. PSNR rewards blur; this asks whether the
+object can be recognised."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -21,7 +16,6 @@ _CELLS, _BINS = 8, 8
 _REACH = 4  # pixels of that square by which the region may have slipped
 _SHIFTS = tuple((dx, dy) for dy in range(-_REACH, _REACH + 1, 2) for dx in range(-_REACH, _REACH + 1, 2))
 _LAB_WEIGHT, _SHAPE_WEIGHT = 1.0, 0.6
-_LEAST_CONFIDENCE = 0.6
 
 
 class NearestSprite:
@@ -38,8 +32,8 @@ class NearestSprite:
     untouched background in none. Another artist's drawing of the thing is found in 45 % only: the bank needs every
     drawing that counts as right.
 
-    ``bank`` maps a name to one (h, w, 4) uint8 RGBA drawing, not premultiplied, or to several of the same thing; the
-    best one counts. Raises ``ValueError`` for an empty bank or a drawing without alpha.
+    bank: by name, one (h, w, 4) uint8 RGBA drawing, not premultiplied, or several of the same thing, of which the best
+    counts. Raises ValueError for an empty bank or a drawing without alpha.
     """
 
     def __init__(self, bank: Mapping[str, Drawings]) -> None:
@@ -55,36 +49,12 @@ class NearestSprite:
         self._owner = np.array([self.names.index(name) for name in names])
         self._squares = np.stack(squares)
 
-    def distances(
-        self,
-        frame: np.ndarray,
-        background: np.ndarray,
-        box: tuple[float, float, float, float],
-        mask: np.ndarray | None = None,
-        flip: bool = False,
-    ) -> dict[str, float]:
-        """Distance of the region to each name (0 = identical).
-
-        ``frame`` and ``background`` (the same frame without the object) are (H, W, 3) uint8 RGB; ``box`` is left, top,
-        right, bottom of the true object in pixels; outside ``mask`` (H, W) bool, if given, the frame counts as
-        background, so that only the edited region is judged; ``flip`` mirrors the candidates as the truth was.
-        """
-        return self.place(background, box, flip).distances(frame, mask)
-
-    def rank(
-        self,
-        name: str,
-        frame: np.ndarray,
-        background: np.ndarray,
-        box: tuple[float, float, float, float],
-        mask: np.ndarray | None = None,
-        flip: bool = False,
-    ) -> int:
-        """Rank of ``name`` among all names, 1 = nearest. Raises ``KeyError`` if the bank does not have it."""
-        return self.place(background, box, flip).rank(name, frame, mask)
-
     def place(self, background: np.ndarray, box: tuple[float, float, float, float], flip: bool = False) -> SpritePlace:
-        """All drawings at one place, for comparing several frames with them; arguments as of :meth:`distances`."""
+        """All drawings at one place, for comparing several frames with them.
+
+        background: the frame without the object, (H, W, 3) uint8 RGB. box: left, top, right, bottom of the true object
+        in pixels. flip: the candidates are mirrored, as the truth was.
+        """
         squares = self._squares[:, :, ::-1] if flip else self._squares
         return SpritePlace(self.names, self._owner, squares, background, box)
 
@@ -92,7 +62,7 @@ class NearestSprite:
 class SpritePlace:
     """One place of one frame at which all drawings of a bank are ready to be compared with edited frames.
 
-    ``squares`` (N, _SIDE, _SIDE, 4) premultiplied drawings; ``owner`` (N,) which of ``names`` each one shows.
+    squares: (N, _SIDE, _SIDE, 4) premultiplied drawings. owner: (N,), which of `names` each one shows.
     """
 
     def __init__(
@@ -107,7 +77,8 @@ class SpritePlace:
         self._wanted = _features(squares[..., :3] + (1 - squares[..., 3:]) * _crop(background, box))
 
     def distances(self, frame: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
-        """As :meth:`NearestSprite.distances`."""
+        """Distance of the region of `frame` (H, W, 3) uint8 RGB to each name (0: identical). Outside `mask` (H, W)
+        bool, if given, the frame counts as background, so that only the edited region is judged."""
         if mask is not None:
             frame = np.where(mask[..., None], frame, self._background)
         wide = _crop(frame, self._box, _REACH)
@@ -118,7 +89,7 @@ class SpritePlace:
         return dict(zip(self.names, best.tolist(), strict=True))
 
     def rank(self, name: str, frame: np.ndarray, mask: np.ndarray | None = None) -> int:
-        """Rank of ``name`` among all names, 1 = nearest. Raises ``KeyError`` if the bank does not have it."""
+        """Rank of `name` among all names, 1 is the nearest. Raises KeyError for a name without a drawing."""
         if name not in self.names:
             raise KeyError(f"The bank of drawings has no {name!r}.")
         distances = self.distances(frame, mask)
@@ -182,72 +153,3 @@ def _shape_part(crop: np.ndarray) -> np.ndarray:
         layers.append(cv2.resize(weight, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA))
     histogram = np.stack(layers).reshape(-1)
     return _SHAPE_WEIGHT * histogram / (np.linalg.norm(histogram) + 0.1)
-
-
-def read_text(frames: np.ndarray, band: Literal["bottom", "top", "all"] = "bottom", samples: int = 3) -> str:
-    """The text in a clip (T, H, W, 3) uint8, as OCR reads it; "" where it sees none.
-
-    ``band`` "bottom" or "top" takes the outer 30 % of the picture as one line of text and reads it without looking for
-    text first, since the search overlooks blurred letters that can still be read; "all" searches the whole picture. Of
-    ``samples`` frames spread over the clip the reading with the most confidence in sum wins. Raises ``ImportError`` if
-    rapidocr is not installed. Scenery alone is now and then read as a letter or two; where a subtitle was removed,
-    judge by what is read in the truth.
-    """
-    count, height = frames.shape[:2]
-    part = round(0.3 * height)
-    rows = {"bottom": slice(height - part, height), "top": slice(0, part), "all": slice(0, height)}[band]
-    scores: dict[str, float] = {}
-    for index in np.unique(np.linspace(0, count - 1, min(samples, count)).round().astype(int)):
-        strip = frames[index, rows]
-        factor = max(1.0, (400 if band == "all" else 120) / strip.shape[0])
-        large = cv2.resize(strip, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        text, confidence = _read_image(large, search=band == "all")
-        if text:
-            scores[text] = scores.get(text, 0.0) + confidence
-    return max(scores, key=lambda text: scores[text]) if scores else ""
-
-
-def text_accuracy(read: str, wanted: str) -> float:
-    """1 - edit distance / length of the longer text, in [0, 1].
-
-    Case, white space and punctuation do not count: OCR takes specks of the scenery for full stops and hyphens.
-    """
-    a, b = (re.sub(r"[\W_]+", "", text).lower() for text in (read, wanted))
-    if not a and not b:
-        return 1.0
-    previous = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        current = [i]
-        for j, y in enumerate(b, 1):
-            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (x != y)))
-        previous = current
-    return 1 - previous[-1] / max(len(a), len(b))
-
-
-def _read_image(image: np.ndarray, search: bool) -> tuple[str, float]:
-    """Text and confidence in [0, 1] of one RGB image: its pieces in reading order, or the image as one line."""
-    found = _engine()(np.ascontiguousarray(image[..., ::-1]), use_det=search, use_cls=False)
-    if not found.txts:
-        return "", 0.0
-    order: list[int] = list(range(len(found.txts)))
-    if search:
-        order.sort(key=lambda i: _reading_position(found.boxes[i]))
-    kept = [i for i in order if found.scores[i] >= _LEAST_CONFIDENCE and found.txts[i].strip()]
-    if not kept:
-        return "", 0.0
-    return " ".join(found.txts[i].strip() for i in kept), float(np.mean([found.scores[i] for i in kept]))
-
-
-def _reading_position(box: np.ndarray) -> tuple[int, float]:
-    """Line, then column; boxes whose tops are within half a line of each other stand on one line."""
-    corners = np.asarray(box)
-    return int(corners[:, 1].mean() // max(8.0, 1.2 * np.ptp(corners[:, 1]))), float(corners[:, 0].min())
-
-
-@lru_cache(maxsize=1)
-def _engine() -> Any:
-    try:
-        from rapidocr import RapidOCR
-    except ImportError as error:
-        raise ImportError("Reading subtitles needs rapidocr: pip install rapidocr onnxruntime") from error
-    return RapidOCR(params={"Global.log_level": "critical"})
