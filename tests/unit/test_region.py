@@ -7,15 +7,15 @@ import torch
 from sama.edit import edit_video
 from sama.edit.change import NOTHING_CHANGED
 from sama.edit.region import vouched
-from sama.edit.request import Canvas, EditRequest
+from sama.edit.request import EditRequest
 from sama.model.semantics import plan_region, token_scale
-from sama.shapes import Bucket
+from sama.shapes import Bucket, Canvas
 from tests.media import make_clip
 from tests.tiny import Copier, tiny_pipeline
 from training.evaluation import region as study
 from training.evaluation.region import CaseKey, Edited, judge, table
 
-SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2)
+SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 BOX = (slice(16, 32), slice(40, 56))
 
 
@@ -74,7 +74,7 @@ def test_an_empty_mask_stays_empty():
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pipeline(default_steps=2)
+    return tiny_pipeline(default_steps=2, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def clip(tmp_path_factory):
 
 @pytest.mark.parametrize("tower", [True, False])
 def test_every_step_says_where_the_plan_means_a_change(tower, pipe, clip, tmp_path):
-    pipe = pipe if tower else tiny_pipeline(tower=False, default_steps=2)
-    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4"), pipe, canvas=SMALL))
+    pipe = pipe if tower else tiny_pipeline(tower=False, default_steps=2, **SMALL)
+    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4"), pipe))
     regions = [event.region for event in events if event.phase == "painting" and event.step]
     assert len(regions) == 2
     if tower:
@@ -101,7 +101,7 @@ def test_an_edit_that_the_plan_does_not_mean_is_not_shown(value, changes, pipe, 
     monkeypatch.setattr("sama.model.semantics.token_scale", lambda _: 1.0)
     monkeypatch.setattr("sama.edit.painter.planned_region", lambda *_: region)
     request = EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", steps=1, keep_source="on")
-    result = list(edit_video(request, Copier(pipe, BOX), canvas=SMALL))[-1].result
+    result = list(edit_video(request, Copier(pipe, BOX)))[-1].result
     assert (result.changed > 0.05) == changes
     assert (NOTHING_CHANGED in result.notices) == (not changes)
 
