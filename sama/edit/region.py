@@ -22,8 +22,9 @@ MEANT = 0.5
 
 def source_tokens(pipeline: SamaPipeline, picture: NDArray[np.uint8]) -> Tensor | None:
     """The tower's tokens (65, C) of a picture (h, w, 3); None for a model whose plan cannot be laid over it: it has no
-    tower, or its anchors have no place."""
-    if pipeline.semantic_tower is None or pipeline.transformer.config.semantic_positions != "grid":
+    tower, no anchors, or anchors without a place."""
+    config = pipeline.transformer.config
+    if pipeline.semantic_tower is None or not config.num_semantic_tokens or config.semantic_positions != "grid":
         return None
     from sama.model.semantics import picture_tokens
 

@@ -181,10 +181,10 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
 
         Raises what fails here; the processes cannot work together after that.
         """
-        unused = SamaInputs(prompt="", latents=torch.empty(0), output_type="latent")  # the first process's count
+        nothing = SamaInputs(video=(), prompt="", output_type="latent")  # the first process sends the run
         while True:
             try:
-                for _ in self._denoise(_nothing, unused):
+                for _ in self._denoise(_nothing, nothing):
                     pass
             except RunLeft:
                 continue

@@ -98,7 +98,7 @@ class Workers:
     def numbers(self) -> list[int]:
         """The process numbers of the workers that were started last, by rank."""
         group = self._group
-        return [] if group is None else [process.pid for process in group.processes]
+        return [] if group is None else group.numbers
 
     @property
     def facts(self) -> Any:
@@ -186,6 +186,8 @@ class _Group:
         self._number, self._over = 0, 0
         self._first: Ended | None = None
         self._inbox: queue.SimpleQueue[Item | Ended] = queue.SimpleQueue()
+        self._gone = threading.Event()
+        """Whether no process of these workers is left."""
         self._folder = Path(tempfile.mkdtemp(prefix="sama-workers-"))
         threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
         context = _context()
@@ -201,6 +203,7 @@ class _Group:
             theirs.close()
             self._connections.append(ours)
             self.processes.append(process)
+        self.numbers = [process.pid for process in self.processes]
         threading.Thread(target=self._listen, name="workers", daemon=True).start()
 
     @property
@@ -267,6 +270,8 @@ class _Group:
     def close(self) -> None:
         with self._lock:
             was, self.state = self.state, State.CLOSED
+        if was in (State.LOST, State.FAILED):
+            return
         if was in (State.LOADING, State.READY):
             for connection in self._connections:
                 with suppress(OSError, ValueError):
@@ -284,6 +289,7 @@ class _Group:
         for process in self.processes:
             process.join()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._gone.set()
 
     # --- The listener ------------------------------------------------------------------------------------------------
 
@@ -300,8 +306,9 @@ class _Group:
                         del open_[one]
                 elif one in sentinels and not any(isinstance(other, Connection) and other in open_ for other in found):
                     self._bury(sentinels.pop(one))
-        for connection in self._connections:
-            connection.close()
+        self._gone.wait()
+        for held in (*self._connections, *self.processes):
+            held.close()
 
     def _hear(self, rank: int, message: Any) -> None:
         if isinstance(message, Ready):

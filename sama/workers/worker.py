@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import pickle
 import queue
@@ -90,6 +91,9 @@ def main(member: Member, connection: Connection, load: Load, describe: Callable[
     """The life of a worker. It ends when the caller closes the connection or dies, whatever it does then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the caller stops the job
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if "fork" in multiprocessing.get_all_start_methods():
+        # Otherwise the locks of libraries (tqdm's) have names in shared memory, which a killed process leaves behind.
+        multiprocessing.set_start_method("fork", force=True)
     if member.quiet:
         _be_quiet()
     inbox = _Inbox(connection)

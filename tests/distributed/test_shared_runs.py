@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -169,11 +171,13 @@ ANCHORLESS = {"even": {"semantic": False}, "odd": {"semantic": False, "source": 
 
 
 def launched(rank, size, folder, port):
-    """`python -m sama edit` as a launcher starts it; its exit status."""
+    """`python -m sama edit` as a launcher starts it: its exit status, and what it printed."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     options = ["--model", f"{folder}/model", "--steps", "2", "--device", "cpu", "--quiet"]
-    return cli.main(["edit", f"{folder}/in.mp4", "Make it snowy", "-o", f"{folder}/launched.mp4", *options])
+    with redirect_stdout(StringIO()) as printed:
+        status = cli.main(["edit", f"{folder}/in.mp4", "Make it snowy", "-o", f"{folder}/launched.mp4", *options])
+    return status, printed.getvalue().strip()
 
 
 def process(rank, size, folder, port):
@@ -182,7 +186,7 @@ def process(rank, size, folder, port):
     found = {"together": together(rank), "led": led(rank, size), "without_anchors": without_anchors()}
     dist.destroy_process_group()
     if size == 2:
-        found["status"] = launched(rank, size, folder, port)
+        found["launched"] = launched(rank, size, folder, port)
     torch.save(found, f"{folder}/{size}-{rank}.pt")
 
 
@@ -270,8 +274,8 @@ def test_without_anchors_too(found, name):
 
 
 def test_an_edit_under_a_launcher_writes_the_same_file_once(folder):
-    statuses = [torch.load(folder / f"2-{rank}.pt")["status"] for rank in range(2)]
-    assert statuses == [0, 0]
+    ended = [torch.load(folder / f"2-{rank}.pt")["launched"] for rank in range(2)]
+    assert ended == [(0, str(folder / "launched.mp4")), (0, "")]  # the second one followed the first
     options = ["--model", f"{folder}/model", "--steps", "2", "--device", "cpu", "--quiet"]
     one = folder / "one.mp4"
     assert cli.main(["edit", f"{folder}/in.mp4", "Make it snowy", "-o", str(one), *options]) == 0

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from sama.edit.compose import FAINT, Mask, changes_everything, compose, differences, edit_mask
 from sama.edit.region import MEANT, vouched
 from sama.files import whole_file
-from sama.shapes import Bucket
 from training.data.sizes import tiny_buckets
 from training.errors import PackError
 from training.evaluation.held_out import metrics
@@ -187,11 +186,6 @@ def _wanted(edit: Edited) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(near, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _bucket(seed: int) -> Bucket:
-    buckets = tiny_buckets()
-    return buckets[seed % len(buckets)]
-
-
 def case_keys(pack: Pack, counts: Mapping[str, int] = COUNTS, each: int = LARGE_EACH) -> list[CaseKey]:
     """The cases, those of different tasks in turn, so that the first ones of the list are of all kinds."""
     usual = [[CaseKey("usual", task, FIRST_SEED + 1000 * TASKS.index(task) + n) for n in range(count)]
@@ -203,9 +197,9 @@ def case_keys(pack: Pack, counts: Mapping[str, int] = COUNTS, each: int = LARGE_
 
 
 def _largest(pack: Pack, task: str, each: int) -> list[CaseKey]:
-    shares = []
+    shares, buckets = [], tiny_buckets()
     for seed in range(LARGE_FROM + 1000 * TASKS.index(task), LARGE_FROM + 1000 * TASKS.index(task) + LARGE_SEEN):
-        case = render_case(pack, seed, _bucket(seed), 1, "test", task)
+        case = render_case(pack, seed, buckets[seed % len(buckets)], 1, "test", task)
         shares.append((float(metrics.edit_mask(case.source, case.target).mean()), seed))
     return [CaseKey("large", task, seed) for _, seed in sorted(shares, reverse=True)[:each]]
 
@@ -216,7 +210,8 @@ def make_edit(key: CaseKey, pack: Pack, pipeline: SamaPipeline, frames: int, ste
 
     from sama.model.semantics import picture_tokens, plan_region, token_scale
 
-    case = render_case(pack, key.seed, _bucket(key.seed), frames, "test", key.task)
+    buckets = tiny_buckets()
+    case = render_case(pack, key.seed, buckets[key.seed % len(buckets)], frames, "test", key.task)
     words = instruction(case.edit, np.random.default_rng((key.seed, 3)), split="test")
     latents = pipeline.encode_video(torch.from_numpy(case.source)[None].float() / 255)
     generator = torch.Generator().manual_seed(key.seed)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import parse_lora
+from sama.edit.request import EditRequest, parse_lora
 from sama.errors import EditError
+from sama.workers.edit import told_unused
 from sama.workers.group import State, Workers
 from ui.jobs.engine import PromptReader, Work, device_speed, load_source, warm_up, wear
 from ui.settings import Settings, Source
@@ -96,6 +97,8 @@ def load(source: Source, device: str) -> SamaPipeline:
 
 
 def facts(preset: str | None, pipeline: SamaPipeline) -> Facts:
-    """In the first worker, when it is loaded."""
+    """In the first worker, when it is loaded. The app's owner is told where edits do not need all GPUs."""
+    if said := told_unused(EditRequest("", "", ""), pipeline):
+        logger.warning("%s", said)
     speed = None if preset is None else device_speed(preset, str(pipeline._execution_device))
     return Facts(PromptReader.of(pipeline), speed)
