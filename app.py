@@ -26,12 +26,21 @@ def parse(arguments: list[str] | None = None) -> Settings:
     )
     parser.add_argument("--compile", choices=COMPILE, default="auto", help="compile the blocks on a GPU, where it pays")
     parser.add_argument("--share", action="store_true", help="make a public link through gradio's servers")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share every edit (1), or processes with --device cpu",
+    )
+    parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="of one edit; none if left out")
     options = parser.parse_args(arguments)
     lora = tuple(options.lora or named_by_environment())
     try:
         return Settings(
             preset=options.preset, host=options.host, port=options.port, share=options.share, device=options.device,
-            lora=lora, memory=options.memory, compile=options.compile,
+            lora=lora, memory=options.memory, compile=options.compile, gpus=options.gpus,
+            time_limit=None if options.time_limit is None else 60 * options.time_limit,
         )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))
@@ -39,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
 
 def main() -> None:
     settings = parse()
-    from ui.app import launch  # after the options, so that --help is quick
+    from ui.server import launch  # after the options, so that --help is quick
 
     launch(settings)
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -52,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _edit(arguments: argparse.Namespace) -> int:
-    from sama.edit import edit_video
     from sama.edit.request import EditRequest, free_output
     from sama.edit.settings_file import load_settings
 
@@ -67,15 +66,30 @@ def _edit(arguments: argparse.Namespace) -> int:
     with (
         _unlogged("sama.pipeline"),
         _unlogged("sama.model.lora"),
-        closing(edit_video(EditRequest(**values))) as events,
+        closing(_events(EditRequest(**values), arguments.gpus, arguments.debug)) as events,
     ):
+        event = None
         for event in events:
             progress.show(event)
     progress.finish()
+    if event is None:  # a launcher's process that is not the first one
+        return OK
     if event.result is not None and event.result.notices:
         _say(f"Note: {' '.join(event.result.notices)}")
     print(values["output"])
     return OK
+
+
+def _events(request: EditRequest, gpus: int, debug: bool) -> Generator[EditEvent, None, None]:
+    """An edit in this process, on workers of its own, or as one of a launcher's processes."""
+    from sama.edit import edit_video
+    from sama.workers.edit import edit_as_launched, edit_on_workers, launched
+
+    if launched():
+        if gpus != 1:
+            raise _UsageError("A launcher has started this process already: leave --gpus out.")
+        return edit_as_launched(request)
+    return edit_video(request) if gpus == 1 else edit_on_workers(request, gpus, quiet=not debug)
 
 
 @contextmanager
@@ -101,8 +115,9 @@ def _info(arguments: argparse.Namespace) -> int:
         print(f"Note: {' '.join(info.notices)}")
     check_weights(request.preset, request.model)
     from sama.edit.estimate import estimate
+    from sama.workers.estimate import on_several
 
-    told = estimate(request, info)
+    told = on_several(estimate(request, info), request, arguments.gpus)
     print(_told(told))
     for line in _memory(request, info, told):
         print(line)
@@ -354,6 +369,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
     parser.add_argument("--memory", help=f"where weights wait on a GPU: {', '.join(MEMORY_MODES)}")
     parser.add_argument("--compile", help="compile the blocks on a GPU: auto (default), on or off")
+    parser.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="share the edit among N GPUs, or processes of a CPU (1)"
+    )
 
 
 def _add_doctor(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -58,7 +58,8 @@ OFFICIAL_BUCKETS: tuple[Bucket, ...] = tuple(
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing `overlap`.
+    """What a model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing `overlap`, see
+    `windows`.
 
     Raises ValueError for an empty list of sizes, sides that are not multiples of 16, a window that is not 4k+1 frames
     and an overlap that is not shorter than the window.
@@ -143,12 +144,18 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[Bucket]) -> Bucket
 
 
 def windows(frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
-    """Consecutive ``[start, stop)`` ranges of at most ``window`` frames that cover ``frames``, neighbours sharing at
-    least ``overlap``. The last range is moved back so that it is full whenever the clip is long enough."""
+    """Consecutive ``[start, stop)`` ranges of at most ``window`` = 4k+1 frames that cover ``frames``.
+
+    Neighbours share 4k+1 frames, which are whole latent frames of both: ``overlap`` rounded down to that form, and one
+    for 0. The last range shares more, so that it is full but for up to three frames.
+    """
+    if not is_valid_frame_count(window):
+        raise ValueError(f"a window of {window} frames cannot be encoded whole; {padded_frame_count(window)} can")
     if not 0 <= overlap < window:
         raise ValueError(f"an overlap of {overlap} does not fit a window of {window} frames")
     if frames <= window:
         return [(0, frames)]
-    stride = window - overlap
-    starts = [*range(0, frames - window, stride), frames - window]
-    return [(start, start + window) for start in starts]
+    shared = max(0, overlap - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+    last = math.ceil((frames - window) / TEMPORAL_FACTOR) * TEMPORAL_FACTOR
+    starts = [*range(0, frames - window, window - shared), last]
+    return [(start, min(frames, start + window)) for start in starts]

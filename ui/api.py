@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from sama.edit.request import EditRequest
-from sama.edit.user_mask import is_still
-from sama.video import UPLOAD_LIMITS, write_clip
+from sama.video import write_clip
 from ui import text
 from ui.errors import PromptError, sentence
 from ui.jobs.jobs import GPU, Edited, Jobs, Restoration, Restored
 from ui.media.clips import PageClip, take_upload
 from ui.media.folders import keep, new_folder
 from ui.media.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, checked_instruction
+from ui.media.masks import beside, take_mask
 from ui.media.runs import add_notices
 from ui.tabs.pretext import damage, scores
 
@@ -59,7 +57,7 @@ class Api:
                 preset=self.jobs.settings.preset, seed=int(seed), steps=int(steps) or None, guidance=guidance or None,
                 start=int(start), frames=min(int(frames) or limit, limit), keep_source=keep_source,
                 detail=detail,
-                mask=_mask(mask, folder),
+                mask=beside(take_mask(mask), folder) if mask else None,
             )  # fmt: skip
             for event in self.jobs.edit(request):
                 keep([folder, clip.path])
@@ -160,15 +158,6 @@ def _clip(video: str | None) -> PageClip:
     if not video:
         raise PromptError("Send a video.")
     return take_upload(video)
-
-
-def _mask(mask: str | None, folder: Path) -> Path | None:
-    """A mask beside the result that it will be used for; a clip is made anew, as every uploaded one."""
-    if not mask:
-        return None
-    UPLOAD_LIMITS.check_file(Path(mask))
-    path = folder / f"mask{Path(mask).suffix if is_still(mask) else '.mp4'}"
-    return Path(shutil.copyfile(mask if is_still(mask) else take_upload(mask).path, path))
 
 
 def _task(task: str) -> str:

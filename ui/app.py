@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from ui import text
 from ui.api import add_api
 from ui.jobs.jobs import Jobs
 from ui.media.clips import PageClip, source_clip
-from ui.media.folders import keep, sweep
+from ui.media.folders import keep
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
 from ui.settings import Settings
@@ -28,10 +26,13 @@ _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Robo
 _SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")
 
 
-def build_app(settings: Settings) -> gr.Blocks:
-    """The app, ready to launch with `launch_options(settings)`. Loads no weights, except on ZeroGPU."""
+def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
+    """The app, ready to launch with `launch_options(settings)`. Loads no weights, except on ZeroGPU.
+
+    jobs: the app's, made here if None.
+    """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    jobs = Jobs(settings)
+    jobs = jobs or Jobs(settings)
     examples = load_examples(settings.examples)
     with gr.Blocks(
         title=f"{text.TITLE}: {text.TAGLINE}", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, CACHE_SECONDS)
@@ -44,7 +45,7 @@ def build_app(settings: Settings) -> gr.Blocks:
         )
         with gr.Tabs():
             with gr.Tab("Edit"):
-                EditTab(jobs, examples, session)
+                edit = EditTab(jobs, examples, session)
             with gr.Tab("Pretext") as pretext:
                 PretextTab(pretext, jobs, examples, session)
             with gr.Tab("Semantic anchors") as anchors:
@@ -54,7 +55,12 @@ def build_app(settings: Settings) -> gr.Blocks:
         gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')
         add_api(jobs)
         gr.Timer(KEEP_SECONDS).tick(
-            _keep, [session.clip, session.runs], None, queue=False, api_visibility="private", show_progress="hidden"
+            _keep,
+            [session.clip, session.runs, edit.mask],
+            None,
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
         )
     demo.queue(api_open=False, max_size=settings.queue_size, default_concurrency_limit=4)
     jobs.start()
@@ -78,12 +84,6 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "theme": theme(),
         "css_paths": [Path(__file__).with_name("app.css")],
     }
-
-
-def launch(settings: Settings) -> None:
-    """Build the app and serve it until it is stopped."""
-    threading.Thread(target=_housekeeping, name="housekeeping", daemon=True).start()
-    build_app(settings).launch(**launch_options(settings))
 
 
 def theme() -> gr.Theme:
@@ -119,12 +119,6 @@ def _header(settings: Settings) -> str:
     )
 
 
-def _keep(clip: PageClip | None, runs: list[FinishedEdit]) -> None:
-    """Mark the clip and the runs of an open page as in use, so that they are not removed."""
-    keep([clip.path if clip else None, *(edit.folder for edit in runs)])
-
-
-def _housekeeping() -> None:
-    while True:
-        sweep()
-        time.sleep(SWEEP_SECONDS)
+def _keep(clip: PageClip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
+    """Mark the clip, mask and runs of an open page as in use, so that they are not removed."""
+    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)])

@@ -35,6 +35,16 @@ PRESETS: dict[str, PresetInfo] = {
 }
 
 
+class Source(NamedTuple):
+    """Where the pipeline comes from: a preset, or a function in its place; and the LoRAs that it is loaded with."""
+
+    preset: str
+    loader: Callable[[], SamaPipeline] | None
+    loras: tuple[str, ...]
+    memory: str = "auto"
+    compile: str = "auto"
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of one app.
@@ -47,6 +57,9 @@ class Settings:
         by `@` and a strength; those of the environment's SAMA_LORA (separated like paths in PATH) if left out.
     warm: load the model and run it once in the background, so that the first edit is quick.
     queue_size: people who may wait; the next one is told that the queue is full.
+    gpus: worker processes that share every job, one per GPU (or all on the CPU, where `device` says so); with 1 the app
+        runs the model itself. With more, `pipeline_loader` must be picklable.
+    time_limit: seconds that one job may take; None for any time.
     """
 
     preset: str = "tiny"
@@ -59,6 +72,8 @@ class Settings:
     lora: tuple[str, ...] = field(default_factory=named_by_environment)
     warm: bool = True
     queue_size: int = 12
+    gpus: int = 1
+    time_limit: float | None = None
     examples: Path = ASSETS / "examples"
     pipeline_loader: Callable[[], SamaPipeline] | None = None
     on_spaces: bool = field(default_factory=lambda: "SPACE_ID" in os.environ)
@@ -67,12 +82,24 @@ class Settings:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"the preset {self.preset!r} does not exist: choose one of {', '.join(PRESETS)}")
+        if self.gpus < 1:
+            raise ValueError(f"the number of GPUs cannot be {self.gpus}: give a whole number of at least 1")
+        if self.gpus > 1 and self.zero_gpu:
+            raise ValueError("ZeroGPU lends one GPU at a time: leave the number of GPUs out")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError("the time limit must be longer than nothing")
         offered(self.lora)  # files that cannot be used are refused at the start
 
     @cached_property
     def loras(self) -> dict[str, Lora]:
         """The LoRAs by name. Raises EditError for one that cannot be used."""
         return offered(self.lora)
+
+    @property
+    def source(self) -> Source:
+        """Where the pipeline comes from."""
+        loras = tuple(str(lora.path) for lora in self.loras.values())
+        return Source(self.preset, self.pipeline_loader, loras, self.memory, self.compile)
 
     @cached_property
     def info(self) -> PresetInfo:

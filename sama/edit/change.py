@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.compose import FAINT, Frames, Mask, differences
+from sama.edit.compose import FAINT, Mask
 
 NOTHING = 0.001
 """Below this share of the picture nothing changed that anybody would see."""
@@ -20,15 +20,14 @@ NOTHING_CHANGED_INSIDE = (
 )
 
 
-def shown_change(result: Frames, reference: Frames, mask: Mask | None) -> Frames:
+def shown_change(apart: Mask, mask: Mask | None) -> NDArray[np.uint8]:
     """How far each pixel moves away from the source where `mask` shows the result: (T, h, w), 0 to 255.
 
-    result, reference: (T, h, w, 3) uint8. mask: (T, h, w) in [0, 1]; None shows the result everywhere.
+    apart: (T, h, w) in [0, 1], by `sama.edit.compose.differences`. mask: (T, h, w) in [0, 1]; None shows the result
+    everywhere.
     """
-    change = differences(result, reference)
-    if mask is not None:
-        change *= mask
-    return np.asarray(np.rint(change * np.float32(255)), np.uint8)
+    shown = apart if mask is None else apart * mask
+    return np.asarray(np.rint(shown * np.float32(255)), np.uint8)
 
 
 def changed_share(change: NDArray[np.uint8] | NDArray[np.float32]) -> float:

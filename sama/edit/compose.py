@@ -22,6 +22,10 @@ MOSTLY_CHANGED = 0.5
 FAINT = 0.03
 """A copy by the model differs from the decoded source by less, but for one pixel in a hundred."""
 
+_SMOOTHING = 0.010
+"""Standard deviation of the blur of a difference, as a share of the picture's shorter side: single pixels of decoder
+noise must not pass for an edit."""
+
 
 @dataclass(frozen=True)
 class MaskSettings:
@@ -31,8 +35,6 @@ class MaskSettings:
         rims of a change belong to it and faint noise alone does not.
     full: a difference that the mask shows whole. Between `low` and `full` its weight rises evenly: at the rim, where
         the edit hardly differs, the source's own pixels are the better ones.
-    smoothing: standard deviation of the blur of the difference; single pixels of decoder noise must not pass for an
-        edit.
     close: gaps in a region up to twice this wide belong to it. rim: what lies deeper inside a region is shown whole,
         however little it differs, so that the source does not shine through a new object.
     grow: how far the mask reaches beyond the change, so that the outline of a removed object does not stay behind.
@@ -42,28 +44,29 @@ class MaskSettings:
     low: float = 0.08
     seed: float = 0.14
     full: float = 0.20
-    smoothing: float = 0.010
     close: float = 0.020
     rim: float = 0.030
     grow: float = 0.007
     feather: float = 0.005
 
 
-def edit_mask(result: Frames, reference: Frames, settings: MaskSettings | None = None) -> Mask:
-    """Where `result` differs from `reference` (the decoded source latents), with soft edges.
+def edit_mask(apart: Mask, settings: MaskSettings | None = None) -> Mask:
+    """Where a result differs from the decoded source latents, with soft edges.
 
-    Both (T, h, w, 3) uint8 of one size. Returns (T, h, w) in [0, 1]; exactly 0 away from every change.
+    apart: (T, h, w), their `differences`. Returns (T, h, w) in [0, 1]; exactly 0 away from every change.
     """
     settings = settings or MaskSettings()
-    apart = differences(result, reference, settings.smoothing)
     # A moving edit may dip under the upper threshold for a frame: its neighbours in time vouch for it.
     seeds = _neighbours_in_time(apart >= settings.seed)
     return _snap(smooth_in_time(np.stack([_weights(*frame, settings) for frame in zip(apart, seeds, strict=True)])))
 
 
-def changes_everything(result: Frames, reference: Frames) -> bool:
-    """Whether an edit is global: most of the picture differs from the decoded source, be it ever so faintly."""
-    return float((differences(result, reference) >= FAINT).mean()) > MOSTLY_CHANGED
+def changes_everything(apart: Mask) -> bool:
+    """Whether an edit is global: most of the picture differs from the decoded source, be it ever so faintly.
+
+    apart: (T, h, w), the `differences` of result and decoded source.
+    """
+    return float((apart >= FAINT).mean()) > MOSTLY_CHANGED
 
 
 def compose(source: NDArray[np.uint8], result: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -102,11 +105,14 @@ def crossfade(earlier: NDArray, later: NDArray) -> NDArray:
     return (np.rint(blended) if np.issubdtype(earlier.dtype, np.integer) else blended).astype(earlier.dtype)
 
 
-def differences(result: Frames, reference: Frames, smoothing: float = MaskSettings.smoothing) -> Mask:
-    """How far two clips are apart at each pixel, (T, h, w) in [0, 1]. Raises ValueError for different shapes."""
+def differences(result: Frames, reference: Frames) -> Mask:
+    """How far two clips (T, h, w, 3) are apart at each pixel: (T, h, w) in [0, 1], a little blurred.
+
+    Raises ValueError for different shapes.
+    """
     if result.shape != reference.shape:
         raise ValueError(f"result {result.shape} and reference {reference.shape} must have one shape")
-    sigma = max(0.5, smoothing * min(result.shape[1:3]))
+    sigma = max(0.5, _SMOOTHING * min(result.shape[1:3]))
     # Signed differences are blurred before they are measured: noise cancels, a change of colour does not.
     signed = (_blur(a.astype(np.float32) - b, sigma) for a, b in zip(result, reference, strict=True))
     return np.stack([np.abs(frame).max(axis=-1) / np.float32(255) for frame in signed])

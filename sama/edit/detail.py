@@ -13,6 +13,8 @@ shows something new, it is left out.
     up(e) + up(A) (S - up(r)) the result at the size of S
 
 r and e went through the same autoencoder: its error cancels in the fit, and the detail that it lost is in S - up(r).
+Where an edit follows the source as a whole (a change of light or of colours), the little of e that the fit leaves over
+is grain of the model's, and is taken out of e first.
 This is the guided filter with a colour guide (He, Sun and Tang, 2010) and its fast form (He and Sun, 2015).
 """
 
@@ -42,12 +44,20 @@ class DetailSettings:
     ridge: added to the source's variance (values in [0, 1]): windows that are flatter get little detail.
     new, same: shares of the result's variance that the fit explains. A region with less than `new` shows something
         that is not in the source and gets no detail; one with more than `same` gets all of it.
+    grade: shares of a whole frame's variance. Below the first the edit draws something of its own (flakes, strokes) and
+        its grain stays; above the second it changes light and colours alone, and its grain is taken out.
+    followed: the same for single pixels. grain: what the fit leaves over there, in [0, 1]: up to the first it is grain,
+        from the second on it is drawn. spread: standard deviation, in pixels, over which its size is averaged.
     """
 
     radius: int = 8
     ridge: float = 3e-4
     new: float = 0.35
     same: float = 0.60
+    grade: tuple[float, float] = (0.77, 0.87)
+    followed: tuple[float, float] = (0.60, 0.95)
+    grain: tuple[float, float] = (0.03, 0.08)
+    spread: float = 2.5
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,15 @@ class DetailFit:
     gain: Field
     variance: Field
     explained: Field
+
+    @property
+    def share(self) -> Field:
+        """The part of the result's variance around each pixel that the source explains, (h, w); low on flat ground."""
+        return self.explained / (self.variance + np.float32(_FLAT))
+
+    def share_within(self, part: NDArray[np.bool_] | slice = slice(None)) -> float:
+        """The part of the variance that the source explains in a part of the frame, or in all of it."""
+        return float(self.explained[part].sum() / max(self.variance[part].sum(), 1e-9))
 
 
 def fit_detail(result: Picture, reference: Picture, settings: DetailSettings | None = None) -> DetailFit:
@@ -100,11 +119,29 @@ def shared_structure(fit: DetailFit, mask: Field, settings: DetailSettings | Non
         # The innermost part that is large enough to say something.
         parts = (region & inner, region & (core > 0), region)
         part = next((part for part in parts if part.sum() >= side * side // 4), region)
-        explained = float(fit.explained[part].sum() / max(fit.variance[part].sum(), 1e-9))
-        weights[region] = _step(np.float32(explained), settings.new, settings.same)
-    share = fit.explained / (fit.variance + np.float32(_FLAT))
-    pixels = _step(share, settings.new - 0.15, settings.same - 0.10)
+        weights[region] = _step(np.float32(fit.share_within(part)), settings.new, settings.same)
+    pixels = _step(fit.share, settings.new - 0.15, settings.same - 0.10)
     return np.where(labels > 0, weights * pixels, np.float32(1)).astype(np.float32)
+
+
+def without_grain(
+    result: Picture, reference: Picture, fit: DetailFit, settings: DetailSettings | None = None
+) -> Picture:
+    """The result of an edit of the whole picture without the model's own grain.
+
+    Grain is what the fit leaves over, where it is faint and most of the rest follows the source. An edit that as a
+    whole does not follow the source is returned as it is: what the fit leaves over there may be what was asked for.
+    """
+    settings = settings or DetailSettings()
+    grade = _step(np.float32(fit.share_within()), *settings.grade)
+    if not grade:
+        return result
+    r, e = (picture.astype(np.float32) / np.float32(255) for picture in (reference, result))
+    left = e - np.matmul(r[..., None, :], fit.gain)[..., 0, :]
+    left -= _mean(left, settings)
+    size = cv2.GaussianBlur(np.abs(left).max(axis=-1), (0, 0), settings.spread)
+    weight = grade * _step(fit.share, *settings.followed) * (1 - _step(np.asarray(size, np.float32), *settings.grain))
+    return np.asarray(np.clip(np.rint((e - left * weight[..., None]) * 255), 0, 255), np.uint8)
 
 
 def with_detail(source: Picture, result: Picture, reference: Picture, gain: Field) -> Picture:

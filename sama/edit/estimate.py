@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +171,9 @@ def estimate(
     linear, attention = block_flops(tokens.total, model.text_tokens, model.width, model.ffn, model.blocks)
     encode, decode = _vae_flops_per_pixel(_as_key(model.vae))
     decodes = 1 if request.keep_source == "off" and request.detail == "off" else 2
-    vae = len(plan.windows) * length * pixels * (encode + decodes * decode)
+    shared = sum(stop - start for (_, stop), (start, _) in pairwise(plan.windows))
+    handed_on = shared * (2 * encode + decode)  # see sama.edit.windows.faithful_latents
+    vae = pixels * (len(plan.windows) * length * (encode + decodes * decode) + handed_on)
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
     forwards = len(plan.windows) * steps * passes

@@ -56,6 +56,8 @@ class EditEvent:
 
     phase: one of `PHASES`. step of steps in window of windows, counted from 1; 0 where there is none yet.
     message: a few words for people. preview: (h, w, 3) uint8, the first frame as the model imagines it, or None.
+    region: (8, 8) float32, where the plan means to change the window's first frame, from the first step on, see
+        `sama.model.semantics.plan_region`; None where the model cannot say.
     warning: one sentence about what the user should know although the edit goes on; the event is then about that alone.
     result: with the last event only.
     """
@@ -67,5 +69,6 @@ class EditEvent:
     windows: int = 0
     message: str = ""
     preview: NDArray[np.uint8] | None = None
+    region: NDArray[np.float32] | None = None
     warning: str = ""
     result: EditResult | None = None

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sama.edit.change import shown_change
-from sama.edit.compose import changes_everything, edit_mask
+from sama.edit.compose import changes_everything, differences, edit_mask
 from sama.edit.events import MAX_PLANS, EditEvent
 from sama.edit.painted import Painted
+from sama.edit.region import means_a_change, planned_region, source_tokens, vouched
 from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
 from sama.edit.user_mask import open_mask
+from sama.edit.windows import Continuity, as_pixels, faithful_latents
 from sama.errors import EditError
 from sama.placement import previews_by_map
 from sama.shapes import padded_frame_count
@@ -42,8 +44,10 @@ class Painter:
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
         self.detail = wants_detail(job)
         self.scheduler = _scheduler(pipeline, job.request.scheduler)
+        self.continuity = Continuity(pipeline, job.request.seed, job.request.steps)
         self.notices: tuple[str, ...] = ()
         self.changed = 0.0  # shares of the pictures written so far, added up
+        self.meant: bool | None = None  # whether the first window's plan means a change
         self.plans: list[NDArray[np.float32]] = []
         self.linear: LinearPreview | None = None
         self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -60,7 +64,8 @@ class Painter:
             feed, originals = _Feed(iter(small), job.plan.windows[0][1]), iter(large)
             pending: Painted | None = None
             for number, (start, stop) in enumerate(job.plan.windows, start=1):
-                painted = yield from self._window(feed.window(start, stop), number, text)
+                known = None if pending is None else pending.frames
+                painted = yield from self._window(feed.window(start, stop), known, number, text)
                 if pending is not None:
                     painted = pending.fading_into(painted)
                 after = job.plan.windows[number][0] - start if number < len(job.plan.windows) else stop - start
@@ -68,15 +73,20 @@ class Painter:
                 yield from self._write(writer, originals, limits, painted.part(0, after), number)
             self.notices = large.notices
 
-    def _window(self, frames: NDArray[np.uint8], number: int, text: Texts) -> Generator[EditEvent, None, Painted]:
-        """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source."""
-        import torch
+    def _window(
+        self, frames: NDArray[np.uint8], known: NDArray[np.uint8] | None, number: int, text: Texts
+    ) -> Generator[EditEvent, None, Painted]:
+        """One window (T, h, w, 3): padded to 4k+1 frames, painted, trimmed, and compared with the source.
 
+        known: what the window before made of the first frames; None for the first window.
+        """
+        from sama.model.semantics import token_scale
         from sama.pipeline import SamaPipelineOutput
 
         request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
         padded = np.concatenate([frames, np.repeat(frames[-1:], padded_frame_count(count) - count, axis=0)])
-        source = self.pipeline.encode_video(torch.from_numpy(padded).unsqueeze(0).float() / 255)
+        held = None if known is None else faithful_latents(self.pipeline, as_pixels(known))
+        source = self.pipeline.encode_video(as_pixels(padded))
         if self.previews and self.linear is None and previews_by_map(self.pipeline):
             from sama.edit.preview import LinearPreview
 
@@ -88,10 +98,11 @@ class Painter:
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             source_guidance_scale=request.source_guidance,
-            generator=torch.Generator().manual_seed(request.seed),  # the same noise for every window
             output_type="latent",
             scheduler=self.scheduler,
+            **self.continuity.start(source, held),
         )
+        tokens = source_tokens(self.pipeline, frames[0])
         with closing(run):
             for step in run:
                 if isinstance(step, SamaPipelineOutput):
@@ -100,6 +111,7 @@ class Painter:
                 yield EditEvent(
                     "painting", step.step, step.num_steps, number, total,
                     message=f"Painting step {step.step} of {step.num_steps}", preview=self._preview(step),
+                    region=planned_region(tokens, step.semantic_tokens[0]),
                 )  # fmt: skip
         if len(self.plans) < MAX_PLANS:
             self.plans.append(output.semantic_tokens[0].numpy())
@@ -109,14 +121,21 @@ class Painter:
         if number == 1:
             self.anchors = (frames[0], result[0])
         if self.keep is False and not self.detail:
-            return Painted(result, shown_change(result, frames, None))
+            return Painted(result, shown_change(differences(result, frames), None))
         reference = self._decoded(source, count)
+        apart = differences(result, reference)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
-            self.keep = not changes_everything(result, reference)
-        mask = edit_mask(result, reference) if self.keep else None
-        change = shown_change(result, reference, mask)
-        return Painted.of(result, change, mask, reference if self.detail else None)
+            self.keep = not changes_everything(apart)
+        mask = edit_mask(apart) if self.keep else None
+        region = planned_region(tokens, output.semantic_tokens[0, -1])
+        if mask is not None and tokens is not None and region is not None:
+            meant = means_a_change(region, scale := token_scale(tokens))
+            self.meant = meant if self.meant is None else self.meant
+            # A later window goes on with the edit of the first, also where its own plan no longer speaks of it.
+            if meant or not self.meant:
+                mask = vouched(mask, region, scale)
+        return Painted.of(result, shown_change(apart, mask), mask, reference if self.detail else None)
 
     def _limits(self) -> AbstractContextManager[Limits]:
         """The user's mask for one full-size frame after another; None for each where there is no mask."""

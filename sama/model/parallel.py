@@ -94,7 +94,8 @@ class UlyssesProcessor(WanAttnProcessor):
     """Wan's self-attention over a sequence of which each process holds a slice.
 
     The rotary tables are those of the whole sequence. Between the two exchanges the attention is an ordinary one over
-    fewer heads, so that every backend of diffusers serves, with its own backward.
+    fewer heads, so that every backend of diffusers serves, with its own backward. Values and keys travel while keys
+    and queries are computed.
     """
 
     def __init__(self, group: dist.ProcessGroup, replaced: WanAttnProcessor) -> None:
@@ -113,19 +114,23 @@ class UlyssesProcessor(WanAttnProcessor):
         """Own tokens (B, n, D) to own tokens (B, n, D)."""
         if encoder_hidden_states is not None or attention_mask is not None or rotary_emb is None:
             raise ValueError("a shared sequence attends to itself, without a mask and with rotary tables")
-        cos, sin = (table[0, :, 0] for table in rotary_emb)  # (N, head_dim)
-        counts = token_counts(len(cos), self.group.size())
+        counts = token_counts(rotary_emb[0].shape[1], self.group.size())
+        own = [table[0, :, 0].split(counts)[self.group.rank()] for table in rotary_emb]  # (n, head_dim)
+
+        def by_heads(part: Tensor) -> Tensor:
+            return part.unflatten(2, (attn.heads, -1))
+
+        def rotated(part: Tensor) -> Tensor:
+            return apply_rotary_emb(by_heads(part), (own[0], own[1]), sequence_dim=1)
+
         value = attn.to_v(hidden_states)
+        values = tokens_to_heads(by_heads(value), counts, self.group)
         # Norms may come out in float32 under autocast: the exchange carries the projections' own type.
-        query = attn.norm_q(attn.to_q(hidden_states)).type_as(value)
-        key = attn.norm_k(attn.to_k(hidden_states)).type_as(value)
-        query, key, value = (
-            tokens_to_heads(part.unflatten(2, (attn.heads, -1)), counts, self.group) for part in (query, key, value)
-        )
-        query, key = (apply_rotary_emb(part, (cos, sin), sequence_dim=1) for part in (query, key))
-        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
-        own = heads_to_tokens(attended.type_as(value), counts, self.group).flatten(2)
-        return attn.to_out[1](attn.to_out[0](own))
+        keys = tokens_to_heads(rotated(attn.norm_k(attn.to_k(hidden_states)).type_as(value)), counts, self.group)
+        queries = tokens_to_heads(rotated(attn.norm_q(attn.to_q(hidden_states)).type_as(value)), counts, self.group)
+        query, key, whole = (part.arrived().transpose(0, 1) for part in (queries, keys, values))  # (B, N, H / size, d)
+        attended = dispatch_attention_fn(query, key, whole, backend=self._attention_backend).type_as(value)
+        return attn.to_out[1](attn.to_out[0](heads_to_tokens(attended, counts, self.group).flatten(2)))
 
 
 def token_counts(total: int, size: int) -> list[int]:
@@ -133,25 +138,39 @@ def token_counts(total: int, size: int) -> list[int]:
     return [total // size + (rank < total % size) for rank in range(size)]
 
 
-def tokens_to_heads(part: Tensor, counts: list[int], group: dist.ProcessGroup) -> Tensor:
-    """Own tokens of all heads (B, n, H, d) to all tokens of own heads (B, N, H / size, d)."""
+def tokens_to_heads(part: Tensor, counts: list[int], group: dist.ProcessGroup) -> Exchange:
+    """Own tokens of all heads (B, n, H, d), on their way to all tokens of own heads (N, B, H / size, d)."""
     size = len(counts)
     sent = part.unflatten(2, (size, -1)).permute(2, 1, 0, 3, 4).flatten(0, 1)  # (size n, B, H / size, d)
-    received = _all_to_all(sent, [part.shape[1]] * size, counts, group)  # (N, B, H / size, d)
-    return received.transpose(0, 1)
+    return Exchange(sent, [part.shape[1]] * size, counts, group)
 
 
 def heads_to_tokens(part: Tensor, counts: list[int], group: dist.ProcessGroup) -> Tensor:
     """All tokens of own heads (B, N, H / size, d) to own tokens of all heads (B, n, H, d)."""
     size, own = len(counts), counts[group.rank()]
-    received = _all_to_all(part.transpose(0, 1), counts, [own] * size, group)  # (size n, B, H / size, d)
+    received = Exchange(part.transpose(0, 1), counts, [own] * size, group).arrived()  # (size n, B, H / size, d)
     return received.unflatten(0, (size, own)).permute(2, 1, 0, 3, 4).flatten(2, 3)
 
 
-def _all_to_all(rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
-    # The differentiable exchange has an autograd kernel only, which `torch.inference_mode` skips: CUDA then finds none.
-    exchange = collectives.all_to_all_single_autograd if torch.is_grad_enabled() else collectives.all_to_all_single
-    return exchange(rows.contiguous(), received, sent, group)
+class Exchange:
+    """An all-to-all of rows that has begun; `arrived` waits for it, on a GPU without holding up the CPU.
+
+    sent, received: how many rows go to each process, and come from it.
+    """
+
+    def __init__(self, rows: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> None:
+        # The differentiable exchange has an autograd kernel only, which `torch.inference_mode` skips: CUDA then finds
+        # none. It waits by itself, when its result is first used.
+        self._differentiable = torch.is_grad_enabled()
+        rows = rows.contiguous()
+        if self._differentiable:
+            self._rows = collectives.all_to_all_single_autograd(rows, received, sent, group)
+        else:  # the operator itself: its wrapper would wait at once in compiled code
+            self._rows = torch.ops._c10d_functional.all_to_all_single(rows, received, sent, group.group_name)
+
+    def arrived(self) -> Tensor:
+        """The received rows."""
+        return self._rows if self._differentiable else torch.ops._c10d_functional.wait_tensor(self._rows)
 
 
 class _Sharing:

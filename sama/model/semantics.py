@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sama.shapes import NUM_SEMANTIC_TOKENS, SEMANTIC_GRID
@@ -44,6 +46,14 @@ def anchor_tokens(tower: SiglipVisionModel, frames: Tensor) -> Tensor:
     patches = out.last_hidden_state.transpose(1, 2).unflatten(2, (side, side))  # (B, C, side, side)
     local = F.adaptive_avg_pool2d(patches, SEMANTIC_GRID).flatten(2).transpose(1, 2)  # (B, 64, C)
     return torch.cat([local, out.pooler_output.unsqueeze(1)], dim=1)
+
+
+@torch.inference_mode()
+def picture_tokens(tower: SiglipVisionModel, picture: NDArray[np.uint8]) -> Tensor:
+    """Anchors (65, C) of one picture (H, W, 3) uint8, float32 on the CPU."""
+    weight = next(tower.parameters())
+    pixels = torch.from_numpy(np.array(picture)).to(weight).permute(2, 0, 1)[None] / 255
+    return anchor_tokens(tower, pixels)[0].float().cpu()
 
 
 class PcaBasis(NamedTuple):
@@ -85,6 +95,29 @@ def similarity(tokens: Tensor, reference: Tensor) -> Tensor:
     return F.cosine_similarity(tokens.float(), reference.float().unsqueeze(0), dim=-1)
 
 
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines in [-1, 1] of all pairs of tokens (N, C) and (M, C): (N, M)."""
+    return F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).T
+
+
+def plan_region(source: Tensor, plan: Tensor) -> Tensor:
+    """Where a plan means to change the picture: (8, 8), 1 - cosine of each planned token and the source's own there.
+
+    0 for what stays, up to 2; known from the first step on. source: (65, C), the tower's tokens of the anchor frame.
+    plan: (65, C), the planned ones at any step, of a model whose anchors lie on the grid.
+    """
+    here, there = split_tokens(source)[0].float(), split_tokens(plan)[0].float()
+    return (1 - F.cosine_similarity(here, there, dim=-1)).view(SEMANTIC_GRID, SEMANTIC_GRID)
+
+
+def token_scale(tokens: Tensor) -> float:
+    """How far apart different places of one picture are for the tower: the 90th percentile of 1 - cosine over all pairs
+    of its local tokens. tokens: (65, C). A distance says little without it: towers differ, and so do pictures."""
+    local = split_tokens(tokens)[0]
+    first, second = torch.triu_indices(len(local), len(local), 1)
+    return float((1 - cosines(local, local))[first, second].quantile(0.9))
+
+
 def match_to_grid(plan: Tensor, outcome: Tensor) -> list[int]:
     """Which planned token belongs to which cell, for a model whose anchors carry no position.
 
@@ -95,7 +128,7 @@ def match_to_grid(plan: Tensor, outcome: Tensor) -> list[int]:
     """
     if plan.shape != outcome.shape:
         raise ValueError(f"plan {tuple(plan.shape)} and outcome {tuple(outcome.shape)} must have one shape")
-    cosine = F.normalize(outcome.float(), dim=-1) @ F.normalize(plan.float(), dim=-1).T  # (cells, tokens)
+    cosine = cosines(outcome, plan)  # (cells, tokens)
     cells = [-1] * len(cosine)
     for _ in range(len(cosine)):
         cell, token = divmod(int(cosine.argmax()), cosine.shape[1])

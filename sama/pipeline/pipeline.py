@@ -10,9 +10,11 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Stream
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
@@ -21,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionM
 
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
+from sama.model.processes import Dismissed, OneProcess, Processes, RunLeft
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline.batch import BatchShape
 from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
@@ -105,6 +108,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             **(canvas.settings() if canvas else {}),
         )
         self.share_attention = True  # between the evaluations of a step; False saves a tensor of all tokens
+        self._processes: Processes | OneProcess = OneProcess()
         self._vae_lock = threading.Lock()  # Wan's VAE keeps its frame cache in the module
         self._interrupt = False
         self._num_timesteps = 0
@@ -154,6 +158,41 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     def transformer_arguments(self) -> dict[str, Any]:
         """The arguments that the transformer was made with."""
         return {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
+
+    # --- Several processes -------------------------------------------------------------------------------------------
+
+    def enable_parallel(self, group: dist.ProcessGroup | None = None) -> Processes:
+        """Let the processes of `group` (None: all) compute every run together. Each of them calls this, with the same
+        weights, after the pipeline has been placed on its device.
+
+        From then on either every process calls the pipeline, with the same arguments, and gets the same result; or the
+        first one calls it and the others `follow`. The first process's inputs, noise and callbacks count; any process
+        may set `_interrupt`. Guidance passes are spread over the processes first, see `sama.model.split`.
+        """
+        self.disable_parallel()
+        self._processes = Processes(self.transformer, group)
+        return self._processes
+
+    def disable_parallel(self) -> None:
+        """Let this process compute its runs alone again."""
+        if isinstance(self._processes, Processes):
+            self._processes.remove()
+        self._processes = OneProcess()
+
+    def follow(self) -> None:
+        """Take part in the runs of the first process, until it calls `dismiss` on what `enable_parallel` gave it.
+
+        Raises what fails here; the processes cannot work together after that.
+        """
+        nothing = SamaInputs(video=(), prompt="", output_type="latent")  # the first process sends the run
+        while True:
+            try:
+                for _ in self._denoise(_nothing, nothing):
+                    pass
+            except RunLeft:
+                continue
+            except Dismissed:
+                return
 
     # --- Video and text ----------------------------------------------------------------------------------------------
 
@@ -265,9 +304,10 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         scheduler, callback = inputs.scheduler or self.scheduler, inputs.callback_on_step_end
         self._interrupt = False
         plan: list[Tensor] = []
+        processes = self._processes
         try:
             self.transformer._reset_stateful_cache()  # a run that was stopped may have left its own
-            run = prepare()
+            run, scheduler = processes.share(lambda: (prepare(), scheduler), self._execution_device)
             self._num_timesteps = run.num_steps
             video_scheduler, semantic_scheduler = (
                 run_scheduler(scheduler, run.num_steps, self.config["shift"], run.latents.device) for _ in range(2)
@@ -275,7 +315,8 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             for index, timestep in enumerate(video_scheduler.timesteps):
                 self._current_timestep = timestep
                 sigma = float(video_scheduler.sigmas[index])
-                velocity = self._velocity(run, index, sigma)
+                with processes.computing():
+                    velocity = self._velocity(run, index, sigma)
                 clean = denoised(run.latents, velocity.video, sigma)
                 tokens = denoised(run.semantic_latents, velocity.semantic, sigma)
                 plan.append(tokens.cpu())
@@ -283,13 +324,18 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
                 run.semantic_latents = semantic_scheduler.step(
                     velocity.semantic, timestep, run.semantic_latents, return_dict=False
                 )[0]
-                if callback is not None:
-                    given = {name: getattr(run, name) for name in inputs.callback_tensors}
-                    for name, tensor in (callback(self, index, timestep, given) or {}).items():
-                        setattr(run, name, tensor)
-                yield SamaStep(
-                    index + 1, run.num_steps, sigma * TIMESTEPS, sigma, run.latents, run.semantic_latents, clean, tokens
-                )
+                with processes.handing_out():
+                    changed: dict[str, Tensor] = {}
+                    if callback is not None:
+                        given = {name: getattr(run, name) for name in inputs.callback_tensors}
+                        changed = callback(self, index, timestep, given) or {}
+                        run.replace(changed)
+                    yield SamaStep(
+                        index + 1, run.num_steps, sigma * TIMESTEPS, sigma, run.latents, run.semantic_latents, clean,
+                        tokens,
+                    )  # fmt: skip
+                self._interrupt, agreed = processes.agree(self._interrupt, changed)
+                run.replace(agreed)
                 if self._interrupt:
                     break
             self._current_timestep = None
@@ -310,12 +356,14 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         if run.source_guidance_scale != 1 and run.source_latents is not None:
             passes["without_source"] = (reference, None)
         context = {"step_index": index, "sigma": sigma, "num_inference_steps": run.num_steps}
-        answers: dict[str, Velocity] = {}
         attended: list[Tensor] | None = [] if "uncond" in passes and self.share_attention else None
-        for name, (text, source) in passes.items():
+
+        def evaluate(name: str) -> Velocity:
             with self.transformer.cache_context(name, **context):
-                same = None if name == "without_source" else attended
-                answers[name] = self._evaluate(run, sigma, text, source, same)
+                return self._evaluate(run, sigma, *passes[name], None if name == "without_source" else attended)
+
+        like = Velocity(run.latents, run.semantic_latents)
+        answers = self._processes.evaluate({name: partial(evaluate, name) for name in passes}, like)
         scales = (run.guidance_scale, run.source_guidance_scale)
 
         def part(name: str, stream: int) -> Tensor | None:
@@ -366,3 +414,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             shape = (batch.size, config["num_semantic_tokens"], config["semantic_dim"])
             semantic_latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return latents.to(device, torch.float32), semantic_latents.to(device, torch.float32)
+
+
+def _nothing() -> SamaRun:
+    raise AssertionError("the first process prepares the run")

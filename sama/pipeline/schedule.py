@@ -81,6 +81,11 @@ def guide(
     return guided
 
 
+def guidance_passes(guidance_scale: float, source_guidance_scale: float | None = None) -> int:
+    """How many evaluations of the model a guided step takes."""
+    return 1 + (guidance_scale != 1) + (source_guidance_scale not in (None, 1))
+
+
 def denoised(sample: Tensor, velocity: Tensor, sigma: float) -> Tensor:
     """The clean sample that a velocity at noise level `sigma` (0 to 1) implies."""
     return sample - sigma * velocity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,3 +71,8 @@ class SamaRun:
     guidance_scale: float
     source_guidance_scale: float
     attention_kwargs: dict[str, Any] | None
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put tensors, by name, in place of the run's."""
+        for name, tensor in tensors.items():
+            setattr(self, name, tensor)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
@@ -121,6 +123,32 @@ def test_upload_edit_and_download(page, tmp_path):
     download.value.save_as(tmp_path / "edited.mp4")
     info = probe(tmp_path / "edited.mp4")
     assert (info.frames, info.fps, info.has_audio) == (13, 24, True)
+
+
+def test_a_mask_limits_the_edit(page, tmp_path):
+    page.get_by_role("button", name="Advanced").click()
+    note, choose_mask = page.locator("#mask-note"), page.locator("#mask input[type=file]")
+    choose_mask.set_input_files(make_text(tmp_path / "notes.txt"))
+    expect(note.get_by_role("alert")).to_contain_text("notes.txt")
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :32] = 255
+    cv2.imwrite(str(tmp_path / "half.png"), mask)
+    choose_mask.set_input_files(tmp_path / "half.png")
+    expect(note.get_by_role("img")).to_be_visible()
+    expect(note).to_contain_text("The source stays where your clip is dark here.")
+    page.get_by_label("Steps").first.fill("1")
+    page.get_by_label("Never").first.check()  # all that the model painted, where the mask lets it
+    press_edit(page)
+    expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
+    choose(page, "Edited")
+    edited = picture(page)
+    choose(page, "Original")
+    apart = np.abs(picture(page).astype(int) - edited).mean(axis=(0, 2))
+    middle = len(apart) // 2
+    assert apart[: middle - 8].min() > 8 and apart[middle + 8 :].max() < 8
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Settings").click()
+    assert json.loads(download.value.path().read_text())["mask"] == "mask.png"
 
 
 def test_stop_ends_the_job_within_a_step_and_the_next_one_starts(page, app):

@@ -10,6 +10,7 @@ import pytest
 from sama import cli
 from sama.edit import edit_video
 from sama.edit.change import NOTHING_CHANGED, changed_share, shown_change, told_change
+from sama.edit.compose import differences
 from sama.edit.request import EditRequest
 from sama.shapes import Bucket, Canvas
 from tests.media import make_clip
@@ -46,9 +47,9 @@ def test_an_edit_that_is_not_shown_counts_for_nothing():
     dark, bright = np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 8, 8, 3), 200, np.uint8)
     mask = np.zeros((1, 8, 8), np.float32)
     mask[:, :, :2] = 1
-    assert changed_share(shown_change(bright, dark, mask)[0]) == 0.25
-    assert changed_share(shown_change(bright, dark, None)[0]) == 1
-    assert changed_share(shown_change(dark + 3, dark, None)[0]) == 0  # too faint to be seen
+    assert changed_share(shown_change(differences(bright, dark), mask)[0]) == 0.25
+    assert changed_share(shown_change(differences(bright, dark), None)[0]) == 1
+    assert changed_share(shown_change(differences(dark + 3, dark), None)[0]) == 0  # too faint to be seen
 
 
 def test_nothing_changed_is_said(clip, pipe, tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sama.edit.compose import changes_everything, compose, crossfade, edit_mask, enlarge
+from sama.edit.compose import changes_everything, compose, crossfade, differences, edit_mask, enlarge
 
 FRAMES, HEIGHT, WIDTH = 5, 96, 128
 
@@ -25,7 +25,7 @@ def edited(reference, box=(slice(30, 60), slice(40, 80)), colour=(230, 40, 40)):
 
 def test_an_edit_is_found_although_the_decoder_blurs_the_whole_picture():
     reference = as_decoded(textured())
-    mask = edit_mask(edited(reference), reference)
+    mask = edit_mask(differences(edited(reference), reference))
     assert mask[:, 30:60, 40:80].min() > 0.9  # corners are round
     assert mask[:, 32:58, 42:78].min() == 1
     assert mask[:, :15].max() == 0
@@ -35,13 +35,13 @@ def test_an_edit_is_found_although_the_decoder_blurs_the_whole_picture():
 
 def test_decoder_noise_is_no_edit():
     source = textured()
-    assert edit_mask(as_decoded(source, seed=1), as_decoded(source, seed=2)).max() == 0
+    assert edit_mask(differences(as_decoded(source, seed=1), as_decoded(source, seed=2))).max() == 0
 
 
 def test_a_global_change_covers_the_picture():
     reference = as_decoded(textured())
     shifted = np.clip(reference.astype(int) + np.array([60, 0, -60]), 0, 255).astype(np.uint8)
-    assert edit_mask(shifted, reference).mean() > 0.95
+    assert edit_mask(differences(shifted, reference)).mean() > 0.95
 
 
 def test_the_rim_follows_the_difference_and_the_inside_is_whole():
@@ -49,12 +49,12 @@ def test_the_rim_follows_the_difference_and_the_inside_is_whole():
     result = reference.copy()
     result[:, 30:70, 30:90] = 200
     result[:, 40:60, 40:60] = 100  # as before, but within the change
-    mask = edit_mask(result, reference)
+    mask = edit_mask(differences(result, reference))
     assert mask[:, 34:66, 34:40].min() == 1
     assert mask[:, 45:55, 45:55].max() == 0  # a hole as large as this is no gap
     result[:, 40:60, 40:60] = 200
     result[:, 48:50, 40:80] = 100
-    mask = edit_mask(result, reference)
+    mask = edit_mask(differences(result, reference))
     assert mask[:, 34:66, 36:84].min() == 1
     assert mask[:, :24].max() == mask[:, :, :24].max() == 0
 
@@ -62,19 +62,19 @@ def test_the_rim_follows_the_difference_and_the_inside_is_whole():
 def test_a_faint_change_of_the_whole_picture_is_global():
     reference = as_decoded(textured())
     warmer = np.clip(reference.astype(int) + np.array([12, 0, -12]), 0, 255).astype(np.uint8)
-    assert edit_mask(warmer, reference).max() == 0
-    assert changes_everything(warmer, reference)
-    assert not changes_everything(edited(reference), reference)
-    assert not changes_everything(as_decoded(textured(), seed=2), reference)
+    assert edit_mask(differences(warmer, reference)).max() == 0
+    assert changes_everything(differences(warmer, reference))
+    assert not changes_everything(differences(edited(reference), reference))
+    assert not changes_everything(differences(as_decoded(textured(), seed=2), reference))
 
 
 def test_a_faint_change_counts_only_where_it_touches_a_strong_one():
     reference = np.full((FRAMES, HEIGHT, WIDTH, 3), 100, np.uint8)
     faint = reference.copy()
     faint[:, 20:50, 20:50] += 25
-    assert edit_mask(faint, reference).max() == 0
+    assert edit_mask(differences(faint, reference)).max() == 0
     faint[:, 20:30, 50:60] += 90
-    mask = edit_mask(faint, reference)
+    mask = edit_mask(differences(faint, reference))
     assert mask[:, 25:45, 25:45].min() == 1
     assert mask[:, :, 70:].max() == 0
 
@@ -84,18 +84,18 @@ def test_a_change_that_fades_for_a_frame_keeps_its_mask():
     result = reference.copy()
     result[:, 30:60, 40:80] = 200
     result[2, 30:60, 40:80] = 128
-    assert edit_mask(result, reference)[2, 35:55, 45:75].min() == 1
+    assert edit_mask(differences(result, reference))[2, 35:55, 45:75].min() == 1
 
 
 def test_mask_edges_are_soft_in_space():
     reference = as_decoded(textured())
-    row = edit_mask(edited(reference), reference)[2, 45]
+    row = edit_mask(differences(edited(reference), reference))[2, 45]
     assert ((row > 0.05) & (row < 0.95)).sum() >= 2
 
 
-def test_edit_mask_refuses_clips_of_different_sizes():
+def test_clips_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
-        edit_mask(textured(), textured(frames=4))
+        differences(textured(), textured(frames=4))
 
 
 def test_composing_leaves_unchanged_pixels_alone_and_shows_the_result():

@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sama.edit import detail
-from sama.edit.compose import edit_mask, enlarge
-from sama.edit.detail import fit_detail, shared_structure, with_detail
+from sama.edit import detail, painted
+from sama.edit.compose import differences, edit_mask, enlarge
+from sama.edit.detail import fit_detail, shared_structure, with_detail, without_grain
+from sama.edit.painted import Painted
 from training.evaluation.held_out.metrics import psnr, ssim
 
 LARGE, SMALL = (832, 480), (256, 144)  # width, height
@@ -29,6 +30,29 @@ def sunset(picture):
     return np.clip(picture @ mixing.T + (20, 0, 10), 0, 255).astype(np.uint8)
 
 
+def test_grain_of_a_change_of_light_goes_and_what_is_drawn_stays():
+    reference = through_the_model(texture())
+    clear = sunset(reference)
+    grain = np.random.default_rng(1).normal(0, 3, clear.shape)
+    result = np.clip(clear + grain, 0, 255).astype(np.uint8)
+    bar = (slice(68, 78), slice(40, 70))
+    result[bar] = np.clip(clear[bar] + 30.0, 0, 255)  # of the model's own
+    clean = without_grain(result, reference, fit_detail(result, reference))
+    elsewhere = np.ones(clear.shape[:2], bool)
+    elsewhere[50:92, 20:80] = False
+
+    def error(picture):
+        return np.abs(picture.astype(float) - clear)[elsewhere].mean()
+
+    assert error(clean) < 0.7 * error(result)
+    assert np.abs(clean[bar].astype(int) - result[bar]).mean() < 0.8
+
+
+def test_grain_stays_where_an_edit_does_not_follow_the_source():
+    reference, result = through_the_model(texture()), through_the_model(texture(seed=5))
+    assert without_grain(result, reference, fit_detail(result, reference)) is result
+
+
 def disc(centre=(416, 240), radius=110):
     mask = np.zeros(LARGE[::-1], np.float32)
     cv2.circle(mask, centre, radius, 1.0, -1)
@@ -41,7 +65,7 @@ def edited(source, truth, local):
     fit = fit_detail(result, reference)
     mask = np.ones(SMALL[::-1], np.float32)
     if local:
-        mask = edit_mask(result[None], reference[None])[0]
+        mask = edit_mask(differences(result[None], reference[None]))[0]
         fit = detail.DetailFit(fit.gain * shared_structure(fit, mask)[..., None, None], fit.variance, fit.explained)
     return enlarge(result, *LARGE), with_detail(source, result, reference, fit.gain), mask
 
@@ -86,6 +110,25 @@ def test_a_removed_object_does_not_come_back_as_a_ghost(behind):
     )
     if behind.std() > 10:  # on flat ground the fit alone leaves nothing
         assert np.abs(without_care.astype(float) - plain)[shown].mean() > 1.0, "the care is needed"
+
+
+@pytest.mark.parametrize("room", [painted._KEPT_BYTES, 0])
+@pytest.mark.parametrize("centre", [(416, 240), (20, 460)])
+def test_a_local_edit_is_fitted_once_and_kept_fits_give_the_same_picture(centre, room, monkeypatch):
+    source, mask = texture(), disc(centre)
+    recoloured = np.where(mask[..., None] > 0.5, source[..., [2, 1, 0]] // 2 + np.uint8(40), source)
+    result, reference = through_the_model(recoloured)[None], through_the_model(source)[None]
+    apart = differences(result, reference)
+    fitted = []
+    monkeypatch.setattr(painted, "_KEPT_BYTES", room)
+    monkeypatch.setattr(painted, "fit_detail", lambda *a: fitted.append(1) or fit_detail(*a))
+    window = Painted.of(result, (apart * 255).astype(np.uint8), edit_mask(apart), reference)
+    kept = window.picture(0, source)
+    assert len(fitted) == (1 if room else 2)
+    again = Painted(window.frames, window.change, window.mask, window.reference, window.shared).picture(0, source)
+    assert np.array_equal(kept, again) and not np.array_equal(kept, source)
+    earlier, later = window.part(0), Painted(*([np.concatenate([f, f]) for f in window._fields()]), window.gains * 2)
+    assert [gain is None for gain in earlier.fading_into(later).gains] == [True, not room]
 
 
 def test_bands_of_a_large_picture_fit_together(monkeypatch):

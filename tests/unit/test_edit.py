@@ -186,6 +186,18 @@ def test_keeping_the_source_can_be_switched_off(clip, pipe, request_for):
     assert psnr(shown[:, :, :45], source[:, :, :45]) < 38  # scaled down to the model's size and up again
 
 
+@pytest.mark.parametrize("keep", ["on", "off"])
+def test_at_the_models_size_detail_changes_nothing(keep, pipe, request_for, tmp_path):
+    small = make_clip(tmp_path / "small.mp4", frames=5, width=64, height=48)
+    files = []
+    for detail in ("auto", "off"):
+        output = tmp_path / f"{detail}.mp4"
+        request = request_for(small, keep_source=keep, detail=detail, steps=1, output=output)
+        assert not run(request, pipe)[-1].result.kept_detail
+        files.append(output.read_bytes())
+    assert files[0] == files[1]
+
+
 def test_an_edit_of_everything_has_the_sources_detail(clip, pipe, request_for):
     """A model that only brightens: what it paints is as sharp as the clip, unless detail is switched off."""
     source = read_clip(clip, 0, 9)

@@ -23,7 +23,7 @@ from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
-WINDOWS = 4  # of 12 frames
+WINDOWS = 3  # of 12 frames
 
 
 @pytest.fixture(scope="module")

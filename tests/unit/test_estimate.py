@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,7 @@ from sama.flops import block_flops, shared_flops, unread_flops
 from sama.model.transformer import SamaTransformer3DModel
 from sama.presets import PRESETS
 from sama.video import VideoInfo
+from sama.workers.estimate import on_several
 from tests.tiny import tiny_pipeline
 
 FAST = Speed(linear=1e12, attention=1e12, convolution=1e12, basis="given")
@@ -169,3 +171,19 @@ def test_weights_by_formula_are_those_of_the_layers():
 def test_an_incomplete_model_is_named(tmp_path):
     with pytest.raises(ValueError, match="incomplete"):
         estimate(request(model=tmp_path), clip_of(), FAST)
+
+
+def test_several_gpus_shorten_the_steps_and_nothing_else():
+    asked = request(preset="14b", device="cuda", steps=10, guidance=5.0)
+    alone = estimate(asked, clip_of(), FAST)
+    two, three, four = (on_several(alone, asked, gpus) for gpus in (2, 3, 4))
+    assert two.step_seconds == pytest.approx(alone.step_seconds / 2)  # a guidance pass each
+    assert three == two  # 40 heads cannot be shared by three
+    assert alone.step_seconds / 4 < four.step_seconds < alone.step_seconds / 3.8  # sharing a sequence costs a little
+    for several in (two, four):
+        assert alone.seconds - several.seconds == pytest.approx(10 * (alone.step_seconds - several.step_seconds))
+    assert on_several(alone, asked, 1) == alone
+    on_cpu = replace(alone, device="cpu")
+    assert on_several(on_cpu, asked, 2) == on_cpu  # its processes have the same cores
+    with pytest.raises(EditError, match="cannot be 0"):
+        on_several(alone, asked, 0)

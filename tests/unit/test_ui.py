@@ -31,7 +31,8 @@ from ui.jobs.jobs import Edited, Jobs, JobStep, Restoration, Restored
 from ui.media.clips import PageClip, take_upload
 from ui.media.folders import keep, new_folder, sweep
 from ui.media.limits import PROMPT_LENGTH, UPLOAD_LIMITS, checked_instruction, limits_table
-from ui.media.runs import FinishedEdit, Tokens, compose_film
+from ui.media.runs import FinishedEdit, compose_film
+from ui.media.tokens import Tokens
 from ui.settings import Settings
 from ui.tabs.controls import PageState, Where
 from ui.tabs.edit import EditTab

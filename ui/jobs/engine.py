@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sama.edit.request import parse_lora
 from sama.errors import CheckpointError, EditError
-from ui.settings import Settings
+from ui.settings import Settings, Source
 
 if TYPE_CHECKING:
+    from sama.edit.estimate import Speed
     from sama.pipeline import SamaPipeline
+    from sama.pipeline.prompts import Spelling
 
 logger = logging.getLogger(__name__)
+
+Work = Callable[["SamaPipeline"], Generator[Any, None, None]]
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """How a model reads prompts: its tokenizer, how many tokens it reads, and what stands before every prompt."""
+
+    tokenizer: Any
+    max_tokens: int
+    prefix: str
+    spelling: Spelling
+
+    @classmethod
+    def of(cls, pipeline: SamaPipeline) -> PromptReader:
+        config = pipeline.config
+        return cls(
+            pipeline.tokenizer, int(config["max_sequence_length"]), config["prompt_prefix"], config["spell_quotes"]
+        )
+
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the model does not read."""
+        from sama.pipeline.prompts import unread
+
+        return unread(prompt, self.tokenizer, self.max_tokens, self.prefix, self.spelling)
 
 
 class Engine:
@@ -29,7 +58,6 @@ class Engine:
         self.busy = threading.Lock()
         """Held while a job runs: a stopped job may still be in its last step when the next one begins."""
         self._pipeline: SamaPipeline | None = None
-        self._adapters: dict[Path, str] = {}
 
     @property
     def loaded(self) -> bool:
@@ -41,45 +69,97 @@ class Engine:
             return self._pipeline
         with self._lock:
             if self._pipeline is None:
-                pipeline = self._load()
-                names = getattr(pipeline.transformer, "peft_config", {})  # in the order in which they were loaded
-                self._adapters = dict(zip((lora.path for lora in self._settings.loras.values()), names, strict=False))
-                self._pipeline = pipeline
+                self._pipeline = self._load()
             return self._pipeline
 
-    def wear(self, lora: Sequence[str]) -> None:
-        """Activate exactly these LoRAs (`FILE[@SCALE]`), or none. Raises EditError for one that the app was not started
-        with."""
+    def load(self) -> None:
+        """Load the pipeline now."""
+        self.pipeline()
+
+    @property
+    def reader(self) -> PromptReader:
+        """How the model reads prompts. Loads the model."""
+        return PromptReader.of(self.pipeline())
+
+    def speed(self, preset: str, device: str) -> Speed:
+        """How fast a device computes a preset's model, from a table or measured when nothing else is at work."""
+        from sama.edit.estimate import known_speed
+
+        known = known_speed(device)
+        if known is not None:
+            return known
+        self.pipeline()  # a model that is being loaded, or is at work, would slow the measurement
+        with self.busy:
+            return device_speed(preset, device)
+
+    def run(self, work: Work, lora: Sequence[str] = ()) -> Generator[Any, None, None]:
+        """What `work` yields with the pipeline, on which exactly these LoRAs act. One job at a time.
+
+        Not on ZeroGPU: a lock that is held during a fork stays locked in the job's process, which has the pipeline to
+        itself anyway.
+        """
         pipeline = self.pipeline()
-        chosen = [parse_lora(spec) for spec in lora]
-        if any(path not in self._adapters for path, _ in chosen):
-            raise EditError("This app was not started with that LoRA; choose one that it offers.")
-        if chosen:
-            pipeline.enable_lora()
-            pipeline.set_adapters([self._adapters[path] for path, _ in chosen], [scale for _, scale in chosen])
-        elif self._adapters:
-            pipeline.disable_lora()
+        with nullcontext() if self._settings.zero_gpu else self.busy:
+            wear(lora, [found.path for found in self._settings.loras.values()], pipeline)
+            yield from work(pipeline)
 
-    def _load(self) -> SamaPipeline:
-        paths = [str(lora.path) for lora in self._settings.loras.values()]
-        if self._settings.pipeline_loader is not None:
-            return _with_loras(self._settings.pipeline_loader(), paths)
-        from sama.edit import load_pipeline
+    @property
+    def workers(self) -> tuple[int, int]:
+        """How many worker processes there are, and how many there should be."""
+        return 0, 0
 
-        device = "cuda" if self._settings.zero_gpu else self._settings.device
-        chosen = self._settings
-        return load_pipeline(chosen.preset, device, paths, memory=chosen.memory, compile=chosen.compile)
+    def close(self) -> None:
+        """Nothing: the pipeline ends with its process."""
 
     def warm(self) -> None:
         """Load the model and run it once on a grey clip, so that the first visitor does not pay for it."""
         try:
-            pipeline = self.pipeline()
-            grey = np.full((5, 64, 64, 3), 127, np.uint8)
-            with self.busy:
-                self.wear(())
-                pipeline(video=grey, prompt="", num_inference_steps=1, guidance_scale=1.0)
+            for _ in self.run(warm_up):
+                pass
         except Exception as error:  # the first real job meets the same failure and tells its user
             logger.warning("the model could not be loaded ahead of time: %s", error)
+
+    def _load(self) -> SamaPipeline:
+        device = "cuda" if self._settings.zero_gpu else self._settings.device
+        return load_source(self._settings.source, device)
+
+
+def load_source(source: Source, device: str | None) -> SamaPipeline:
+    """The pipeline with all LoRAs that may be chosen; a preset's on a device, a loader's where that puts it."""
+    if source.loader is not None:
+        return _with_loras(source.loader(), source.loras)
+    from sama.edit import load_pipeline
+
+    return load_pipeline(source.preset, device, source.loras, memory=source.memory, compile=source.compile)
+
+
+def wear(lora: Sequence[str], offered: Sequence[Path], pipeline: SamaPipeline) -> None:
+    """Activate exactly these LoRAs (`FILE[@SCALE]`), or none.
+
+    offered: those that were loaded, in this order. Raises EditError for one that is not among them.
+    """
+    chosen = [parse_lora(spec) for spec in lora]
+    names = dict(zip(offered, getattr(pipeline.transformer, "peft_config", {}), strict=False))
+    if any(path not in names for path, _ in chosen):
+        raise EditError("This app was not started with that LoRA; choose one that it offers.")
+    if chosen:
+        pipeline.enable_lora()
+        pipeline.set_adapters([names[path] for path, _ in chosen], [scale for _, scale in chosen])
+    elif getattr(pipeline.transformer, "peft_config", {}):
+        pipeline.disable_lora()
+
+
+def warm_up(pipeline: SamaPipeline) -> Generator[Any, None, None]:
+    """One step on a grey clip."""
+    grey = np.full((5, 64, 64, 3), 127, np.uint8)
+    yield from pipeline.stream(video=grey, prompt="", num_inference_steps=1, guidance_scale=1.0, output_type="latent")
+
+
+def device_speed(preset: str, device: str) -> Speed:
+    """How fast a device computes a preset's model, from a table or measured now."""
+    from sama.edit.estimate import architecture_of, known_speed, measure_speed
+
+    return known_speed(device) or measure_speed(device, 1000, architecture_of(preset))
 
 
 def _with_loras(pipeline: SamaPipeline, paths: Sequence[str]) -> SamaPipeline:

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
 
 from sama.edit.request import EditRequest, check_request
 from sama.video import VideoInfo, probe
 from ui.jobs import zero_gpu
 from ui.jobs.engine import Engine
+from ui.jobs.ledger import Ledger
 from ui.jobs.pace import Pace, StopWatch
-from ui.media.runs import Tokens
+from ui.jobs.remote import WorkerEngine
+from ui.jobs.work import Edited, JobStep, Restoration, Restored, edit, restore
 from ui.settings import Settings
 
 if TYPE_CHECKING:
-    from sama.edit import EditResult
     from sama.edit.estimate import Estimate, Speed
-    from sama.pipeline import SamaPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -39,58 +36,15 @@ GPU = "gpu"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class JobStep:
-    """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
-
-    seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None.
-    """
-
-    phase: str
-    step: int = 0
-    steps: int = 0
-    window: int = 1
-    windows: int = 1
-    seconds_left: float | None = None
-    preview: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Edited:
-    """The last event of an edit, sent when its files are written: its anchor tokens, or None for a model without
-    them."""
-
-    tokens: Tokens | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Restored:
-    """The last event of a restoration: the frames, (T, H, W, 3) uint8."""
-
-    frames: np.ndarray
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """A damaged clip (T, H, W, 3) uint8 in one of the model's sizes, and how to restore it."""
-
-    frames: np.ndarray
-    prefix: str
-    prompt: str
-    seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
-
-
 class Jobs:
     """Starts the jobs of one app and estimates how long they take."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.engine = Engine(settings)
+        self.engine: Engine | WorkerEngine = Engine(settings) if settings.gpus == 1 else WorkerEngine(settings)
         self._speed: Speed | None = None
         self._pace = Pace()
+        self.ledger = Ledger()
         self._edit_here: Callable[..., Generator[Any, None, None]] = self._edit
         self._restore_here: Callable[..., Generator[Any, None, None]] = self._restore
         if settings.zero_gpu:
@@ -111,7 +65,7 @@ class Jobs:
 
         """
         if self.settings.zero_gpu:
-            self.engine.pipeline()
+            self.engine.load()
         elif self.settings.warm:
             threading.Thread(target=self.engine.warm, name="warm", daemon=True).start()
 
@@ -123,7 +77,7 @@ class Jobs:
         if not self.engine.loaded:
             yield JobStep("loading")
         watch = StopWatch()
-        with closing(self._stepped(partial(self._edit_here, request))) as events:
+        with closing(self._watched("edit", partial(self._edit_here, request))) as events:
             for event in events:
                 if isinstance(event, JobStep) and event.step and event.phase == "painting":
                     watch.saw(event.window, event.step)
@@ -137,7 +91,19 @@ class Jobs:
             self._refuse_too_long(self._expected_of_restoration(task))
         if not self.engine.loaded:
             yield JobStep("loading")
-        yield from self._stepped(partial(self._restore_here, task))
+        yield from self._watched("restoration", partial(self._restore_here, task))
+
+    def health(self) -> dict[str, Any]:
+        """Facts for a monitor, without a word of any user's: `status` is "ok", "loading" or "stopping"."""
+        alive, wanted = self.engine.workers
+        status = "stopping" if self.ledger.closing.is_set() else "ok" if self.engine.loaded else "loading"
+        return {"status": status, "workers_alive": alive, "workers": wanted, **self.ledger.counts()}
+
+    def close(self, seconds: float = 60.0) -> None:
+        """Refuse new jobs, stop the one at work within its step, for which its user gets a sentence, and end the
+        workers. seconds: how long the job may take to stop."""
+        self.ledger.close(seconds)
+        self.engine.close()
 
     def estimate(self, request: EditRequest) -> float | None:
         """Seconds that an edit will take from the moment its turn comes, or None where nothing is known about the model
@@ -168,17 +134,11 @@ class Jobs:
     @property
     def read_tokens(self) -> int:
         """How many tokens of an instruction the model reads. Loads the model."""
-        return int(self.engine.pipeline().config["max_sequence_length"])
+        return self.engine.reader.max_tokens
 
     def unread(self, instruction: str) -> str:
         """The end of an instruction that the model does not read; "" where it reads all, or is not loaded yet."""
-        if not self.engine.loaded:
-            return ""
-        from sama.pipeline.prompts import unread
-
-        pipeline = self.engine.pipeline()
-        prefix, spelling = pipeline.config["prompt_prefix"], pipeline.config["spell_quotes"]
-        return unread(instruction, pipeline.tokenizer, self.read_tokens, prefix, spelling)
+        return self.engine.reader.unread(instruction) if self.engine.loaded else ""
 
     def _expected(self, request: EditRequest, info: VideoInfo) -> Estimate | None:
         """The estimate of an edit; None for weights whose size is not known. Raises EditError for a range beyond the
@@ -186,6 +146,7 @@ class Jobs:
         if self.settings.pipeline_loader is not None:
             return None
         from sama.edit.estimate import architecture_of, estimate
+        from sama.workers.estimate import on_several
 
         try:
             architecture_of(request.preset)
@@ -194,7 +155,7 @@ class Jobs:
         speed = self._measured_speed(request)
         # The device by name: asking torch for one would start CUDA, which the app of ZeroGPU must not do.
         device = "cuda" if self.settings.zero_gpu else request.device
-        return estimate(replace(request, device=device), info, speed)
+        return on_several(estimate(replace(request, device=device), info, speed), request, self.settings.gpus)
 
     def _expected_of_restoration(self, task: Restoration) -> Estimate | None:
         count, height, width, _ = task.frames.shape
@@ -206,17 +167,12 @@ class Jobs:
         return self._expected(request, info)
 
     def _measured_speed(self, request: EditRequest) -> Speed:
-        from sama.edit.estimate import architecture_of, default_device, known_speed, measure_speed
+        from sama.edit.estimate import default_device
 
         if self._speed is None and self.settings.zero_gpu:
             self._speed, _ = zero_gpu.lent_speed()
         if self._speed is None:  # it hardly depends on the clip
-            device = request.device or default_device()
-            self._speed = known_speed(device)
-        if self._speed is None:
-            self.engine.pipeline()  # a model that is being loaded, or is at work, would slow the measurement
-            with self.engine.busy:
-                self._speed = measure_speed(device, 1000, architecture_of(request.preset))
+            self._speed = self.engine.speed(request.preset, request.device or default_device())
         return self._speed
 
     def _learn(self, request: EditRequest, watch: StopWatch, seconds: float) -> None:
@@ -237,92 +193,23 @@ class Jobs:
         """Seconds of a job with weights whose size is not known."""
         return 0.02 * frames * (steps or self.settings.info.steps)
 
-    def _at_work(self) -> AbstractContextManager[Any]:
-        """The lock of a working pipeline; no lock on ZeroGPU, where each job has a process and so a pipeline of its
-        own, and where a lock held during a fork would stay locked in it."""
-        return nullcontext() if self.settings.zero_gpu else self.engine.busy
+    def _watched(self, kind: str, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
+        """A job's events, until its time is over or the app stops."""
+        with self.ledger.job(kind, self.settings.time_limit) as check, closing(self._stepped(start)) as events:
+            for event in events:
+                check()
+                yield event
+                check()
 
     def _stepped(self, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
         # On ZeroGPU the job has a process of its own, and the visitor's quota is found through the calling context.
         return start() if self.settings.zero_gpu else _in_one_thread(start)
 
     def _edit(self, request: EditRequest) -> Generator[JobStep | Edited, None, None]:
-        from sama.edit import edit_video
-
-        pipeline = self.engine.pipeline()
-        clock = _Clock()
-        with self._at_work(), closing(edit_video(request, pipeline=pipeline, previews=True)) as events:
-            self.engine.wear(request.lora)
-            for event in events:
-                if event.result is not None:
-                    yield Edited(_tokens_of(pipeline, event.result), event.result.seconds)
-                elif event.phase != "saving" or not event.step:
-                    done = max(0, event.window - 1) * event.steps + event.step
-                    left = clock.left(done, event.windows * event.steps)
-                    yield JobStep(
-                        event.phase, event.step, event.steps, event.window, event.windows, left, event.preview
-                    )
+        yield from self.engine.run(partial(edit, request), request.lora)
 
     def _restore(self, task: Restoration) -> Generator[JobStep | Restored, None, None]:
-        import torch
-
-        from sama.pipeline import SamaStep
-
-        clock = _Clock()
-        run = self.engine.pipeline().stream(
-            video=task.frames,
-            prompt=task.prompt,
-            prompt_prefix=task.prefix,
-            num_inference_steps=task.steps,
-            guidance_scale=task.guidance,
-            generator=torch.Generator().manual_seed(task.seed),
-        )
-        with self._at_work(), closing(run) as items:
-            self.engine.wear(())
-            for item in items:
-                if isinstance(item, SamaStep):
-                    left = clock.left(item.step, item.num_steps)
-                    yield JobStep("restoring", item.step, item.num_steps, seconds_left=left)
-                else:
-                    yield Restored((np.asarray(item.frames[0]) * 255).round().clip(0, 255).astype(np.uint8))
-
-
-class _Clock:
-    """Estimates the seconds left from the time of the steps after the first."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-
-    def left(self, done: int, total: int) -> float | None:
-        now = time.monotonic()
-        if done < 1 or not total:
-            return None
-        if self._first is None:
-            self._first = now, done
-            return None
-        begin, at = self._first
-        return (now - begin) / (done - at) * (total - done) if done > at else None
-
-
-def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
-    """The anchor plan of the first window, with the vision tower's tokens of the anchor frames of source and result."""
-    tower = getattr(pipeline, "semantic_tower", None)
-    if tower is None or result.semantic_tokens is None or not result.semantic_tokens.size:
-        return None
-    import torch
-
-    from sama.model.semantics import anchor_tokens
-
-    pictures = [np.asarray(image) for image in (result.anchor_source, result.anchor_result)]
-    weight = next(tower.parameters())
-    with torch.inference_mode():
-        source, outcome = (
-            anchor_tokens(tower, torch.from_numpy(image.copy()).to(weight).permute(2, 0, 1)[None] / 255)[0].float()
-            for image in pictures
-        )
-    plan = np.asarray(result.semantic_tokens[0], np.float32)
-    ordered = pipeline.transformer.config.semantic_positions == "grid"
-    return Tokens(plan, source.cpu().numpy(), outcome.cpu().numpy(), pictures[0], pictures[1], ordered)
+        yield from self.engine.run(partial(restore, task))
 
 
 def _in_one_thread(start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:

@@ -19,10 +19,12 @@ from ui.loras import LORA_STRENGTH
 from ui.media.clips import PageClip, edited_clip, source_clip, take_upload
 from ui.media.folders import keep, new_folder
 from ui.media.limits import GUIDANCE, MAX_SEED, OTHER_FILES, PROMPT_LENGTH, STEPS, checked_instruction
+from ui.media.masks import beside, over_clip, take_mask
 from ui.media.runs import FinishedEdit, compose_film, finish, pack
 from ui.tabs.controls import Controls, PageState, Updates, Where, wire_end, wire_start
 from ui.tabs.progress import ProgressView, alert, notice
 from ui.viewer import viewer
+from ui.viewer.plan import picture_url
 
 WHEN = {"Automatic": "auto", "Always": "on", "Never": "off"}
 
@@ -36,6 +38,8 @@ class EditTab:
         self.shown = gr.State(self.first)
         self.fresh = gr.State(None)
         """The edit that the last run finished, which is not packed yet; None where it finished none."""
+        self.mask = gr.State(None)
+        """The path of the mask in use, or None."""
         with gr.Row(elem_classes="columns"):
             with gr.Column(scale=2, min_width=300, elem_classes="inputs"):
                 self._build_inputs()
@@ -85,6 +89,8 @@ class EditTab:
             self.detail = gr.Radio(
                 list(WHEN), value="Automatic", label="Give the edit the source's fine detail", elem_id="detail"
             )
+            self.mask_file = gr.File(label=text.MASK, height=110, elem_id="mask")
+            self.mask_note = gr.HTML("", elem_classes="field-note", elem_id="mask-note")
 
     def _build_lora(self) -> None:
         """The choice of a LoRA; visible only where the app was started with one."""
@@ -129,8 +135,12 @@ class EditTab:
         return [
             self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.video,
             self.clip_note, self.session.clip, self.start, self.frames, self.instruction,
-            self.seed, self.progress, self.problem,
+            self.seed, self.progress, self.problem, *self._masked,
         ]  # fmt: skip
+
+    @property
+    def _masked(self) -> list[Any]:
+        return [self.mask, self.mask_file, self.mask_note]
 
     def _wire(self) -> None:
         clip = self.session.clip
@@ -138,10 +148,15 @@ class EditTab:
         range_ = [self.start, self.frames]
         for upload in (self.video, self.other):
             upload.upload(
-                self._upload, upload, [self.video, clip, self.clip_note, *range_, self.problem], **private,
-                show_progress="minimal", show_progress_on=self.clip_note,
+                self._upload, upload, [self.video, clip, self.clip_note, *range_, self.problem, *self._masked],
+                **private, show_progress="minimal", show_progress_on=self.clip_note,
             )  # fmt: skip
-        self.video.clear(self._clear, None, [clip, self.clip_note], **private, queue=False)
+        self.video.clear(self._clear, None, [clip, self.clip_note, *self._masked], **private, queue=False)
+        self.mask_file.upload(
+            self._take_mask, [self.mask_file, clip], self._masked, **private,
+            show_progress="minimal", show_progress_on=self.mask_note,
+        )  # fmt: skip
+        self.mask_file.clear(lambda: (None, ""), None, [self.mask, self.mask_note], **private, queue=False)
         for chip, words in zip(self.chips, text.VERBS.values(), strict=True):
             chip.click(None, None, self.instruction, js=_write(words), **private)
         self.lora.input(
@@ -153,7 +168,7 @@ class EditTab:
         job = queued.success(
             self._run,
             [self.session.where, clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep,
-             self.detail, self.lora, self.strength, self.session.runs],
+             self.detail, self.lora, self.strength, self.session.runs, self.mask],
             [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
              self.problem, self.go, self.stop, self.session.runs, self.session.where, self.unread, self.fresh],
             concurrency_id=GPU, concurrency_limit=self.jobs.at_once, trigger_mode="once",
@@ -167,7 +182,7 @@ class EditTab:
         self.instruction.change(self._tell_unread, self.instruction, self.unread, trigger_mode="always_last", **at_once)
         self.again.click(
             self._again, self.shown,
-            [self.video, clip, self.clip_note, *range_, self.instruction], **private, queue=False,
+            [self.video, clip, self.clip_note, *range_, self.instruction, *self._masked], **private, queue=False,
         )  # fmt: skip
         gr.on(
             None,  # when the page opens, and whenever one of these changes; a finished run has taught how long it takes
@@ -196,7 +211,22 @@ class EditTab:
         return self._show_clip(clip) | {self.problem: ""}
 
     def _clear(self) -> Updates:
-        return {self.session.clip: None, self.clip_note: ""}
+        return {self.session.clip: None, self.clip_note: ""} | self._no_mask()
+
+    def _no_mask(self) -> Updates:
+        return {self.mask: None, self.mask_file: None, self.mask_note: ""}
+
+    def _take_mask(self, path: str | None, clip: PageClip | None) -> Updates:
+        """Check a mask, and show on the clip what it leaves."""
+        if not path:
+            return self._no_mask()
+        try:
+            mask = take_mask(path)
+            picture = picture_url(over_clip(mask, clip)) if clip else ""
+        except Exception as error:
+            return self._no_mask() | {self.mask_note: alert(sentence(error))}
+        shown = f'<img src="{picture}" alt="{text.MASK_SHOWN}">{notice(text.MASK_SHOWN)}' if picture else ""
+        return {self.mask: mask, self.mask_note: shown}
 
     def _show_clip(self, clip: PageClip) -> Updates:
         limit = min(clip.frames, self.jobs.settings.info.max_frames)
@@ -206,7 +236,7 @@ class EditTab:
             self.clip_note: notice(self._facts(clip)),
             self.start: gr.Slider(maximum=max(1, clip.frames - 1), value=0),
             self.frames: gr.Slider(maximum=max(2, limit), value=limit),
-        }
+        } | self._no_mask()
 
     def _facts(self, clip: PageClip) -> str:
         limit = self.jobs.settings.info.max_frames
@@ -250,7 +280,7 @@ class EditTab:
 
     def _request(self, clip: PageClip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
                  guidance: float, keep_source: str, detail: str, folder: Path, lora: str = text.NO_LORA,
-                 strength: float = 1.0) -> EditRequest:  # fmt: skip
+                 strength: float = 1.0, mask: Path | None = None) -> EditRequest:  # fmt: skip
         if clip is None:
             raise PromptError(text.NO_CLIP)
         chosen = self.jobs.settings.loras.get(lora)
@@ -268,11 +298,12 @@ class EditTab:
             detail=WHEN.get(detail, DETAIL[0]),
             device=self.jobs.settings.device,
             lora=() if chosen is None else (chosen.spec(strength),),
+            mask=beside(mask, folder),
         )
 
     def _run(self, where: Where, clip: PageClip | None, instruction: str, start: int, frames: int, seed: int,
              steps: int, guidance: float, keep_source: str, detail: str, lora: str, strength: float,
-             runs: list[FinishedEdit]) -> Iterator[Updates]:  # fmt: skip
+             runs: list[FinishedEdit], mask: Path | None = None) -> Iterator[Updates]:  # fmt: skip
         if where.ended.is_set():  # stopped while it waited
             yield {self.fresh: None}
             return
@@ -280,7 +311,19 @@ class EditTab:
         idle: Updates = {self.go: gr.Button(visible=True), self.stop: gr.Button(visible=False)}
         try:
             request = self._request(
-                clip, instruction, start, frames, seed, steps, guidance, keep_source, detail, folder, lora, strength
+                clip,
+                instruction,
+                start,
+                frames,
+                seed,
+                steps,
+                guidance,
+                keep_source,
+                detail,
+                folder,
+                lora,
+                strength,
+                mask,
             )
             view = ProgressView()
             where.started.set()

@@ -14,7 +14,7 @@ from ui import text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ui.media.runs import Tokens
+    from ui.media.tokens import Tokens
 
 _HERE = Path(__file__).parent
 
@@ -41,7 +41,7 @@ def plan_value(tokens: Tokens) -> dict[str, Any]:
     """
     import torch
 
-    from sama.model.semantics import fit_pca, match_to_grid, pca_colours, split_tokens
+    from sama.model.semantics import cosines, fit_pca, match_to_grid, pca_colours, split_tokens
 
     plan, source, result = (torch.from_numpy(a.astype(np.float32)) for a in (tokens.plan, tokens.source, tokens.result))
     basis = fit_pca(torch.cat([source, result, plan.flatten(0, 1)]))
@@ -51,13 +51,10 @@ def plan_value(tokens: Tokens) -> dict[str, Any]:
     if not tokens.ordered:
         plan_local = plan_local[:, match_to_grid(plan_local[-1], result_local)]
     colours = torch.stack([pca_colours(part, basis) for part in (source_local, result_local, *plan_local)])
-    blocks = [
-        _cosines(source_local, source_local),
-        _cosines(source_local, result_local),
-        _cosines(result_local, result_local),
-    ]
+    pairs = [(source_local, source_local), (source_local, result_local), (result_local, result_local)]
     for step in plan_local:
-        blocks += [_cosines(step, step), _cosines(source_local, step), _cosines(step, result_local)]
+        pairs += [(step, step), (source_local, step), (step, result_local)]
+    blocks = [_as_bytes(cosines(*pair)) for pair in pairs]
     globals_ = torch.nn.functional.cosine_similarity(plan_global, result_global.unsqueeze(0), dim=-1)
     height, width = tokens.anchor_result.shape[:2]
     return {
@@ -82,11 +79,8 @@ def picture_url(image: np.ndarray, quality: int = 85) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines (64, 64) of tokens (64, C) as bytes: 0 is -1, 127 is 0, 254 is 1."""
-    import torch.nn.functional as F
-
-    cosine = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+def _as_bytes(cosine: Tensor) -> Tensor:
+    """Cosines as bytes: 0 is -1, 127 is 0, 254 is 1."""
     return ((cosine.clamp(-1, 1) + 1) * 127).round().byte()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sama.edit.compose import changes_everything, compose
+from sama.edit.compose import changes_everything, compose, differences
 from sama.edit.compose import edit_mask as soft_mask
 from training.evaluation.held_out.cases import CaseLine
 from training.evaluation.held_out.metrics import Motion, edit_mask, gmsd, named_colour_match, psnr, ssim
@@ -223,9 +223,10 @@ def score_case(
 
 def source_kept(source: np.ndarray, result: np.ndarray, source_again: np.ndarray) -> np.ndarray:
     """The result as the editor writes it: the source's own pixels where it agrees with the decoded source."""
-    if changes_everything(result, source_again):
+    apart = differences(result, source_again)
+    if changes_everything(apart):
         return result
-    soft = soft_mask(result, source_again)
+    soft = soft_mask(apart)
     return np.stack([compose(*frame) for frame in zip(source, result, soft, strict=True)])
 
 

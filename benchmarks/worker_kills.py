@@ -1,0 +1,106 @@
+"""Workers that are killed in the middle of edits: is anything lost but the edit, and does memory leak?
+
+    python -m benchmarks.worker_kills --kills 20 --gpus 2 --device cpu --out runs/kills.json
+
+Each round starts an edit of one of the repository's examples on the app's jobs, kills one worker (in turn) with SIGKILL
+after the edit's first step, and notes what was said to the visitor, how soon, and how long the workers took to be ready
+again. After every fifth round a whole edit must give the bytes that the first one gave. Memory is what this process,
+the one of the page, holds for itself, and what the workers hold; processes, open files and shared memory are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "assets" / "examples" / "snowy-rabbit" / "source.mp4"
+FRAMES, STEPS, WHOLE_EVERY = 5, 2, 5
+
+
+def main() -> int:
+    import psutil
+
+    from sama.edit.request import EditRequest
+    from sama.errors import EditFailedError
+    from ui.jobs.jobs import Jobs
+    from ui.jobs.work import JobStep
+    from ui.settings import Settings
+
+    parser = argparse.ArgumentParser(description="Kill workers in the middle of edits.")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--gpus", type=int, default=2)
+    parser.add_argument("--device")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    jobs = Jobs(Settings(preset=options.preset, gpus=options.gpus, device=options.device, warm=False))
+    page = psutil.Process()
+
+    def held() -> dict[str, Any]:
+        family = [child for child in page.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+        return {
+            "page_mib": round(page.memory_full_info().uss / 2**20, 1),
+            "family_mib": round(sum(child.memory_full_info().uss for child in family) / 2**20, 1),
+            "processes": len(family),
+            "files": page.num_fds(),
+            "threads": page.num_threads(),
+            "shared_memory": len(list(Path("/dev/shm").glob("*"))) if Path("/dev/shm").is_dir() else 0,
+            "folders": len(list(Path(tempfile.gettempdir()).glob("sama-workers-*"))),
+        }
+
+    def workers() -> list[psutil.Process]:
+        return [psutil.Process(number) for number in jobs.engine.worker_numbers]  # type: ignore[union-attr]
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        request = EditRequest(EXAMPLE, "Make it snowy", Path(folder) / "out.mp4", preset=options.preset, frames=FRAMES,
+                              steps=STEPS, keep_source="off", detail="off")  # fmt: skip
+        first = b""
+        for number in range(options.kills + 1):
+            if number % WHOLE_EVERY == 0:
+                list(jobs.edit(request))
+                first = first or request_bytes(request)
+                if request_bytes(request) != first:
+                    raise RuntimeError(f"the edit after {number} kills is another one")
+            row: dict[str, Any] = {"kills": number, **held()}
+            if number < options.kills:
+                run = jobs.edit(request)
+                next(step for step in run if isinstance(step, JobStep) and step.step == 1)
+                victim, began = workers()[number % options.gpus], time.monotonic()
+                os.kill(victim.pid, signal.SIGKILL)
+                try:
+                    list(run)
+                    raise RuntimeError("the edit did not notice that a worker was killed")
+                except EditFailedError as error:
+                    row |= {"said": str(error), "told_after": round(time.monotonic() - began, 2)}
+                jobs.engine.load()
+                row["ready_after"] = round(time.monotonic() - began, 2)
+            rows.append(row)
+            sys.stdout.write(json.dumps(row) + "\n")
+            sys.stdout.flush()
+        jobs.close()
+    left = page.children(recursive=True)
+    helpers = {"forkserver", "resource_tracker"}  # Python's own: they end with this process
+    lost = [child for child in left if not any(word in " ".join(child.cmdline()) for word in helpers)]
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(
+            json.dumps({"device": options.device, "rounds": rows}, indent=1) + "\n", encoding="utf-8"
+        )
+    return 1 if lost else 0
+
+
+def request_bytes(request: Any) -> bytes:
+    """The file that an edit wrote."""
+    return Path(request.output).read_bytes()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,82 @@
+"""An edit on several processes: those that are started for it, or those that a launcher has started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sama.edit.editor import edit_video
+from sama.edit.events import EditEvent
+from sama.edit.request import EditRequest, check_request
+from sama.workers.group import Workers
+from sama.workers.worker import join_group, own_device
+
+if TYPE_CHECKING:
+    from sama.pipeline import SamaPipeline
+
+
+def edit_on_workers(request: EditRequest, gpus: int, quiet: bool = True) -> Generator[EditEvent, None, None]:
+    """`sama.edit.edit_video` on `gpus` worker processes, which are started for it and end with it.
+
+    Events, errors and closing are the same. `request.device` is "cuda", "cpu" or None for CUDA.
+    """
+    job = check_request(request)
+    with Workers(gpus, partial(_load, request), request.device, restart=False, quiet=quiet) as workers:
+        yield EditEvent("planning", windows=len(job.plan.windows), message=f"Loading the model on {gpus} workers")
+        yield from workers.run(partial(edit_shared, request))
+
+
+def launched() -> bool:
+    """Whether a launcher such as torchrun has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
+    """The same by all processes of a launcher, each of which calls this; only the first one yields events."""
+    import torch.distributed as dist
+
+    rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    if rank == 0:
+        check_request(request)
+    device = own_device(request.device, here, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    join_group(device)
+    try:
+        pipeline = _load(request, device)
+        processes = pipeline.enable_parallel()
+        if rank:
+            pipeline.follow()
+            return
+        try:
+            yield from edit_shared(request, pipeline)
+        finally:
+            processes.dismiss()
+    finally:
+        dist.destroy_process_group()
+
+
+def edit_shared(request: EditRequest, pipeline: SamaPipeline) -> Generator[EditEvent, None, None]:
+    """An edit by the first process of a pipeline that runs on several; it says so where some are not needed."""
+    if said := told_unused(request, pipeline):
+        yield EditEvent("planning", message=said, warning=said)
+    yield from edit_video(request, pipeline=pipeline)
+
+
+def told_unused(request: EditRequest, pipeline: SamaPipeline) -> str:
+    """One sentence where an edit cannot use all processes of a pipeline, "" where it does."""
+    from sama.model.processes import Processes
+    from sama.model.split import told_unused
+    from sama.pipeline.schedule import guidance_passes
+
+    processes = pipeline._processes
+    if not isinstance(processes, Processes):
+        return ""
+    guidance = pipeline.config["default_guidance"] if request.guidance is None else request.guidance
+    return told_unused(processes.size, processes.heads, guidance_passes(guidance, request.source_guidance))
+
+
+def _load(request: EditRequest, device: str) -> SamaPipeline:
+    from sama.loading import load_pipeline
+
+    return load_pipeline(request.preset, device, request.lora, request.model, request.memory, request.compile)

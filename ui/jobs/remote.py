@@ -1,0 +1,104 @@
+"""The pipeline of an app in worker processes, one per GPU: this process needs neither torch nor a GPU for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sama.edit.request import EditRequest, parse_lora
+from sama.errors import EditError
+from sama.workers.edit import told_unused
+from sama.workers.group import State, Workers
+from ui.jobs.engine import PromptReader, Work, device_speed, load_source, warm_up, wear
+from ui.settings import Settings, Source
+
+if TYPE_CHECKING:
+    from sama.edit.estimate import Speed
+    from sama.pipeline import SamaPipeline
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the app has to know of the pipeline in the workers. speed: None for weights without known numbers."""
+
+    reader: PromptReader
+    speed: Speed | None
+
+
+class WorkerEngine:
+    """As `ui.jobs.engine.Engine`, over a group of workers that lives as long as the app."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._offered = [lora.path for lora in settings.loras.values()]
+        preset = None if settings.pipeline_loader is not None else settings.preset
+        self._workers = Workers(
+            settings.gpus, partial(load, settings.source), settings.device, describe=partial(facts, preset)
+        )
+
+    @property
+    def loaded(self) -> bool:
+        return self._workers.state is State.READY
+
+    def load(self) -> None:
+        """Wait for the workers."""
+        self._workers.wait()
+
+    @property
+    def reader(self) -> PromptReader:
+        return self._facts.reader
+
+    def speed(self, preset: str, device: str) -> Speed:  # noqa: ARG002 - the workers know both
+        speed = self._facts.speed
+        assert speed is not None  # asked for with a preset only
+        return speed
+
+    def run(self, work: Work, lora: Sequence[str] = ()) -> Generator[Any, None, None]:
+        if any(parse_lora(spec)[0] not in self._offered for spec in lora):
+            raise EditError("This app was not started with that LoRA; choose one that it offers.")
+        yield from self._workers.run(work, partial(wear, tuple(lora), self._offered), self._settings.time_limit)
+
+    def warm(self) -> None:
+        try:
+            for _ in self.run(warm_up):
+                pass
+        except Exception as error:  # the first real job meets the same failure and tells its user
+            logger.warning("the workers could not be started ahead of time: %s", error)
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        return self._workers.alive, self._workers.count
+
+    @property
+    def worker_numbers(self) -> list[int]:
+        """The workers' process numbers."""
+        return self._workers.numbers
+
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
+
+    @property
+    def _facts(self) -> Facts:
+        self._workers.wait()
+        found: Facts = self._workers.facts
+        return found
+
+
+def load(source: Source, device: str) -> SamaPipeline:
+    """In each worker."""
+    pipeline = load_source(source, device)
+    return pipeline if source.loader is None else pipeline.to(device)
+
+
+def facts(preset: str | None, pipeline: SamaPipeline) -> Facts:
+    """In the first worker, when it is loaded. The app's owner is told where edits do not need all GPUs."""
+    if said := told_unused(EditRequest("", "", ""), pipeline):
+        logger.warning("%s", said)
+    speed = None if preset is None else device_speed(preset, str(pipeline._execution_device))
+    return Facts(PromptReader.of(pipeline), speed)
