@@ -6,7 +6,7 @@ import argparse
 import os
 
 import ui  # first: on a Space it prepares the GPU before torch is imported
-from sama.memory import COMPILE, MEMORY_MODES
+from sama.device.memory import COMPILE, MEMORY_MODES
 from ui.loras import named_by_environment
 from ui.settings import PRESETS, Settings
 

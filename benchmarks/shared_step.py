@@ -20,8 +20,8 @@ def main() -> int:
     import torch.distributed as dist
 
     from benchmarks.random_model import RandomModel
+    from sama.device.placement import compile_blocks, work_of
     from sama.model.parallel import sequence_parallel
-    from sama.placement import compile_blocks, work_of
     from sama.shapes import NUM_SEMANTIC_TOKENS, latent_shape
 
     parser = argparse.ArgumentParser(description="Time one evaluation that several GPUs share.")

@@ -80,7 +80,7 @@ CPU_CLIP = {"frames": 17, "height": 192, "width": 192, "steps": 3, "guidance": 2
 
 def parse_setting(text: str, defaults: dict[str, Any] | None = None) -> Setting:
     """`NAME:key=value:...` as a setting. Raises ValueError for a name, key or value that is none."""
-    from sama.memory import MEMORY_MODES
+    from sama.device.memory import MEMORY_MODES
 
     what, *changes = text.split(":")
     names = ("floor", "vae", "gpus", *MEMORY_MODES)
@@ -141,8 +141,8 @@ class Bench:
         import torch
         from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+        from sama.device.placement import fast_dtype, work_of
         from sama.flops import block_flops
-        from sama.placement import fast_dtype, work_of
 
         pipeline = self.pipeline()
         config, dtype = pipeline.transformer.config, fast_dtype(self.device)
@@ -176,8 +176,8 @@ class Bench:
         """An edit of a random clip from loading to decoded frames: seconds, and peaks of the device's memory."""
         import torch
 
-        from sama.memory import MemoryMode
-        from sama.placement import place, put
+        from sama.device.memory import MemoryMode
+        from sama.device.placement import place, put
 
         window = (setting.frames, setting.height, setting.width)
         pipeline = self.pipeline()
@@ -368,7 +368,7 @@ def chosen_model(device: str) -> str:
     """The largest model that main memory has room for, with its text encoder; the embedded one on a CPU."""
     if not device.startswith("cuda"):
         return "tiny"
-    from sama.placement import host_memory
+    from sama.device.placement import host_memory
 
     free = host_memory()
     return "1.3b" if free is not None and free < 90e9 else "14b"  # each weight twice: drawn, and page-locked
@@ -392,7 +392,7 @@ def main() -> int:
     if options.table:
         sys.stdout.write(tables(options.table))
         return 0
-    from sama.placement import default_device, use_growing_segments
+    from sama.device.placement import default_device, use_growing_segments
 
     use_growing_segments()
     device = "cpu" if options.toy else options.device or default_device()

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sama.device.memory import MEMORY_MODES
 from sama.errors import CheckpointError, EditError, EditFailedError
 from sama.files import whole_folder
-from sama.memory import MEMORY_MODES
 from sama.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ def _memory(request: EditRequest, info: VideoInfo, told: Estimate) -> list[str]:
     """Where the weights will wait and why, and on a GPU what every mode would take."""
     if not told.device.startswith("cuda"):
         return ["Memory mode: resident (all weights stay in main memory)"]
+    from sama.device.placement import can_compile, free_bytes, host_memory
     from sama.edit.estimate import architecture_of, known_speed, measure_speed
     from sama.edit.outlook import outlook
-    from sama.placement import can_compile, free_bytes, host_memory
 
     device, tokens = told.device, told.tokens.total
     speed = known_speed(device) or measure_speed(device, tokens, architecture_of(request.preset, request.model))
@@ -232,7 +232,7 @@ class _Progress:
 
 
 def _outcome(result: EditResult) -> str:
-    from sama.edit.change import told_change
+    from sama.edit.composing.change import told_change
 
     told = told_change(result.changed)
     return f"{result.frames} frames in {result.seconds:.1f} s" + (f", {told}" if told else "")

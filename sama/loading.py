@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sama.device.placement import fast_dtype, place, resolve_device, use_growing_segments, vae_dtype
 from sama.errors import CheckpointError, EditError
-from sama.placement import fast_dtype, place, resolve_device, use_growing_segments, vae_dtype
 from sama.presets import Preset, get_preset, missing_weights
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def load_pipeline(
 ) -> SamaPipeline:
     """A preset's pipeline on a device, ready to edit.
 
-    device: None takes the best there is, see `sama.placement.default_device`.
+    device: None takes the best there is, see `sama.device.placement.default_device`.
     lora: files, each optionally with `@scale`.
     model: folder of a saved pipeline in place of the preset's weights.
-    memory, compile, window, forwards: how it runs there, see `sama.placement.place`.
+    memory, compile, window, forwards: how it runs there, see `sama.device.placement.place`.
     Raises EditError for weights, LoRAs, devices or ways that are not there or do not fit.
     """
     from sama.edit.request import check_lora, check_preset, check_ways, check_weights, parse_lora

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE
+from sama.device.placement import resolve_device
+from sama.edit.composing.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE
 from sama.edit.events import EditEvent, EditResult
 from sama.edit.failures import user_errors
 from sama.edit.painter import Painter
@@ -24,7 +25,6 @@ from sama.edit.settings_file import write_settings
 from sama.edit.texts import Unread
 from sama.errors import EditFailedError
 from sama.loading import load_pipeline, needs_gpu
-from sama.placement import resolve_device
 from sama.presets import canvas_of
 from sama.shapes import Canvas, padded_frame_count
 from sama.video import VideoWriter

@@ -18,10 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sama.device.memory import MemoryMode, peak_bytes
+from sama.device.placement import default_device
 from sama.edit.request import EditRequest, plan_of
 from sama.flops import Flops, block_flops, known_gpu, shared_flops, unread_flops
-from sama.memory import MemoryMode, peak_bytes
-from sama.placement import default_device
 from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS, canvas_of
 from sama.shapes import NUM_SEMANTIC_TOKENS, TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
@@ -266,7 +266,7 @@ def _block_run(device: str, tokens: int, model: Architecture) -> Callable[[], An
     import torch
     from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
-    from sama.placement import fast_dtype
+    from sama.device.placement import fast_dtype
 
     dtype = fast_dtype(device)
     with torch.device("meta"):
@@ -285,7 +285,7 @@ def _vae_run(device: str, config: Mapping[str, Any]) -> Callable[[], Any]:
     import torch
     from diffusers import AutoencoderKLWan
 
-    from sama.placement import vae_dtype
+    from sama.device.placement import vae_dtype
 
     with torch.device("meta"):
         vae = AutoencoderKLWan.from_config(dict(config)).eval()

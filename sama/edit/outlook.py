@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sama.device.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
+from sama.device.placement import COMPILE_PAYS, channels_of, shares_of
 from sama.edit.estimate import Architecture, Speed, architecture_of, step_seconds
 from sama.edit.request import EditRequest, plan_of
 from sama.flops import block_flops
-from sama.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
-from sama.placement import COMPILE_PAYS, channels_of, shares_of
 from sama.presets import canvas_of
 from sama.shapes import latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo

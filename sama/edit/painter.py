@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.change import shown_change
-from sama.edit.compose import changes_everything, differences, edit_mask
+from sama.device.placement import previews_by_map
+from sama.edit.composing.change import shown_change
+from sama.edit.composing.compose import changes_everything, differences, edit_mask
+from sama.edit.composing.painted import Painted
+from sama.edit.composing.region import means_a_change, planned_region, source_tokens, vouched
+from sama.edit.composing.user_mask import open_mask
 from sama.edit.events import MAX_PLANS, EditEvent
-from sama.edit.painted import Painted
-from sama.edit.region import means_a_change, planned_region, source_tokens, vouched
 from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
-from sama.edit.user_mask import open_mask
 from sama.edit.windows import Continuity, as_pixels, faithful_latents
 from sama.errors import EditError
-from sama.placement import previews_by_map
 from sama.shapes import padded_frame_count
 from sama.video import Frame, FrameReader, VideoWriter
 

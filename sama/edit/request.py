@@ -16,9 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sama.edit.user_mask import MaskError, check_mask
+from sama.device.memory import COMPILE, MEMORY_MODES
+from sama.edit.composing.user_mask import MaskError, check_mask
 from sama.errors import EditError, VideoError
-from sama.memory import COMPILE, MEMORY_MODES
 from sama.model.lora_keys import Stored, complaint
 from sama.presets import PRESETS, canvas_of, missing_weights
 from sama.shapes import Bucket, Canvas, nearest_bucket, windows
@@ -60,7 +60,7 @@ class EditRequest:
         mask `keep_source` chooses between edit and source as ever; "off" shows there all that the model painted.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
-    memory: where the weights wait, see `sama.memory.MemoryMode`; "auto" chooses from what is free.
+    memory: where the weights wait, see `sama.device.memory.MemoryMode`; "auto" chooses from what is free.
     compile: whether the transformer's blocks are compiled: "on", "off", or "auto", which is "on" where that pays.
     model: folder of a saved pipeline, such as training writes, in place of the preset's weights. Where it was saved
         without its sizes and window, the preset's hold.

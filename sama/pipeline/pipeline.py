@@ -21,6 +21,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionModel
 
+from sama.device.placement import stripes_that_fit
+from sama.device.streaming import release
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.processes import Dismissed, OneProcess, Processes, RunLeft
@@ -32,10 +34,8 @@ from sama.pipeline.inputs import CALLBACK_TENSORS, SamaInputs, taking
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.pipeline.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
-from sama.placement import stripes_that_fit
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
 from sama.shapes import Canvas, LatentShape, latent_shape
-from sama.streaming import release
 
 logger = logging.getLogger(__name__)
 

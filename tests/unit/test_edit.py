@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sama.device.memory import MemoryMode
+from sama.device.placement import put, resolve_device
 from sama.edit import PHASES, edit_video, load_pipeline
 from sama.edit.request import EditRequest, check_request, free_output, parse_lora
 from sama.edit.settings_file import load_settings
 from sama.errors import EditError
-from sama.memory import MemoryMode
-from sama.placement import put, resolve_device
 from sama.shapes import Bucket, Canvas
 from sama.video import probe, read_clip
 from tests.media import (

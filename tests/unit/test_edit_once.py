@@ -9,13 +9,13 @@ import torch
 from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
-from sama import placement
+from sama.device import placement
+from sama.device.placement import default_device, previews_by_map, resolve_device
 from sama.edit import edit_video
 from sama.edit.failures import user_errors
 from sama.edit.preview import LinearPreview
 from sama.edit.request import EditRequest
 from sama.errors import EditError, EditFailedError
-from sama.placement import default_device, previews_by_map, resolve_device
 from sama.presets import TINY_FOLDER
 from sama.shapes import Bucket, Canvas
 from sama.video import probe

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sama.checkpoints import load_transformer
-from sama.memory import MEMORY_MODES, MemoryMode, Weights, Work, choose, peak_bytes
+from sama.device.memory import MEMORY_MODES, MemoryMode, Weights, Work, choose, peak_bytes
+from sama.device.placement import compile_blocks, place, placement_of, previews_by_map, put, weights_of, work_of
+from sama.device.streaming import are_in_files, release, stream_blocks, streamer_of
 from sama.model import vae_stripes
-from sama.placement import compile_blocks, place, placement_of, previews_by_map, put, weights_of, work_of
-from sama.streaming import are_in_files, release, stream_blocks, streamer_of
 from tests.tiny import tiny_clip, tiny_pipeline, tiny_transformer, tiny_vae
 
 GIB = 2**30

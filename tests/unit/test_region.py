@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sama.edit import edit_video
-from sama.edit.change import NOTHING_CHANGED
-from sama.edit.region import vouched
+from sama.edit.composing.change import NOTHING_CHANGED
+from sama.edit.composing.region import vouched
 from sama.edit.request import EditRequest
 from sama.model.semantics import plan_region, token_scale
 from sama.shapes import Bucket, Canvas

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.compose import Mask
+from sama.edit.composing.compose import Mask
 
 if TYPE_CHECKING:
     from torch import Tensor

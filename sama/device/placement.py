@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sama.device.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
 from sama.errors import EditError
-from sama.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +120,7 @@ def place(
 ) -> Placement:
     """Put a pipeline on a device, in the memory mode that was asked for or that fits what is free.
 
-    memory: one of `sama.memory.MEMORY_MODES`. A CPU, or an Apple GPU, holds everything, whatever is asked.
+    memory: one of `sama.device.memory.MEMORY_MODES`. A CPU, or an Apple GPU, holds everything, whatever is asked.
     compile: "on" compiles the transformer's blocks on a GPU, which takes half a minute at the first step ever; "auto"
         does so where it pays; "off".
     window: frames, height and width of the largest window; Wan's if None.
@@ -165,7 +165,7 @@ def put(pipeline: SamaPipeline, device: torch.device | str, mode: MemoryMode) ->
     """Put a pipeline's weights in their places of one mode."""
     import torch
 
-    from sama.streaming import stream_blocks
+    from sama.device.streaming import stream_blocks
 
     source: Any = "file" if mode is MemoryMode.STREAMED_DISK else "host"
     if mode is MemoryMode.RESIDENT:
@@ -343,7 +343,7 @@ def _kept_exact(pipeline: SamaPipeline) -> tuple[str, ...]:
 def _host_room(pipeline: SamaPipeline, weights: Weights) -> float | None:
     """Main memory for weights that wait: what is free, and what those take that are there already. None where the
     system does not tell."""
-    from sama.streaming import are_in_files
+    from sama.device.streaming import are_in_files
 
     free = host_memory()
     if free is None:
