@@ -164,7 +164,8 @@ def test_a_failure_of_ours_exits_1_and_says_how_to_see_more(clip, monkeypatch, c
 
 def test_info_tells_facts_and_what_an_edit_takes(clip, model, capsys):
     assert cli.main(["info", str(clip), "--model", str(model), "--steps", "7"]) == 0
-    facts, work, duration = capsys.readouterr().out.splitlines()
+    facts, work, duration, mode = capsys.readouterr().out.splitlines()
+    assert mode == "Memory mode: resident (all weights stay in main memory)"
     assert "96 x 54, 6 frames, 24 frames per second, 0.25 s" in facts
     assert "with sound" in facts
     assert "7 steps" in work
