@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
 import statistics
 import sys
 import time
@@ -268,23 +267,18 @@ class Bench:
         }
 
     def gpus(self, setting: Setting) -> dict[str, Any]:
-        """One evaluation shared by 1, 2, 4 and 8 GPUs, as far as there are."""
-        import subprocess
-
+        """A denoising step on 1, 2, 4 and 8 GPUs, as far as there are, by `benchmarks.parallel_steps`."""
         import torch
 
+        from benchmarks.parallel_steps import Plan, measure
+
         count = torch.cuda.device_count()
-        seconds: dict[str, Any] = {}
-        for size in (size for size in (2, 4, 8) if size <= count):
-            command = [
-                sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m",
-                "benchmarks.shared_step", "--model", self.model, "--frames", str(setting.frames), "--height",
-                str(setting.height), "--width", str(setting.width),
-            ]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-            told = [line for line in done.stdout.splitlines() if line.startswith("{")]
-            seconds[str(size)] = json.loads(told[-1]) if told else (done.stderr.strip().splitlines() or ["failed"])[-1]
-        return {"devices": count, "shared": seconds}
+        if count < 2 or self.model == "toy":
+            return {"devices": count, "steps": []}
+        sizes = tuple(size for size in (1, 2, 4, 8) if size <= count)
+        size = (setting.width, setting.height)
+        plan = Plan(sizes, self.model, frames=(setting.frames,), size=size, passes=(2,), modes=("compiled",), repeats=2)
+        return {"devices": count, "steps": measure(plan, self.out / "steps.rows")}
 
     # --- Measuring -----------------------------------------------------------------------------------------------
 

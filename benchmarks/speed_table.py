@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parallel_steps import table as steps_table
 from sama.files import whole_file
 
 COLUMNS = (
@@ -42,8 +43,8 @@ def tables(place: Path) -> str:
         parts.append(_floor(found["floor"]))
     if "vae" in found:
         parts.append(_vae(found["vae"]))
-    if "gpus" in found and found["gpus"]["shared"]:
-        parts.append(_gpus(found["gpus"]))
+    if "gpus" in found and found["gpus"]["steps"]:
+        parts.append(steps_table(found["gpus"]["steps"]))
     edits = [result for result in results if result["setting"]["what"] not in ("floor", "vae", "gpus")]
     if edits:
         rows = sorted(edits, key=lambda result: (result["setting"]["frames"], *_order(result)))
@@ -88,13 +89,6 @@ def _vae(result: Mapping[str, Any]) -> str:
         f"(root mean square), {result['bfloat16_max_levels']:.0f} at most; rounding to whole levels costs 0.29, the "
         f"autoencoder itself {result['vae_rms_levels']:.1f}."
     )
-
-
-def _gpus(result: Mapping[str, Any]) -> str:
-    rows: list[Sequence[str]] = [("GPUs that share an evaluation", "seconds")]
-    for count, told in result["shared"].items():
-        rows.append((count, f"{told['seconds']:.2f}" if isinstance(told, dict) else str(told)[:80].replace("|", "/")))
-    return _markdown(rows)
 
 
 def _row(result: Mapping[str, Any], edits: Sequence[Mapping[str, Any]], floor: Mapping[str, Any] | None) -> list[str]:

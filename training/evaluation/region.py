@@ -319,8 +319,8 @@ _PAGE = """# Where an edit is shown
 
 An edit repaints the whole clip. Where it changes nothing, the editor shows the source's own pixels (`keep_source`): the
 decoded result is compared with the decoded source, and what differs is shown (`sama/edit/composing/compose.py`). The
-plan also says where the edit will be, from the first step on: 1 - cosine of each planned token and the source's own, 8 x 8
-(`sama.model.semantics.plan_region`). Does it help to use it beside the pixels?
+plan also says where the edit will be, from the first step on: 1 - cosine of each planned token and the source's own,
+8 x 8 (`sama.model.semantics.plan_region`). Does it help to use it beside the pixels?
 
 ## Measured
 `{command}`
