@@ -274,8 +274,8 @@ class VideoWriter:
             return options | in_step | {"threads": threads}
         crf = 17 if self._crf is None else self._crf
         preset = self._preset or ("veryfast" if large else "fast")
-        # x264's AVX-512 code reads what nobody wrote where the rows of macroblocks are odd (measured at 112 x 112: 15 of
-        # 100 files differ; never with AVX2), and one seed must give one file.
+        # x264's AVX-512 code reads what nobody wrote where rows of macroblocks are odd (at 112 x 112, 15 of 100 files
+        # differ; none with AVX2), and one seed must give one file.
         code = {"x264-params": "asm=AVX2"} if _has_avx512() else {}
         return {"crf": str(crf), "preset": preset, "threads": threads, **code}
 
