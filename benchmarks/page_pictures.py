@@ -1,7 +1,7 @@
 """Takes pictures of the page: every tab and state, wide and as on a phone, light and dark.
 
 python -m benchmarks.page_pictures --out pictures
-python -m benchmarks.page_pictures --docs        # the two pictures that the README shows, docs/page.jpg and docs/anchors.jpg
+python -m benchmarks.page_pictures --docs        # the README's: docs/page.jpg and docs/anchors.jpg
 
 Starts `app.py` in a process of its own (unknown options go to it) and drives the system's Chromium through playwright;
 `make test` installs both. Each picture is the whole page, named `<look>-<state>.jpg`. Edits and repairs are made by the
@@ -12,7 +12,6 @@ host that was asked for, and each picture that is wider than its screen.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -34,11 +33,14 @@ MODEL_MS = 300_000
 Shot = Callable[[str], None]
 
 
-def edit_states(page: Any, shot: Shot) -> None:
-    """The Edit tab: opened, all options, refusals, at work, stopped, and a finished edit of one's own."""
-    page.locator("#viewer .viewer").focus()
-    page.keyboard.press("PageUp")  # a frame in the middle of the clip
+def opened_state(page: Any, shot: Shot) -> None:
+    """The page as it opens, at a frame in the middle of the first example."""
+    _to_the_middle(page, "#viewer")
     shot("edit")
+
+
+def edit_states(page: Any, shot: Shot) -> None:
+    """The Edit tab: all options, refusals, at work, stopped, a finished edit of one's own, no clip, and no video."""
     _press(page, "Advanced")
     _press(page, "Which part")
     shot("edit-options")
@@ -55,7 +57,9 @@ def edit_states(page: Any, shot: Shot) -> None:
     _press(page, "Stop")
     page.locator("#progress").get_by_text("Stopped").wait_for(timeout=MODEL_MS)
     shot("edit-stopped")
-    page.get_by_label("Frames", exact=True).first.fill("5")
+    frames = page.get_by_label("number input for Frames")
+    frames.fill("5")
+    frames.press("Tab")
     _press(page, "Edit video")
     page.locator("#progress").get_by_text("Done in").wait_for(timeout=MODEL_MS)
     page.locator("#viewer").get_by_text("Make it sepia").wait_for()
@@ -73,27 +77,23 @@ def edit_states(page: Any, shot: Shot) -> None:
 
 def pretext_states(page: Any, shot: Shot) -> None:
     """The Pretext tab: a damaged clip of each kind, and a repaired one."""
-    page.get_by_role("tab", name="Pretext").click()
     viewer = page.locator("#pretext-viewer .viewer")
     for label, name in (("Wrong speed", "speed"), ("Shuffled tubes", "tubes"), ("Missing cube", "cube")):
         page.get_by_label(label).check()
         page.wait_for_timeout(500)  # until the last damage has left the viewer
         viewer.and_(page.locator("[data-panels='Clean|Given to the model']")).wait_for(timeout=MODEL_MS)
         page.wait_for_timeout(1000)
-        viewer.focus()
-        page.keyboard.press("PageUp")
+        _to_the_middle(page, "#pretext-viewer")
         shot(f"pretext-{name}")
     page.get_by_role("button", name="Restore", exact=True).click()
     viewer.and_(page.locator("[data-panels='Clean|Given to the model|Restored']")).wait_for(timeout=MODEL_MS)
     page.locator("#scores").get_by_text("dB").first.wait_for()
-    viewer.focus()
-    page.keyboard.press("PageUp")
+    _to_the_middle(page, "#pretext-viewer")
     shot("pretext-restored")
 
 
 def anchor_states(page: Any, shot: Shot) -> None:
     """The Semantic anchors tab: the last step of an example, its first step, and a token that was picked."""
-    page.get_by_role("tab", name="Semantic anchors").click()
     page.locator("#plan [role=gridcell]").first.wait_for(timeout=MODEL_MS)
     page.mouse.move(0, 0)
     shot("anchors")
@@ -104,18 +104,31 @@ def anchor_states(page: Any, shot: Shot) -> None:
     shot("anchors-token")
 
 
+def _to_the_middle(page: Any, viewer: str) -> None:
+    """Seek a viewer to a frame in the middle of its clip."""
+    slider = page.locator(viewer).get_by_label("Frame", exact=True)
+    slider.focus()
+    page.keyboard.press("PageUp")
+    slider.blur()
+
+
 def _press(page: Any, name: str) -> None:
     page.get_by_role("button", name=name).first.click()
 
 
-STATES = (anchor_states, edit_states, pretext_states)
-"""In this order: the anchors show an example before the session has an edit of its own."""
+TABS = {
+    "opened": ("Edit", opened_state),
+    "anchors": ("Semantic anchors", anchor_states),
+    "edit": ("Edit", edit_states),
+    "pretext": ("Pretext", pretext_states),
+}
+"""Groups of states, each with its tab. In this order: the anchors are of an example before the session has an edit."""
 
 
-def take(browser: Any, url: str, look: str, states: tuple[Callable[[Any, Shot], None], ...], out: Path) -> list[str]:
+def take(browser: Any, url: str, look: str, tabs: list[str], out: Path) -> list[str]:
     """Take the pictures of one look into a folder; returns what was wrong with the page, in a line each.
 
-    look: a key of `SIZES` and a colour scheme, "wide-light".
+    look: a key of `SIZES` and a colour scheme, "wide-light". tabs: keys of `TABS`.
     """
     size, scheme = look.split("-")
     width, height = SIZES[size]
@@ -140,20 +153,18 @@ def take(browser: Any, url: str, look: str, states: tuple[Callable[[Any, Shot], 
 
     page.goto(url)
     page.wait_for_function(SHOWN, timeout=MODEL_MS)
-    for part in states:
-        if part is not anchor_states:
-            page.get_by_role("tab", name="Edit", exact=True).click()
-        part(page, shot)
+    for tab, states in (TABS[name] for name in tabs):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        states(page, shot)
     context.close()
     return wrong
 
 
-def photograph(chromium: str, looks: list[str], only: list[str], out: Path, arguments: list[str]) -> list[str]:
+def photograph(chromium: str, looks: list[str], tabs: list[str], out: Path, arguments: list[str]) -> list[str]:
     """Start the app and take the pictures of all looks; returns what was wrong, in a line each."""
     from playwright.sync_api import sync_playwright
 
     port, wrong = free_port(), []
-    states = tuple(part for part in STATES if not only or part.__name__.split("_")[0] in only)
     command = [sys.executable, str(APP), "--host", "127.0.0.1", "--port", str(port), *arguments]
     app = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -161,7 +172,7 @@ def photograph(chromium: str, looks: list[str], only: list[str], out: Path, argu
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             for look in looks:
-                wrong += take(browser, f"http://127.0.0.1:{port}/", look, states, out)
+                wrong += take(browser, f"http://127.0.0.1:{port}/", look, tabs, out)
             browser.close()
     finally:
         app.terminate()
@@ -175,15 +186,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Take pictures of every tab and state of the page.")
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="the folder for them")
     parser.add_argument("--look", action="append", choices=every, help="only this one; may be given several times")
-    parser.add_argument("--tab", action="append", choices=["anchor", "edit", "pretext"], help="only this one; likewise")
-    parser.add_argument("--docs", action="store_true", help="take only docs/page.jpg and docs/anchors.jpg")
+    parser.add_argument("--tab", action="append", choices=list(TABS), help="only these states; likewise")
+    parser.add_argument("--docs", action="store_true", help=f"take only {' and '.join(IN_DOCS.values())} of docs/")
     options, arguments = parser.parse_known_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         parser.error("no Chromium found: install the Debian package 'chromium'")
-    os.environ.pop("SAMA_PRESET", None)
-    options.out.mkdir(parents=True, exist_ok=True)
-    wrong = photograph(chromium, options.look or every, options.tab or [], options.out, arguments)
+    looks, tabs = options.look or every, [name for name in TABS if name in (options.tab or TABS)]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) if options.docs else options.out
+        out.mkdir(parents=True, exist_ok=True)
+        if options.docs:
+            looks, tabs = ["wide-light"], ["opened", "anchors"]
+        wrong = photograph(chromium, looks, tabs, out, arguments)
+        for name, target in IN_DOCS.items() if options.docs else ():
+            shutil.copyfile(out / f"{name}.jpg", DOCS / target)
     sys.stdout.write("".join(f"{line}\n" for line in wrong))
     return 1 if wrong else 0
 
