@@ -27,6 +27,8 @@ IN_DOCS = {"wide-light-edit": "page.jpg", "wide-light-anchors": "anchors.jpg"}
 """Pictures of the documentation: the picture each one is, by look and state."""
 SIZES = {"wide": (1280, 900), "phone": (390, 844)}
 QUALITY = 82
+NOW = "() => document.querySelectorAll('img[loading=lazy]').forEach((image) => { image.loading = 'eager'; })"
+"""Loads pictures below the screen, which are in a picture of the whole page."""
 MODEL_MS = 300_000
 """Milliseconds that a run of the model may take."""
 
@@ -145,6 +147,8 @@ def take(browser: Any, url: str, look: str, tabs: list[str], out: Path) -> list[
 
     def shot(state: str) -> None:
         page.mouse.move(0, 0)
+        page.evaluate(NOW)
+        page.wait_for_load_state("networkidle")
         page.wait_for_timeout(400)  # transitions, and the frame that was sought
         page.screenshot(path=out / f"{look}-{state}.jpg", type="jpeg", quality=QUALITY, full_page=True)
         needed = page.evaluate("document.documentElement.scrollWidth")
