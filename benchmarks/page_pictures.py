@@ -148,7 +148,7 @@ def take(browser: Any, url: str, look: str, tabs: list[str], out: Path) -> list[
     def shot(state: str) -> None:
         page.mouse.move(0, 0)
         page.evaluate(NOW)
-        page.wait_for_load_state("networkidle")
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
         page.wait_for_timeout(400)  # transitions, and the frame that was sought
         page.screenshot(path=out / f"{look}-{state}.jpg", type="jpeg", quality=QUALITY, full_page=True)
         needed = page.evaluate("document.documentElement.scrollWidth")

