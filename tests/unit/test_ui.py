@@ -411,6 +411,7 @@ def test_examples_load_in_order_and_a_broken_one_is_left_out(finished, caplog):
     finally:
         manifest.write_text(json.dumps(entries))
     assert loaded.title == "Snow" and loaded.caption == "a pattern" and loaded.instruction == INSTRUCTION
+    assert loaded.credit == "made here"
     assert "gone" in caplog.text
 
 
@@ -510,6 +511,7 @@ def test_the_api_is_three_documented_functions_and_nothing_else(jobs, finished):
     assert set(api["named_endpoints"]) == {"/edit_video", "/corrupt_clip", "/restore_clip"}
     assert not api["unnamed_endpoints"]
     assert all(endpoint["description"] for endpoint in api["named_endpoints"].values())
+    assert any("Snow: made here." in str(getattr(block, "value", "")) for block in demo.blocks.values())
     assert demo.api_open is False and demo._queue.max_size == settings.queue_size
     options = launch_options(settings)
     assert options["share"] is False and options["show_error"] is False and options["run_history"] is False

@@ -129,6 +129,8 @@ class EditTab:
                 interactive=False,
                 elem_id="examples",
             )
+            credits = text.credits((edit.title, edit.credit) for edit in self.examples)
+            gr.HTML(notice(credits), elem_id="credits", visible=bool(credits))
 
     @property
     def _opened(self) -> list[Any]:
