@@ -270,15 +270,17 @@ class Bench:
         """A denoising step on 1, 2, 4 and 8 GPUs, as far as there are, by `benchmarks.parallel_steps`."""
         import torch
 
-        from benchmarks.parallel_steps import Plan, measure
+        from benchmarks.parallel_steps import Sweep, measure_steps
 
         count = torch.cuda.device_count()
         if count < 2 or self.model == "toy":
             return {"devices": count, "steps": []}
         sizes = tuple(size for size in (1, 2, 4, 8) if size <= count)
         size = (setting.width, setting.height)
-        plan = Plan(sizes, self.model, frames=(setting.frames,), size=size, passes=(2,), modes=("compiled",), repeats=2)
-        return {"devices": count, "steps": measure(plan, self.out / "steps.rows")}
+        sweep = Sweep(
+            sizes, self.model, frames=(setting.frames,), size=size, passes=(2,), modes=("compiled",), repeats=2
+        )
+        return {"devices": count, "steps": measure_steps(sweep, self.out / "steps.rows")}
 
     # --- Measuring -----------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parallel_steps import table as steps_table
+from benchmarks.parallel_steps import steps_table
 from sama.files import whole_file
 
 COLUMNS = (

@@ -39,7 +39,7 @@ from training.evaluation.held_out.runner import (
     score_folder,
     write_sheets,
 )
-from training.evaluation.held_out.scoring import Score, Scorer, unread
+from training.evaluation.held_out.scoring import Score, Scorer, has_unread_subtitle
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack, require_pack
 from training.values import Count, Frames, NonNegative, Number, argument
@@ -51,7 +51,7 @@ Quality = Annotated[int, Field(ge=0, le=101)]
 """Quality of WebP files; see `Examination.store`."""
 
 
-def run(options: argparse.Namespace) -> None:
+def evaluate_model(options: argparse.Namespace) -> None:
     """Examine a model, and write its report and sheets."""
     require_pack(options.pack)
     lines = _lines(options)
@@ -83,7 +83,7 @@ def _report(
 ) -> None:
     if not scores:
         raise CaseError(f"none of the cases has a score in {work}")
-    left = sum(map(unread, scores))
+    left = sum(map(has_unread_subtitle, scores))
     if left:
         logger.warning(
             "%d subtitles are not read: install rapidocr and onnxruntime, here or elsewhere, and run: "
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--store", type=argument(Quality), default=92, help="WebP quality of kept results; 101 is exact, 0 keeps none"
     )
     one.add_argument("--tower", default="", help="pipeline whose tower measures distances (default: the model's)")
-    one.set_defaults(call=run)
+    one.set_defaults(call=evaluate_model)
 
     one = commands.add_parser("read", help="read subtitles of stored results")
     _shared(one)

@@ -58,12 +58,12 @@ def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
 
 def edit_shared(request: EditRequest, pipeline: SamaPipeline) -> Generator[EditEvent, None, None]:
     """An edit by the first process of a pipeline that runs on several; it says so where some are not needed."""
-    if said := told_unused(request, pipeline):
+    if said := told_unused_gpus(request, pipeline):
         yield EditEvent("planning", message=said, warning=said)
     yield from edit_video(request, pipeline=pipeline)
 
 
-def told_unused(request: EditRequest, pipeline: SamaPipeline) -> str:
+def told_unused_gpus(request: EditRequest, pipeline: SamaPipeline) -> str:
     """One sentence where an edit cannot use all processes of a pipeline, "" where it does."""
     from sama.model.processes import Processes
     from sama.model.split import told_unused

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sama.edit.request import EditRequest, parse_lora
 from sama.errors import EditError
-from sama.workers.edit import told_unused
+from sama.workers.edit import told_unused_gpus
 from sama.workers.group import State, Workers
 from ui.jobs.engine import PromptReader, Work, device_speed, load_source, warm_up, wear
 from ui.settings import Settings, Source
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Facts:
+class PipelineFacts:
     """What the app has to know of the pipeline in the workers. speed: None for weights without known numbers."""
 
     reader: PromptReader
@@ -38,7 +38,7 @@ class WorkerEngine:
         self._offered = [lora.path for lora in settings.loras.values()]
         preset = None if settings.pipeline_loader is not None else settings.preset
         self._workers = Workers(
-            settings.gpus, partial(load, settings.source), settings.device, describe=partial(facts, preset)
+            settings.gpus, partial(load, settings.source), settings.device, describe=partial(pipeline_facts, preset)
         )
 
     @property
@@ -84,9 +84,9 @@ class WorkerEngine:
         self._workers.close()
 
     @property
-    def _facts(self) -> Facts:
+    def _facts(self) -> PipelineFacts:
         self._workers.wait()
-        found: Facts = self._workers.facts
+        found: PipelineFacts = self._workers.facts
         return found
 
 
@@ -96,9 +96,9 @@ def load(source: Source, device: str) -> SamaPipeline:
     return pipeline if source.loader is None else pipeline.to(device)
 
 
-def facts(preset: str | None, pipeline: SamaPipeline) -> Facts:
+def pipeline_facts(preset: str | None, pipeline: SamaPipeline) -> PipelineFacts:
     """In the first worker, when it is loaded. The app's owner is told where edits do not need all GPUs."""
-    if said := told_unused(EditRequest("", "", ""), pipeline):
+    if said := told_unused_gpus(EditRequest("", "", ""), pipeline):
         logger.warning("%s", said)
     speed = None if preset is None else device_speed(preset, str(pipeline._execution_device))
-    return Facts(PromptReader.of(pipeline), speed)
+    return PipelineFacts(PromptReader.of(pipeline), speed)

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from sama.files import whole_file
 from training.config import ManifestConfig, SetConfig
 from training.data.files.adapters import adapter
-from training.data.files.clips import ClipError, Facts, look
+from training.data.files.clips import ClipError, ClipFacts, look
 from training.data.files.manifest import Dropped, Media, Record, RowError, complete, manifest_files, rows
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class Sample:
     """
 
     record: Record
-    source: Facts | None
-    target: Facts
+    source: ClipFacts | None
+    target: ClipFacts
     match: Match
 
 
@@ -88,7 +88,7 @@ def checked(record: Record, length_tolerance: float) -> Sample | Dropped:
         return Dropped(record.number, record.origin, error.reason, str(error))
 
 
-def pair_match(source: Facts, target: Facts, offset: int, length_tolerance: float) -> Match:
+def pair_match(source: ClipFacts, target: ClipFacts, offset: int, length_tolerance: float) -> Match:
     """How the frames of two clips belong together. Raises RowError for clips that make no pair."""
     if source.digest == target.digest:
         raise RowError("source equals target", "both files hold the same: the loss would fall to zero unseen")
@@ -243,7 +243,7 @@ def _chunks(items: Iterator[Record | Dropped], size: int) -> Iterator[list[Recor
         yield some
 
 
-def _looked(media: Media, role: str) -> Facts:
+def _looked(media: Media, role: str) -> ClipFacts:
     try:
         return look(media)
     except ClipError as error:
@@ -296,11 +296,11 @@ def _to_json(result: Sample | Dropped) -> dict[str, Any]:
 
 
 def _from_json(value: dict[str, Any]) -> Sample:
-    found: dict[str, tuple[Media, Facts]] = {}
+    found: dict[str, tuple[Media, ClipFacts]] = {}
     for role in ("source", "target"):
         if role in value:
             media, (frames, fps, *rest) = value[role]
-            found[role] = Media(*media), Facts(frames, _rate(fps), *rest)
+            found[role] = Media(*media), ClipFacts(frames, _rate(fps), *rest)
     target = found["target"]
     source = found.get("source", (None, None))
     record = Record(source[0], target[0], value["prompt"], value["offset"], value["origin"], value["number"])

@@ -22,7 +22,7 @@ from training.core.randomness import sample_generator
 from training.data.files.buckets import Signature
 from training.data.files.cache import ContentCache
 from training.data.files.checks import Catalogue, Sample, common_frames
-from training.data.files.clips import ClipError, Extract, Facts, digest_of, frame_numbers, read_frames, state
+from training.data.files.clips import ClipError, ClipFacts, Extract, digest_of, frame_numbers, read_frames, state
 from training.data.files.manifest import Dropped, Media
 from training.data.files.sampler import Draw, MicroStep
 from training.errors import DataError
@@ -202,7 +202,7 @@ class PairedClips(Dataset[ReadStep]):
 class LazyClip:
     """The frames of a clip that a sample shows, decoded when they are asked for and no sooner."""
 
-    def __init__(self, media: Media, facts: Facts, numbers: list[int], bucket: Bucket, aspect: float) -> None:
+    def __init__(self, media: Media, facts: ClipFacts, numbers: list[int], bucket: Bucket, aspect: float) -> None:
         self.media, self.facts, self.numbers = media, facts, numbers
         self.bucket, self.aspect = bucket, aspect
         self._pixels: Tensor | None = None

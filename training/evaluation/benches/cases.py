@@ -38,7 +38,7 @@ class Cases:
     left_out: dict[str, int]
 
 
-def read_cases(path: Path, benchmark: Benchmark, videos: Path | None = None) -> Cases:
+def read_case_list(path: Path, benchmark: Benchmark, videos: Path | None = None) -> Cases:
     """Read a case list: .jsonl, .json or .csv with task, source_video and prompt; or ReCo-Bench's `<task>.txt` files,
     one of them or their folder.
 

@@ -76,7 +76,7 @@ def as_dict(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> dict
     }
 
 
-def as_markdown(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> str:
+def grades_table(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> str:
     """The paper's tables, with a column for the judge. One figure a task makes one table, several make one each."""
     tables = _one_table if len(benchmark.columns) == 1 else _table_per_task
     lines = [

@@ -69,7 +69,7 @@ def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     return float(maps.mean(dtype=np.float64)) if maps.size else float("nan")
 
 
-def edit_mask(source: np.ndarray, truth: np.ndarray, threshold: float = 6, dilate: int = 2) -> np.ndarray:
+def changed_mask(source: np.ndarray, truth: np.ndarray, threshold: float = 6, dilate: int = 2) -> np.ndarray:
     """Where an edit changes the clip: (T, H, W) bool.
 
     A pixel counts if any channel of source and truth differs by more than `threshold` of 255; each frame's region is
@@ -126,7 +126,7 @@ def gmsd(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean([_gms_map(p, q).std() for p, q in zip(x, y, strict=True)]))
 
 
-class Motion:
+class OpticalFlow:
     """The optical flow (DIS, medium preset) of a clip from each frame to the next, along which others are judged."""
 
     def __init__(self, clip: np.ndarray) -> None:

@@ -37,7 +37,7 @@ def written(value: Mean, share: bool = False, digits: int = 1, error: bool = Tru
     return f"{text} %" if share else text
 
 
-def as_markdown(scores: Sequence[Score]) -> str:
+def scores_text(scores: Sequence[Score]) -> str:
     """The tables of a report; errors are standard errors over cases, and stand where there is room for them."""
     table = summarise(scores)
     parts = []
@@ -89,7 +89,7 @@ def write_report(
     """
     out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"about": dict(about), "summary": _plain(summarise(scores))}
-    text = as_markdown(scores)
+    text = scores_text(scores)
     wordings = wordings_table(scores)
     if wordings["all"]["wordings"].n:
         report["wordings"] = _plain(wordings)

@@ -23,7 +23,15 @@ from sama import fingerprint
 from sama.files import whole_file
 from training.evaluation.held_out.cases import CaseLine, draw
 from training.evaluation.held_out.clips import find_result, read_result, read_strip, write_strip
-from training.evaluation.held_out.scoring import READ_TASKS, Measures, Score, Scorer, as_score, score_case, unread
+from training.evaluation.held_out.scoring import (
+    READ_TASKS,
+    Measures,
+    Score,
+    Scorer,
+    as_score,
+    has_unread_subtitle,
+    score_case,
+)
 from training.synth.material.pack import Pack
 from training.watch.contact_sheet import contact_sheet
 
@@ -198,7 +206,7 @@ def read_later(lines: Sequence[CaseLine], work: Path, pack: Pack) -> int:
     count = 0
     for line in lines:
         score = finished(work, line)
-        if score is None or not unread(score) or not (work / f"{line.id}.webp").is_file():
+        if score is None or not has_unread_subtitle(score) or not (work / f"{line.id}.webp").is_file():
             continue
         case = draw(pack, line)
         own = scorer.case(case)

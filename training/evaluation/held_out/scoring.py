@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sama.edit.composing.compose import changes_everything, compose, differences
-from sama.edit.composing.compose import edit_mask as soft_mask
+from sama.edit.composing.compose import changes_everything, compose, differences, edit_mask
 from training.evaluation.held_out.cases import CaseLine
-from training.evaluation.held_out.metrics import Motion, edit_mask, gmsd, named_colour_match, psnr, ssim
+from training.evaluation.held_out.metrics import OpticalFlow, changed_mask, gmsd, named_colour_match, psnr, ssim
 from training.evaluation.held_out.ocr import read_text, text_accuracy
 from training.evaluation.held_out.retrieval import NearestSprite, SpritePlace
 from training.synth.material.pack import Pack
@@ -128,8 +127,8 @@ class CaseScorer:
 
     def __init__(self, scorer: Scorer, case: DrawnCase) -> None:
         self.scorer, self.case = scorer, case
-        self.mask = edit_mask(case.source, case.target)
-        self.motion = Motion(case.target)
+        self.mask = changed_mask(case.source, case.target)
+        self.motion = OpticalFlow(case.target)
         self.place, self.name = self._drawings_in_place()
 
     def _drawings_in_place(self) -> tuple[SpritePlace | None, str]:
@@ -226,7 +225,7 @@ def source_kept(source: np.ndarray, result: np.ndarray, source_again: np.ndarray
     apart = differences(result, source_again)
     if changes_everything(apart):
         return result
-    soft = soft_mask(apart)
+    soft = edit_mask(apart)
     return np.stack([compose(*frame) for frame in zip(source, result, soft, strict=True)])
 
 
@@ -236,7 +235,7 @@ def agreement(results: Sequence[np.ndarray], mask: np.ndarray) -> float | None:
     return _db(float(np.mean([psnr(a, b, where) for a, b in itertools.combinations(results, 2)])))
 
 
-def unread(score: Score) -> bool:
+def has_unread_subtitle(score: Score) -> bool:
     """Whether the case has a subtitle that nobody has read yet."""
     return score.task in READ_TASKS and score.result.text is None
 

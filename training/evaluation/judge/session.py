@@ -235,7 +235,7 @@ def judge(
 ) -> None:
     """Ask what the answers in a folder leave open of one part of the subjects. Raises JudgeError: see `Session.judge`,
     and for answers of other settings."""
-    settings = settings_of(server, effort, questions)
+    settings = _answer_settings(server, effort, questions)
     known = read_answers(folder, settings, shard)
     with AnswerLog(folder, shard, settings) as log:
         tally = Session(JudgeClient(server), log, effort).judge(subjects, known)
@@ -245,7 +245,7 @@ def judge(
     )
 
 
-def settings_of(server: Server, effort: Effort, questions: Sequence[Question]) -> dict[str, Any]:
+def _answer_settings(server: Server, effort: Effort, questions: Sequence[Question]) -> dict[str, Any]:
     """What decides an answer, to be kept with the answers. The address is not among it, nor is the key."""
     return {
         "model": server.model,
