@@ -18,12 +18,13 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.measuring import now
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def _process(rank: int, count: int, sweep: Sweep, folder: str) -> None:
     if count > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=f"file://{folder}/meeting{count}", rank=rank, world_size=count)
-    model = random_transformer(sweep.preset, device)
+    model = preset_of_random_weights(sweep.preset, device)
     for mode in sweep.modes:
         if mode == "compiled":
             model.compile_repeated_blocks(dynamic=False)
@@ -218,7 +219,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 # --- The model and the floor -----------------------------------------------------------------------------------------
 
 
-def random_transformer(preset: str, device: torch.device) -> SamaTransformer3DModel:
+def preset_of_random_weights(preset: str, device: torch.device) -> SamaTransformer3DModel:
     """A preset's transformer with seeded random weights, made on its device: bfloat16 on a GPU, but for what diffusers
     keeps in float32, else float32."""
     import torch
@@ -308,15 +309,6 @@ def _quickest(compute: Any, *given: torch.Tensor, device: torch.device) -> float
     except RuntimeError:
         return float("inf")
     return statistics.median(taken[1:])
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> int:
