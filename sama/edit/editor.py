@@ -1,4 +1,4 @@
-"""The one use case behind app, command line and API: a file and an instruction in, the edited file out.
+"""Edits a file by an instruction: `edit_video`, which app, command line and API call.
 
 A clip of any length and size streams through. One reader feeds the model windows of frames at the model's size, a
 second one hands out full-size frames, one at a time, for the result: no more than one window of small frames and one
@@ -41,8 +41,8 @@ def edit_video(
 ) -> Generator[EditEvent, None, None]:
     """Edits a file; the last event carries the result. Closing the generator cancels within one step, leaving no file.
 
-    pipeline: one that is loaded already; the request's `device` and `lora` are then the caller's business. One edit at
-        a time may use a pipeline.
+    pipeline: a loaded one, to which the caller has applied the request's `device` and `lora`. One edit at a time may
+        use a pipeline.
     previews: whether events carry a picture every second step: a decoded frame, or a linear guess at it where decoding
         would send the transformer off the device.
     Raises EditError for anything that the user can put right, before any file is made, and EditFailedError when the
@@ -107,7 +107,7 @@ def _result(
 
 
 def _facts(result: EditResult, kept_source: bool | None) -> dict[str, Any]:
-    """What the settings file says about how an edit went."""
+    """The facts of the settings file about how an edit went. kept_source: None where no window decided it."""
     return {
         "frames": result.frames,
         "seconds": round(result.seconds, 2),
@@ -136,7 +136,8 @@ def _canvas(request: EditRequest, pipeline: SamaPipeline) -> Canvas:
 
 
 def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:
-    """The settings of a video that is saved, which stays whatever happens here, unless the user cancels."""
+    """Write the settings beside the saved video. On failure the video stays; if the user cancels, it is removed. Raises
+    EditFailedError when they cannot be written."""
     try:
         write_settings(job, pipeline, facts)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What the plan says of where an edit is shown: a region of pixels that it does not mean is the model's own mistake."""
+"""Takes those regions out of an edit's mask that the anchors' plan does not mean: they are the model's mistakes."""
 
 from __future__ import annotations
 

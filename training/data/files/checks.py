@@ -1,4 +1,4 @@
-"""Which samples of the manifests can be used: every clip is opened once, every drop is written down.
+"""Decides which samples of the manifests can be used: opens every clip once and records every drop with its reason.
 
 The result is a catalogue, a .jsonl with a line for each sample kept and each row dropped, that later sessions and other
 processes read instead of opening the clips again. It holds as long as the manifests and the settings of the checks stay
@@ -59,7 +59,7 @@ class Sample:
 
 
 def read_set(number: int, chosen: SetConfig) -> Iterator[Record | Dropped]:
-    """The rows of one set, as records or with the reason why they are none."""
+    """The rows of one set, each as a record, or as dropped with the reason."""
     read = adapter(chosen.adapter).read
     for file in manifest_files(chosen.manifest):
         root = Path(chosen.root) if chosen.root else file.parent
@@ -167,7 +167,8 @@ class Catalogue:
 
 
 def catalogue_key(config: ManifestConfig) -> str:
-    """What a catalogue depends on: the manifests' files, how they are read, and what the checks are told."""
+    """A key of everything that a catalogue depends on: the manifests' files, how they are read, the checks'
+    settings."""
     parts: list[Any] = [_FORM, ASPECT_TOLERANCE]
     for chosen in config.sets:
         found = [(str(file), file.stat()) for file in manifest_files(chosen.manifest)]

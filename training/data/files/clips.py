@@ -39,7 +39,7 @@ class ClipError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ClipFacts:
-    """What a file holds, counted rather than believed.
+    """The facts of a file, counted and not taken from its header.
 
     fps: frames per second; 0 where frames have no times (pictures and folders). digest: of the content. size, changed:
     bytes and time of change (ns) of the file, by which a later reader knows that the digest still holds.

@@ -1,4 +1,4 @@
-"""How close an edited clip comes to the truth, and whether it does what was asked: measures on pixels.
+"""Measures on pixels: how close an edited clip comes to the truth, and whether it shows the colour asked for.
 
 Clips are (T, H, W, 3) RGB, uint8 in 0..255 or float in [0, 1]; the two may be mixed. What is drawn and written in a
 clip is judged by `retrieval` and `ocr`.
@@ -127,7 +127,8 @@ def gmsd(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class OpticalFlow:
-    """The optical flow (DIS, medium preset) of a clip from each frame to the next, along which others are judged."""
+    """The optical flow (DIS, medium preset) of a clip from each frame to the next; other clips are measured along
+    it."""
 
     def __init__(self, clip: np.ndarray) -> None:
         """clip: (T, H, W, 3)."""

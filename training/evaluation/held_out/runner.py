@@ -1,4 +1,4 @@
-"""Examining a model in several processes, each with its own pipeline, one case after another.
+"""Examines a model in several processes, each with its own pipeline, one case after another.
 
 Every case leaves `<id>.json` (its score) and `<id>.webp` (its result) in the work folder, so that a run that was
 stopped goes on where it was, and what a machine could not do (reading subtitles without OCR) is done on another one.
@@ -40,12 +40,12 @@ logger = logging.getLogger(__name__)
 LOG_SECONDS = 20.0
 
 ABOUT_FILE = "about.json"
-"""What was examined and how, in a work folder."""
+"""The file of a work folder that says what was examined and how."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """How a model is examined.
+    """The settings of an examination.
 
     model: folder of a saved pipeline. tower: folder of the pipeline whose tower measures distances ("": the model's
     own; "none": no tower). steps, guidance: None is the model's default. wordings: paraphrases tried for each of the
@@ -63,7 +63,7 @@ class Examination:
     tower: str = ""
 
     def wanted(self, line: CaseLine, number: int) -> int:
-        """Paraphrases to try for the `number`-th case of its task."""
+        """The number of paraphrases to try for the `number`-th case of its task."""
         return min(self.wordings, len(line.paraphrases)) if number < self.worded else 0
 
 
@@ -129,7 +129,7 @@ def _in_processes(lines: Sequence[CaseLine], wanted: dict[str, int], how: Examin
 
 
 def _devices(device: str) -> list[str]:
-    """`cuda` means all of them in turn."""
+    """The devices of the processes; `cuda` means all GPUs in turn."""
     if device != "cuda":
         return [device]
     import torch
@@ -252,7 +252,7 @@ def write_sheets(lines: Sequence[CaseLine], work: Path, pack: Pack, out: Path, c
 
 
 def about_model(how: Examination) -> dict[str, Any]:
-    """What was examined, for the report: hashes of the weights, versions, the device's name."""
+    """Facts about what is examined, for the report: hashes of the weights, versions, the device's name."""
     import diffusers
     import torch
 

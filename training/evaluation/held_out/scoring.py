@@ -1,4 +1,4 @@
-"""What is measured on one pair, the same for every clip that stands beside the truth.
+"""Measures a clip against the truth of its case, by the same rules for results and references.
 
 A result alone says little. Four references are measured by the same rules: the source (an editor that does nothing),
 the truth itself (what the retrieval, the colour check and the OCR make of a perfect edit), the truth through the
@@ -35,7 +35,7 @@ READ_TASKS = ("subtitle_add", "subtitle_change")
 
 @dataclass
 class Measures:
-    """One clip beside the truth; None where a measure does not apply or could not be taken.
+    """The measures of one clip against the truth; None where a measure does not apply or could not be taken.
 
     inside, outside, overall: PSNR in dB in the edit's mask, out of it and everywhere. ssim_inside, ssim_outside, gmsd:
         see `training.evaluation.held_out.metrics`. tower_distance: see `TowerDistance`.
@@ -169,7 +169,9 @@ class CaseScorer:
         measures.followed = self.followed(measures, clip)
 
     def followed(self, measures: Measures, clip: np.ndarray) -> bool | None:
-        """add, replace: the drawing ranks first. recolour: the colour is the named one. New subtitles: `READABLE`.
+        """Whether the instruction was followed.
+
+        add, replace: the drawing ranks first. recolour: the colour is the named one. New subtitles: `READABLE`.
         identity: above `UNCHANGED`. move, resize: the drawing ranks first at its new place, and inside the mask the
         clip is nearer to the truth than to the source. Everything else: the latter alone."""
         task = self.case.edit.task
@@ -199,11 +201,11 @@ def score_case(
     truth_again: np.ndarray | None = None,
     references: bool = True,
 ) -> Score:
-    """The score of a case.
+    """The score of a case: its result, its references and its further wordings, measured.
 
     results: clips for the instruction and for as many of the paraphrases as were tried, (T, H, W, 3) uint8 each.
     source_again, truth_again: source and truth through the model's autoencoder; without them nothing can be kept of
-        the source, and there is no ceiling.
+        the source, and `vae` is None.
     references: whether source and truth are measured too, which no model changes.
     """
     score, source = Score(line.task, line.seed, line.instruction, own.measure(results[0])), own.case.source
