@@ -53,7 +53,7 @@ class Bench:
         self._first: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def pipeline(self) -> SamaPipeline:
-        """In main memory."""
+        """The pipeline of `model`, in main memory."""
         if self.model == "tiny":
             from sama.loading import assemble
 

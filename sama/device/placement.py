@@ -106,7 +106,7 @@ class Placement:
     compiled: bool
 
     def sentence(self) -> str:
-        """For people."""
+        """The placement in one sentence, for the user."""
         compiled = ", compiled" if self.compiled else ""
         return f"Memory: {self.choice.mode.value} on {self.device}{compiled} ({self.choice.reason})"
 

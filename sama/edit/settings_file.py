@@ -40,7 +40,7 @@ def write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
 
 
 def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that repeats an edit: every field of the request, and `resolved` facts about how it was done.
+    """All settings that repeat an edit: every field of the request, and `resolved` facts about how it was done.
 
     Paths are stored relative to the settings file, so that a folder can be moved as a whole.
     """

@@ -42,7 +42,8 @@ from sama.model.transformer import SamaTransformer3DModel
 
 
 class SequenceParallel:
-    """What `sequence_parallel` did to a model: `remove` undoes it. As a context manager it does so at the end."""
+    """The changes that `sequence_parallel` made to a model; `remove`, or leaving it as a context manager, undoes
+    them."""
 
     def __init__(self, processors: dict[WanAttention, WanAttnProcessor], hooks: list[RemovableHandle]) -> None:
         self._processors, self._hooks = processors, hooks

@@ -1,4 +1,4 @@
-"""What the source's detail adds to edits of the whole picture, measured and shown at the source's own size.
+"""Measures and shows what the source's detail adds to edits of the whole picture, at the source's own size.
 
     python -m training.evaluation.detail --out docs/detail.md
 
@@ -158,7 +158,7 @@ class _PaintedOnce:
 
 
 def truth(edit: str, source: Clip) -> Clip:
-    """What `edit`, a key of `EDITS`, asks for: drawn on the full-size frames."""
+    """The result that `edit`, a key of `EDITS`, asks for: drawn on the full-size frames."""
     if edit in STYLES:
         return np.stack([apply_style(edit, frame) for frame in source])
     return np.stack([apply_weather(edit, frame, index) for index, frame in enumerate(source)])

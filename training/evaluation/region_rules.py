@@ -52,13 +52,13 @@ class EditedPair:
 
     @property
     def asked(self) -> NDArray[np.bool_]:
-        """Where the pair differs, (T, h, w)."""
+        """The mask of pixels where the pair differs, (T, h, w)."""
         return metrics.changed_mask(self.source, self.target)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What one rule shows of an edit, measured. None where a measure does not apply.
+    """The measures of what one rule shows of an edit. None where a measure does not apply.
 
     whole: whether the whole result is shown. inside, outside: PSNR in dB against the truth. border: mean difference of
     the gradients of picture and truth where the mask goes from 0 to 1, of 255. elsewhere: share of the picture that

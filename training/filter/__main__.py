@@ -23,7 +23,7 @@ logger = logging.getLogger("training.filter")
 
 
 def subjects(manifest: Manifest, shard: Shard) -> Iterator[Subject]:
-    """What there is to judge in one part of a manifest."""
+    """The pairs to judge in one part of a manifest."""
     for pair in manifest:
         if pair.record is not None and shard.has(pair.key):
             record = pair.record

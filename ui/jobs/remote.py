@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PipelineFacts:
-    """What the app has to know of the pipeline in the workers. speed: None for weights without known numbers."""
+    """The facts that the app needs about the pipeline in the workers. speed: None for weights without known numbers."""
 
     reader: PromptReader
     speed: Speed | None
 
 
 class WorkerEngine:
-    """As `ui.jobs.engine.Engine`, over a group of workers that lives as long as the app."""
+    """The interface of `ui.jobs.engine.Engine` over a group of workers that lives as long as the app."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -91,13 +91,13 @@ class WorkerEngine:
 
 
 def load(source: Source, device: str) -> SamaPipeline:
-    """In each worker."""
+    """Load the pipeline; it runs in each worker."""
     pipeline = load_source(source, device)
     return pipeline if source.loader is None else pipeline.to(device)
 
 
 def pipeline_facts(preset: str | None, pipeline: SamaPipeline) -> PipelineFacts:
-    """In the first worker, when it is loaded. The app's owner is told where edits do not need all GPUs."""
+    """The facts of a loaded pipeline; it runs in the first worker. Logs a warning where edits cannot use all GPUs."""
     if said := told_unused_gpus(EditRequest("", "", ""), pipeline):
         logger.warning("%s", said)
     speed = None if preset is None else device_speed(preset, str(pipeline._execution_device))

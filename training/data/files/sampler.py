@@ -88,7 +88,7 @@ def make_groups(
 
 
 def _factors(images: Fraction, clips: Fraction, share: Fraction) -> dict[bool, Fraction]:
-    """By how much to multiply the rates of images (True) and clips (False)."""
+    """The factors by which the rates of images (True) and clips (False) are multiplied."""
     if not images or not clips or share in (0, 1):
         alone = not images or not clips
         return {True: Fraction(int(alone or share == 1)), False: Fraction(int(alone or share == 0))}

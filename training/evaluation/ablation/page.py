@@ -117,7 +117,7 @@ def _claims_table(outcomes: Outcomes) -> str:
 
 
 def _runs_table(outcomes: Outcomes) -> str:
-    """What the runs took."""
+    """A table of the time that the runs took."""
     rows = []
     for variant in _shown(outcomes):
         facts = [run.facts for run in outcomes[variant.name]]

@@ -1,4 +1,4 @@
-"""What the runs gave: collected as one small file of JSON, and averaged and compared over seeds and cases."""
+"""The results of the runs: collected as one small file of JSON, and averaged and compared over seeds and cases."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Outcome:
 
 
 Outcomes = dict[str, list[Outcome]]
-"""By variant, in the order of seeds."""
+"""The outcomes of each variant, in the order of seeds."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def collect_record(plan: AblationPlan, out: Path) -> AblationRecord:
 
 
 def _outcome(run: Run, plan: AblationPlan, folder: Path, scores: dict[str, Score]) -> Outcome:
-    """What a run has left in its folder. The steps after a stage 0 are counted from that one's end."""
+    """The outcome of a run, read from its folder. The steps after a stage 0 are counted from that one's end."""
     first, about = plan.first_steps(run.variant), folder / CASES / ABOUT_FILE
     parts = [(folder / STAGE0, 0), (folder, first)] if first else [(folder, 0)]
     metrics = [(before, read_metrics(part)) for part, before in parts]
@@ -157,7 +157,7 @@ def _line(value: Any) -> str:
 
 
 def _short(value: Any) -> Any:
-    """The same with fewer digits, and None where a number is not finite."""
+    """The value with numbers cut to `DIGITS` digits, and None where a number is not finite."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -79,7 +79,8 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """What all runs share: steps, scenes (groups), held-out cases, the configuration's file and overrides (command)."""
+    """The settings that all runs share: steps, scenes (groups), held-out cases, the configuration's file and overrides
+    (command)."""
 
     steps: int
     seeds: int
@@ -143,7 +144,8 @@ def require_parts(config: TrainConfig) -> None:
 
 
 def trainings(run: Run, plan: AblationPlan, out: Path) -> list[tuple[Path, list[str]]]:
-    """What a run trains, one stage after another: the folder of each, and the arguments of `python -m` that fill it."""
+    """The stages that a run trains, one after another: the folder of each, and the arguments of `python -m` that fill
+    it."""
     folder, overrides, first = out / run.name, run.variant.overrides, plan.first_steps(run.variant)
     stages = [(folder / STAGE0, first, (*overrides, "stage=pretrain"))] if first else []
     start = (f"start_from={folder / STAGE0}",) if first else ()
