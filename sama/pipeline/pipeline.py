@@ -30,9 +30,9 @@ from sama.pipeline.batch import BatchShape
 from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
 from sama.pipeline.frames import as_frames, as_output
 from sama.pipeline.inputs import CALLBACK_TENSORS, SamaInputs, taking
+from sama.pipeline.parallel_runs import ParallelRunsMixin
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.pipeline.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
-from sama.pipeline.several_processes import SeveralProcessesMixin
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
 from sama.shapes import Canvas, LatentShape, latent_shape
@@ -40,7 +40,7 @@ from sama.shapes import Canvas, LatentShape, latent_shape
 logger = logging.getLogger(__name__)
 
 
-class SamaPipeline(SamaLoraMixin, SeveralProcessesMixin, DiffusionPipeline):
+class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
     """Instruction-guided video editing with SAMA.
 
     transformer: the model. vae: Wan's. text_encoder, tokenizer: UMT5, BERT or any other of transformers with a

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sama.model.transformer import SamaTransformer3DModel
 
 
-class SeveralProcessesMixin:
+class ParallelRunsMixin:
     """Lets a pipeline share its runs with the processes of a group."""
 
     transformer: SamaTransformer3DModel
