@@ -18,12 +18,13 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.measuring import now
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ MODES = ("eager", "compiled")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sweep:
     """What is measured. size: (width, height) in pixels. passes: guidance passes of a step, one after another."""
 
     gpus: tuple[int, ...] = (1, 2)
@@ -48,15 +49,15 @@ class Plan:
     repeats: int = 3
 
 
-def measure(plan: Plan, out: Path) -> list[dict[str, Any]]:
-    """Every setting of a plan as a row, also written to `out` as JSON. One that fails has an `error`."""
+def measure_steps(sweep: Sweep, out: Path) -> list[dict[str, Any]]:
+    """Measures every setting of a sweep: a row for each, also written to `out` as JSON. A failed one has an `error`."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        for count in plan.gpus:
+        for count in sweep.gpus:
             try:
                 torch.multiprocessing.start_processes(
-                    _process, args=(count, plan, folder), nprocs=count, start_method="spawn"
+                    _process, args=(count, sweep, folder), nprocs=count, start_method="spawn"
                 )
             except Exception as error:
                 _note(Path(folder), {"gpus": count, "error": str(error).strip().splitlines()[-1]})
@@ -65,7 +66,7 @@ def measure(plan: Plan, out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def steps_table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as Markdown: seconds of a step, how much faster than one GPU, and the share of the floor."""
     lines = ["| frames | passes | mode | GPUs (split) | seconds | faster | of the floor | difference | reserved GiB |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
@@ -83,29 +84,29 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 # --- One process -----------------------------------------------------------------------------------------------------
 
 
-def _process(rank: int, count: int, plan: Plan, folder: str) -> None:
+def _process(rank: int, count: int, sweep: Sweep, folder: str) -> None:
     import torch
     import torch.distributed as dist
 
     from sama.model.processes import OneProcess, Processes
 
-    device = torch.device(plan.device, rank) if plan.device == "cuda" else torch.device(plan.device)
+    device = torch.device(sweep.device, rank) if sweep.device == "cuda" else torch.device(sweep.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if count > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=f"file://{folder}/meeting{count}", rank=rank, world_size=count)
-    model = random_transformer(plan.preset, device)
-    for mode in plan.modes:
+    model = preset_of_random_weights(sweep.preset, device)
+    for mode in sweep.modes:
         if mode == "compiled":
             model.compile_repeated_blocks(dynamic=False)
         processes: Any = Processes(model) if count > 1 else OneProcess()
-        for frames in plan.frames:
-            for passes in plan.passes:
-                row = _setting(model, processes, plan, frames, passes, device)
+        for frames in sweep.frames:
+            for passes in sweep.passes:
+                row = _setting(model, processes, sweep, frames, passes, device)
                 shape = {"gpus": count, "mode": mode, "frames": frames, "passes": passes}
                 if rank == 0:
-                    _finish(Path(folder), plan, shape | row, device)
+                    _finish(Path(folder), sweep, shape | row, device)
         if count > 1:
             processes.remove()
     if count > 1:
@@ -113,12 +114,12 @@ def _process(rank: int, count: int, plan: Plan, folder: str) -> None:
 
 
 def _setting(
-    model: SamaTransformer3DModel, processes: Any, plan: Plan, frames: int, passes: int, device: torch.device
+    model: SamaTransformer3DModel, processes: Any, sweep: Sweep, frames: int, passes: int, device: torch.device
 ) -> dict[str, Any]:
     """Seconds of each repetition, memory, and the velocity."""
     import torch
 
-    step = _step(model, processes, plan, frames, passes, device)
+    step = _step(model, processes, sweep, frames, passes, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = now(device)
@@ -126,7 +127,7 @@ def _setting(
         velocity = step()
         first = now(device) - began
         taken = []
-        for _ in range(plan.repeats):
+        for _ in range(sweep.repeats):
             began = now(device)
             step()
             taken.append(now(device) - began)
@@ -136,7 +137,7 @@ def _setting(
 
 
 def _step(
-    model: SamaTransformer3DModel, processes: Any, plan: Plan, frames: int, passes: int, device: torch.device
+    model: SamaTransformer3DModel, processes: Any, sweep: Sweep, frames: int, passes: int, device: torch.device
 ) -> Any:
     import torch
 
@@ -148,10 +149,10 @@ def _step(
         return torch.randn(1, *shape, generator=random, device=device)
 
     config = model.config
-    shape = (config["in_channels"], *latent_shape(frames, plan.size[1], plan.size[0]))
+    shape = (config["in_channels"], *latent_shape(frames, sweep.size[1], sweep.size[0]))
     latents, source = noise(*shape), noise(*shape)
     anchors = noise(NUM_SEMANTIC_TOKENS, config["semantic_dim"])
-    texts = [noise(text_tokens(plan.preset), config["text_dim"]) for _ in range(passes)]
+    texts = [noise(text_tokens(sweep.preset), config["text_dim"]) for _ in range(passes)]
     dtype = model.dtype
 
     def evaluate(text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,7 +173,7 @@ def _step(
     return step
 
 
-def _finish(folder: Path, plan: Plan, row: dict[str, Any], device: torch.device) -> None:
+def _finish(folder: Path, sweep: Sweep, row: dict[str, Any], device: torch.device) -> None:
     """Compare a setting with one GPU's and with the floor, and note it."""
     import torch
 
@@ -186,7 +187,7 @@ def _finish(folder: Path, plan: Plan, row: dict[str, Any], device: torch.device)
     if row["gpus"] == 1:
         torch.save(velocity.cpu(), kept)
         known = (other["pass_floor_seconds"] for other in _rows(folder) if other.get("frames") == row["frames"])
-        row["pass_floor_seconds"] = next(known, None) or floor_seconds(plan, row["frames"], device)
+        row["pass_floor_seconds"] = next(known, None) or floor_seconds(sweep, row["frames"], device)
         row["floor_seconds"] = row["passes"] * row["pass_floor_seconds"]
         row["of_floor"] = row["floor_seconds"] / row["seconds"]
     elif alone is not None:
@@ -194,7 +195,7 @@ def _finish(folder: Path, plan: Plan, row: dict[str, Any], device: torch.device)
         row["faster"] = alone["seconds"] / row["seconds"]
         row["difference"] = float((velocity.cpu() - expected).abs().max() / expected.abs().max())
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    row |= {"preset": plan.preset, "size": list(plan.size), "device": name, "torch": torch.__version__}
+    row |= {"preset": sweep.preset, "size": list(sweep.size), "device": name, "torch": torch.__version__}
     _note(folder, row)
 
 
@@ -218,7 +219,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 # --- The model and the floor -----------------------------------------------------------------------------------------
 
 
-def random_transformer(preset: str, device: torch.device) -> SamaTransformer3DModel:
+def preset_of_random_weights(preset: str, device: torch.device) -> SamaTransformer3DModel:
     """A preset's transformer with seeded random weights, made on its device: bfloat16 on a GPU, but for what diffusers
     keeps in float32, else float32."""
     import torch
@@ -251,7 +252,7 @@ def text_tokens(preset: str) -> int:
     return 128 if preset == "tiny" else WAN_TEXT_TOKENS
 
 
-def floor_seconds(plan: Plan, frames: int, device: torch.device) -> float:
+def floor_seconds(sweep: Sweep, frames: int, device: torch.device) -> float:
     """One pass at the rates that its attention and its matrix products reach alone: cuDNN's attention or PyTorch's
     choice, whichever is quicker."""
     import torch
@@ -260,11 +261,11 @@ def floor_seconds(plan: Plan, frames: int, device: torch.device) -> float:
     from sama.presets import get_preset, saved_transformer
     from sama.shapes import latent_shape, token_counts
 
-    config = saved_transformer(get_preset(plan.preset))
+    config = saved_transformer(get_preset(sweep.preset))
     heads, head_dim, ffn = config["num_attention_heads"], config["attention_head_dim"], config["ffn_dim"]
     width, dtype = heads * head_dim, torch.bfloat16 if device.type == "cuda" else torch.float32
-    tokens = token_counts(latent_shape(frames, plan.size[1], plan.size[0])).total
-    flops = block_flops(tokens, text_tokens(plan.preset), width, ffn, config["num_layers"])
+    tokens = token_counts(latent_shape(frames, sweep.size[1], sweep.size[0])).total
+    flops = block_flops(tokens, text_tokens(sweep.preset), width, ffn, config["num_layers"])
     query, key, value = (torch.randn(1, heads, tokens, head_dim, device=device, dtype=dtype) for _ in range(3))
     attention = min(_quickest(attend, query, key, value, device=device) for attend in _attentions(device))
     rows = torch.randn(tokens, ffn, device=device, dtype=dtype)
@@ -310,18 +311,9 @@ def _quickest(compute: Any, *given: torch.Tensor, device: torch.device) -> float
     return statistics.median(taken[1:])
 
 
-def now(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Seconds of a denoising step on one and on several GPUs.")
-    defaults = asdict(Plan())
+    defaults = asdict(Sweep())
     for name, kind in (("gpus", int), ("frames", int), ("passes", int), ("modes", str)):
         parser.add_argument(f"--{name}", type=kind, nargs="+", default=defaults[name])
     parser.add_argument("--preset", default="14b")
@@ -333,8 +325,8 @@ def main() -> int:
     out, size = options.pop("out"), options.pop("size")
     lists = {name: tuple(value) for name, value in options.items() if isinstance(value, (list, tuple))}
     width, height = (int(side) for side in size.split("x"))
-    rows = measure(Plan(**(options | lists | {"size": (width, height)})), out)
-    sys.stdout.write(table(rows) + "\n")
+    rows = measure_steps(Sweep(**(options | lists | {"size": (width, height)})), out)
+    sys.stdout.write(steps_table(rows) + "\n")
     return 1 if any("error" in row for row in rows) else 0
 
 

@@ -19,12 +19,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.speed_table import keep_results, tables, write_result
+from benchmarks.measuring import now, read_results, write_result, write_results
+from benchmarks.speed_settings import (
+    CPU_CLIP,
+    CPU_SETTINGS,
+    GPU_SETTINGS,
+    QUICK_SETTINGS,
+    TOY,
+    EditSetting,
+    parse_edit_setting,
+)
+from benchmarks.speed_table import tables
 
 if TYPE_CHECKING:
     import torch
@@ -33,66 +42,6 @@ if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One measurement: `floor`, `vae`, `gpus`, or a memory mode.
-
-    limit: device memory that the process may take, in GiB (0: all there is). compile: on or off. frames, height, width:
-    of the clip. steps: denoising steps, of which the last ones are timed. guidance: 1 leaves the second evaluation out.
-    """
-
-    what: str
-    limit: float = 0.0
-    compile: str = "off"
-    frames: int = 81
-    height: int = 480
-    width: int = 832
-    steps: int = 2
-    guidance: float = 5.0
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        changes = [
-            f"{field.name}_{getattr(self, field.name):g}" if field.type == "float" else
-            f"{field.name}_{getattr(self, field.name)}"
-            for field in dataclasses.fields(self)[1:]
-            if getattr(self, field.name) != field.default
-        ]  # fmt: skip
-        return "-".join([self.what, *changes])
-
-
-GPU_SETTINGS = (
-    "floor", "resident", "resident:compile=on", "streamed:compile=on", "auto:compile=on:limit=8",
-    "auto:compile=on:limit=12", "auto:compile=on:limit=16", "auto:compile=on:limit=24", "auto:compile=on:limit=48",
-    "auto:compile=on:limit=80", "float8:limit=24", "streamed-disk:compile=on:limit=8", "vae", "gpus",
-)  # fmt: skip
-"""Most important first."""
-QUICK_SETTINGS = ("floor", "resident:compile=on", "streamed:compile=on", "vae", "gpus")
-CPU_SETTINGS = ("floor", "resident", "streamed", "streamed-disk", "vae")
-_READERS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
-TOY = {"frames": 5, "height": 32, "width": 48}
-CPU_CLIP = {"frames": 17, "height": 192, "width": 192, "steps": 3, "guidance": 2.0}
-
-
-def parse_setting(text: str, defaults: dict[str, Any] | None = None) -> Setting:
-    """`NAME:key=value:...` as a setting. Raises ValueError for a name, key or value that is none."""
-    from sama.device.memory import MEMORY_MODES
-
-    what, *changes = text.split(":")
-    names = ("floor", "vae", "gpus", *MEMORY_MODES)
-    if what not in names:
-        raise ValueError(f"there is no setting {what!r}: choose from {', '.join(names)}")
-    kinds = {field.name: _READERS[str(field.type)] for field in dataclasses.fields(Setting)[1:]}
-    values = dict(defaults or {})
-    for change in changes:
-        key, _, value = change.partition("=")
-        if key not in kinds:
-            raise ValueError(f"there is no {key!r} to set: choose from {', '.join(kinds)}")
-        values[key] = kinds[key](value)
-    return Setting(what, **values)
 
 
 class Bench:
@@ -104,7 +53,7 @@ class Bench:
         self._first: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def pipeline(self) -> SamaPipeline:
-        """In main memory."""
+        """The pipeline of `model`, in main memory."""
         if self.model == "tiny":
             from sama.loading import assemble
 
@@ -117,11 +66,14 @@ class Bench:
             self._weights = RandomModel.draw(self.model, self.device)
         return self._weights.pipeline()
 
-    def run(self, setting: Setting) -> dict[str, Any]:
+    def run(self, setting: EditSetting) -> dict[str, Any]:
         """Measure a setting and write what was found, a failure too."""
         result = {
-            "name": setting.name, "setting": dataclasses.asdict(setting), "model": self.model, **facts(self.device)
-        }  # fmt: skip
+            "name": setting.name,
+            "setting": dataclasses.asdict(setting),
+            "model": self.model,
+            **machine_facts(self.device),
+        }
         began = time.monotonic()
         try:
             measures = {"floor": self.floor, "vae": self.vae, "gpus": self.gpus}
@@ -135,8 +87,8 @@ class Bench:
 
     # --- Measurements --------------------------------------------------------------------------------------------
 
-    def floor(self, setting: Setting) -> dict[str, Any]:
-        """What the kernels alone take for one evaluation: attention and matrix products at the sizes of the model."""
+    def floor(self, setting: EditSetting) -> dict[str, Any]:
+        """Seconds of the kernels alone for one evaluation: attention and matrix products at the model's sizes."""
         import torch
         from diffusers.models.attention_dispatch import dispatch_attention_fn
 
@@ -171,7 +123,7 @@ class Bench:
             "floor_seconds": attended / rates[0] + linear / rates[1],
         }
 
-    def edit(self, setting: Setting) -> dict[str, Any]:
+    def edit(self, setting: EditSetting) -> dict[str, Any]:
         """An edit of a random clip from loading to decoded frames: seconds, and peaks of the device's memory."""
         import torch
 
@@ -211,7 +163,7 @@ class Bench:
         return result
 
     def _painted(
-        self, pipeline: SamaPipeline, clip: torch.Tensor, setting: Setting, result: dict[str, Any]
+        self, pipeline: SamaPipeline, clip: torch.Tensor, setting: EditSetting, result: dict[str, Any]
     ) -> tuple[torch.Tensor, list[float]]:
         import torch
 
@@ -245,8 +197,8 @@ class Bench:
         stage("decode", lambda: pipeline.decode_latents(latents).cpu())
         return latents.float().cpu(), times
 
-    def vae(self, _: Setting) -> dict[str, Any]:
-        """What bfloat16 costs the embedded autoencoder, in levels of 255."""
+    def vae(self, _: EditSetting) -> dict[str, Any]:
+        """The error that bfloat16 adds to the embedded autoencoder, in levels of 255."""
         import torch
 
         from sama.loading import assemble
@@ -266,19 +218,21 @@ class Bench:
             "vae_rms_levels": float(own.square().mean().sqrt()),
         }
 
-    def gpus(self, setting: Setting) -> dict[str, Any]:
+    def gpus(self, setting: EditSetting) -> dict[str, Any]:
         """A denoising step on 1, 2, 4 and 8 GPUs, as far as there are, by `benchmarks.parallel_steps`."""
         import torch
 
-        from benchmarks.parallel_steps import Plan, measure
+        from benchmarks.parallel_steps import Sweep, measure_steps
 
         count = torch.cuda.device_count()
         if count < 2 or self.model == "toy":
             return {"devices": count, "steps": []}
         sizes = tuple(size for size in (1, 2, 4, 8) if size <= count)
         size = (setting.width, setting.height)
-        plan = Plan(sizes, self.model, frames=(setting.frames,), size=size, passes=(2,), modes=("compiled",), repeats=2)
-        return {"devices": count, "steps": measure(plan, self.out / "steps.rows")}
+        sweep = Sweep(
+            sizes, self.model, frames=(setting.frames,), size=size, passes=(2,), modes=("compiled",), repeats=2
+        )
+        return {"devices": count, "steps": measure_steps(sweep, self.out / "steps.rows")}
 
     # --- Measuring -----------------------------------------------------------------------------------------------
 
@@ -287,11 +241,9 @@ class Bench:
         return self.device.startswith("cuda")
 
     def _now(self) -> float:
-        if self._on_cuda:
-            import torch
+        import torch
 
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return now(torch.device(self.device))
 
     def _seconds(self, run: Callable[[], Any]) -> float:
         """The median of five, after two that warm up."""
@@ -345,8 +297,8 @@ def drawn_clip() -> torch.Tensor:
     return torch.stack(frames).movedim(1, -1).unsqueeze(0)
 
 
-def facts(device: str) -> dict[str, Any]:
-    """Which machine it is."""
+def machine_facts(device: str) -> dict[str, Any]:
+    """Device, memory, cores and torch version of this machine, for the results."""
     import os
 
     import torch
@@ -381,7 +333,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="FILE", help="put the results in --out into one file, and end")
     options = parser.parse_args()
     if options.keep:
-        sys.stdout.write(f"{keep_results(options.out, options.keep)} results in {options.keep}\n")
+        results = read_results(options.out)
+        write_results(results, options.keep)
+        sys.stdout.write(f"{len(results)} results in {options.keep}\n")
         return 0
     if options.table:
         sys.stdout.write(tables(options.table))
@@ -395,7 +349,7 @@ def main() -> int:
     usual = (GPU_SETTINGS if options.all else QUICK_SETTINGS) if on_gpu else CPU_SETTINGS
     defaults = TOY if model == "toy" else CPU_CLIP if model == "tiny" else {}
     try:
-        settings = [parse_setting(text, defaults) for text in options.settings or usual]
+        settings = [parse_edit_setting(text, defaults) for text in options.settings or usual]
     except ValueError as error:
         parser.error(str(error))
     bench, end, good = Bench(device, model, options.out), time.monotonic() + 60 * options.minutes, True

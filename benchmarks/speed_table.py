@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parallel_steps import table as steps_table
-from sama.files import whole_file
+from benchmarks.measuring import read_results
+from benchmarks.parallel_steps import steps_table
 
 COLUMNS = (
     "mode", "limit", "compiled", "clip", "step", "of the floor", "against resident", "reserved", "allocated",
     "predicted", "encode / decode", "difference",
 )  # fmt: skip
-
-
-def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as `folder`/NAME.json, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / f"{result['name']}.json") as part:
-        part.write_text(json.dumps(result, indent=1), encoding="utf-8")
-
-
-def read_results(place: Path) -> list[dict[str, Any]]:
-    """The results of a folder, or those of a file that holds a list of them. Raises ValueError when there are none."""
-    if place.is_file():
-        results = list(json.loads(place.read_text(encoding="utf-8")))
-    else:
-        results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("*.json"))]
-    if not results:
-        raise ValueError(f"there are no results in {place}")
-    return results
 
 
 def tables(place: Path) -> str:
@@ -50,16 +31,6 @@ def tables(place: Path) -> str:
         rows = sorted(edits, key=lambda result: (result["setting"]["frames"], *_order(result)))
         parts.append(_markdown([COLUMNS, *(_row(row, edits, found.get("floor")) for row in rows)]))
     return "\n\n".join(parts) + "\n"
-
-
-def keep_results(folder: Path, file: Path) -> int:
-    """Put a folder's results into one file, a line each; returns how many there are."""
-    results = read_results(folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
-        lines = [json.dumps(result, separators=(",", ":")) for result in results]
-        part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    return len(results)
 
 
 def _order(result: Mapping[str, Any]) -> tuple[str, float, str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sama.files import whole_file
+from benchmarks.measuring import read_results, write_results
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingSetting:
     """One measurement.
 
     model: a preset of `sama.presets`. stage: `sft` (all weights) or `lora`. checkpointing: none, full, offload,
@@ -44,11 +43,11 @@ class Setting:
 
 SETTINGS = {
     # Most important first. 78 GiB is what a card of 80 GB leaves to a process.
-    "14b_lora_81": Setting("14b", "lora", 81, checkpointing="full", limit_gib=78, steps=2),
-    "1.3b_full_81": Setting("1.3b", "sft", 81),
-    "14b_lora_49": Setting("14b", "lora", 49, limit_gib=78),
-    "1.3b_full_49": Setting("1.3b", "sft", 49),
-    "tiny": Setting("tiny", "sft", 17, 192, 192, batch=96, checkpointing="none", steps=20, minutes=3.0),
+    "14b_lora_81": TrainingSetting("14b", "lora", 81, checkpointing="full", limit_gib=78, steps=2),
+    "1.3b_full_81": TrainingSetting("1.3b", "sft", 81),
+    "14b_lora_49": TrainingSetting("14b", "lora", 49, limit_gib=78),
+    "1.3b_full_49": TrainingSetting("1.3b", "sft", 49),
+    "tiny": TrainingSetting("tiny", "sft", 17, 192, 192, batch=96, checkpointing="none", steps=20, minutes=3.0),
 }
 TOY: dict[str, Any] = {
     "frames": 5,
@@ -70,7 +69,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def parse_setting(text: str, toy: bool = False) -> Setting:
+def parse_setting(text: str, toy: bool = False) -> TrainingSetting:
     """Parse `NAME:key=value:...` into a setting. Raises ValueError for an unknown name or key."""
     name, *changes = text.split(":")
     if name not in SETTINGS:
@@ -85,43 +84,21 @@ def parse_setting(text: str, toy: bool = False) -> Setting:
     return setting
 
 
-def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as `folder`/NAME.json, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / f"{result['name']}.json") as part:
-        part.write_text(json.dumps(result, indent=1), encoding="utf-8")
-
-
 COLUMNS = ("setting", "devices", "tokens", "kept", "attention", "s / step", "tokens / s", "MFU", "memory")
 
 
-def read_results(place: Path) -> list[dict[str, Any]]:
-    """Read the results of a folder, or of a file made by `keep_results`, sorted by name. Raises ValueError when there
-    are none."""
-    if place.is_file():
-        results = list(json.loads(place.read_text(encoding="utf-8")))
-    else:
-        results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("*.json"))]
-    if not results:
-        raise ValueError(f"there are no results in {place}")
-    return sorted(results, key=lambda result: str(result["name"]))
-
-
 def keep_results(folder: Path, file: Path) -> int:
-    """Add a folder's results to one file, a line each; those of the same name are replaced. Returns how many it then
-    holds. Raises ValueError when the folder has none."""
+    """Add a folder's results to one file, by name; those of the same name are replaced. Returns how many it then holds.
+    Raises ValueError when the folder has none."""
     kept = {result["name"]: result for result in (read_results(file) if file.is_file() else [])}
     kept |= {result["name"]: result for result in read_results(folder)}
-    lines = [json.dumps(kept[name], separators=(",", ":")) for name in sorted(kept)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
-        part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    write_results([kept[name] for name in sorted(kept)], file)
     return len(kept)
 
 
 def results_table(place: Path) -> str:
     """The results of a folder, or of a file that keeps them, as Markdown."""
-    results = read_results(place)
+    results = sorted(read_results(place), key=lambda result: str(result["name"]))
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, results)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 

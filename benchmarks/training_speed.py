@@ -10,9 +10,9 @@
 
 What is timed is `training.core.loop.Trainer` on a `training.stages.editor.EditStage`, from the encoded batch on:
 forward, backward, clipping, optimiser and averaging, as `python -m training.train` runs them. `NAME:key=value:...`
-varies a setting; the keys are the fields of `benchmarks.training_settings.Setting`. Each setting runs in a process of
-its own with a time limit. Its JSON file is rewritten after every timed step, so that little is lost with a machine. A
-setting that fails leaves a file that says why, and the next one runs.
+varies a setting; the keys are the fields of `benchmarks.training_settings.TrainingSetting`. Each setting runs in a
+process of its own with a time limit. Its JSON file is rewritten after every timed step, so that little is lost with a
+machine. A setting that fails leaves a file that says why, and the next one runs.
 
 In one call of ten minutes on one GPU:
 
@@ -41,17 +41,20 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.training_settings import SETTINGS, Setting, keep_results, parse_setting, results_table, write_result
+from benchmarks.measuring import now, write_result
+from benchmarks.random_training import RandomFeed, random_transformer
+from benchmarks.training_settings import SETTINGS, TrainingSetting, keep_results, parse_setting, results_table
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
-    from sama.model.transformer import SamaTransformer3DModel
     from training.config import TrainConfig
+    from training.core.meter import Cost
+    from training.parallel.processes import ProcessGroups
 
 GIB = 2**30
 OPTIONAL_PACKAGES = ("cv2", "av", "ftfy")
@@ -69,7 +72,7 @@ def stand_in_for_missing_packages() -> None:
             sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
 
 
-def setting_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
+def setting_arguments(setting: TrainingSetting, toy: bool) -> dict[str, Any]:
     """Arguments of the transformer; `toy`: the same kind of model, small enough for a test."""
     from sama.presets import TINY_FOLDER, transformer_config
 
@@ -82,70 +85,7 @@ def setting_arguments(setting: Setting, toy: bool) -> dict[str, Any]:
     return arguments | small | {"semantic_dim": 16, "semantic_hidden_dim": 32} if toy else arguments
 
 
-def random_transformer(arguments: dict[str, Any], frozen: bool, device: torch.device) -> SamaTransformer3DModel:
-    """A transformer of random weights made on its device: float32 or, to go under an adapter, bfloat16 but for what
-    diffusers keeps in float32."""
-    import torch
-
-    from sama.model.transformer import SamaTransformer3DModel
-    from training.stages.model import empty_transformer
-
-    model = empty_transformer(arguments)
-    random = torch.Generator(device).manual_seed(0)
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            island = any(part in f"{path}.{name}" for part in SamaTransformer3DModel._keep_in_fp32_modules)
-            dtype = torch.bfloat16 if frozen and not island else torch.float32
-            values = torch.empty(parameter.shape, device=device, dtype=dtype)
-            if name == "scale_shift_table":
-                values.normal_(std=values.shape[-1] ** -0.5, generator=random)
-            elif parameter.ndim > 1:
-                values.normal_(std=0.02, generator=random)
-            else:
-                values.fill_(1.0 if name == "weight" else 0.0)  # norms; biases
-            setattr(module, name, torch.nn.Parameter(values))
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
-    return model.train()
-
-
-class RandomFeed:
-    """A feed that repeats one random batch."""
-
-    def __init__(self, setting: Setting, arguments: dict[str, Any], device: torch.device) -> None:
-        import torch
-
-        from sama.shapes import NUM_SEMANTIC_TOKENS, latent_shape
-        from training.core.batch import EncodedBatch
-
-        random = torch.Generator(device).manual_seed(1)
-
-        def noise(*shape: int) -> torch.Tensor:
-            return torch.randn(setting.batch, *shape, generator=random, device=device)
-
-        shape = (arguments["in_channels"], *latent_shape(setting.frames, setting.height, setting.width))
-        text = noise(128 if setting.model == "tiny" else 512, arguments["text_dim"])
-        semantic = noise(NUM_SEMANTIC_TOKENS, arguments["semantic_dim"])
-        self.batch = EncodedBatch(noise(*shape), noise(*shape), text, semantic)
-
-    def batches(self) -> Iterator[Any]:
-        """The batch, without end."""
-        while True:
-            yield self.batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def summary(self) -> str:
-        """What it is."""
-        return "random latents"
-
-
-def setting_config(setting: Setting, arguments: dict[str, Any], out: Path) -> TrainConfig:
+def setting_config(setting: TrainingSetting, arguments: dict[str, Any], out: Path) -> TrainConfig:
     """The configuration that a YAML file with this setting would give."""
     from training.config import LoraConfig, OptimiserConfig, ParallelConfig, TrainConfig
 
@@ -164,15 +104,6 @@ def setting_config(setting: Setting, arguments: dict[str, Any], out: Path) -> Tr
         ),
         lora=LoraConfig(setting.rank, setting.rank),
     )
-
-
-def now(device: torch.device) -> float:
-    """The time in seconds, after the device has finished its work."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def attention_seconds(shape: tuple[int, int, int, int], backend: str, device: torch.device) -> list[float]:
@@ -211,27 +142,17 @@ def choose_attention(shape: tuple[int, int, int, int], wanted: str, device: torc
     return {"chosen": chosen, "seconds": taken}
 
 
-def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[str, Any]:
+def measure_setting(name: str, setting: TrainingSetting, out: Path, toy: bool) -> dict[str, Any]:
     """Train for a few steps, writing what is known after each."""
     stand_in_for_missing_packages()
     import torch
     from accelerate import Accelerator
 
-    from sama.flops import peak_flops
     from sama.shapes import latent_shape, token_counts
-    from training.core.loop import Trainer
     from training.core.meter import batch_cost
     from training.parallel.processes import process_groups
     from training.stages.editor import EditStage
     from training.stages.lora import add_adapter
-
-    class Timed(Trainer):
-        def timed_step(self) -> float:
-            start = now(self.groups.device)
-            logs = self._optimise(self.stage.batches(), 0.5)
-            seconds = now(self.groups.device) - start
-            self.last_loss = float(logs[-1]["loss"])
-            return seconds
 
     began = time.monotonic()
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -253,7 +174,7 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
     )
     model.set_attention_backend(attention["chosen"])
     stage = EditStage(config, accelerator, feed, None, groups.data_rank, model)  # type: ignore[arg-type]
-    trainer = Timed(config, stage, accelerator, groups)
+    trainer = timed_trainer(config, stage, accelerator, groups)
 
     cost = batch_cost(model.config, feed.batch, frozen)
     result: dict[str, Any] = {
@@ -272,10 +193,37 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
         "first_step_seconds": trainer.timed_step(),
         "seconds": [],
     }
+    time_steps(trainer, result, cost, setting.steps, began + setting.minutes * 60, out)
+    return result
+
+
+def timed_trainer(config: TrainConfig, stage: Any, accelerator: Accelerator, groups: ProcessGroups) -> Any:
+    """A `Trainer` with `timed_step`, which takes an optimiser step and returns its seconds."""
+    from training.core.loop import Trainer
+
+    class Timed(Trainer):
+        def timed_step(self) -> float:
+            start = now(self.groups.device)
+            logs = self._optimise(self.stage.batches(), 0.5)
+            seconds = now(self.groups.device) - start
+            self.last_loss = float(logs[-1]["loss"])
+            return seconds
+
+    return Timed(config, stage, accelerator, groups)
+
+
+def time_steps(trainer: Any, result: dict[str, Any], cost: Cost, steps: int, end: float, out: Path) -> None:
+    """Time `steps` steps, fewer where another one would last beyond `end` (of `time.monotonic`), and write `result`
+    with their figures after each. cost: of one process's step."""
+    import torch
+
+    from sama.flops import peak_flops
+
+    groups, device = trainer.groups, trainer.groups.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    while len(result["seconds"]) < setting.steps:
-        left = setting.minutes * 60 - (time.monotonic() - began)
+    while len(result["seconds"]) < steps:
+        left = end - time.monotonic()
         short = bool(result["seconds"]) and left < 1.2 * max(result["seconds"])
         if groups.agree([float(short)])[0]:
             break
@@ -284,9 +232,8 @@ def measure_setting(name: str, setting: Setting, out: Path, toy: bool) -> dict[s
         result |= {"loss": trainer.last_loss, "skipped_steps": int(trainer.skipped)}
         peak = peak_flops(result["device"])
         result["mfu"] = None if peak is None else result["tflops_per_device"] * 1e12 / peak
-        if accelerator.is_main_process:
+        if trainer.accelerator.is_main_process:
             write_result(out, result)
-    return result
 
 
 def limit_memory(gib: float, device: torch.device) -> None:
@@ -320,7 +267,7 @@ def result_name(text: str) -> str:
     return text.replace(":", "-").replace("=", "_") + (f"-{count}_processes" if count > 1 else "")
 
 
-def write_failure(out: Path, name: str, setting: Setting, reason: str) -> None:
+def write_failure(out: Path, name: str, setting: TrainingSetting, reason: str) -> None:
     """Write the reason of a failure as the result, unless there is a result already."""
     if not (out / f"{name}.json").exists():
         write_result(out, {"name": name, "setting": dataclasses.asdict(setting), "error": reason})

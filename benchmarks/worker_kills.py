@@ -17,8 +17,15 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psutil
+
+    from sama.edit.request import EditRequest
+    from ui.jobs.jobs import Jobs
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "assets" / "examples" / "snowy-rabbit" / "source.mp4"
 FRAMES, STEPS, WHOLE_EVERY = 5, 2, 5
@@ -27,10 +34,7 @@ FRAMES, STEPS, WHOLE_EVERY = 5, 2, 5
 def main() -> int:
     import psutil
 
-    from sama.edit.request import EditRequest
-    from sama.errors import EditFailedError
     from ui.jobs.jobs import Jobs
-    from ui.jobs.work import JobStep
     from ui.settings import Settings
 
     parser = argparse.ArgumentParser(description="Kill workers in the middle of edits.")
@@ -42,23 +46,28 @@ def main() -> int:
     options = parser.parse_args()
     jobs = Jobs(Settings(preset=options.preset, gpus=options.gpus, device=options.device, warm=False))
     page = psutil.Process()
-
-    def held() -> dict[str, Any]:
-        family = [child for child in page.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
-        return {
-            "page_mib": round(page.memory_full_info().uss / 2**20, 1),
-            "family_mib": round(sum(child.memory_full_info().uss for child in family) / 2**20, 1),
-            "processes": len(family),
-            "files": page.num_fds(),
-            "threads": page.num_threads(),
-            "shared_memory": len(list(Path("/dev/shm").glob("*"))) if Path("/dev/shm").is_dir() else 0,
-            "folders": len(list(Path(tempfile.gettempdir()).glob("sama-workers-*"))),
-        }
-
-    def workers() -> list[psutil.Process]:
-        return [psutil.Process(number) for number in jobs.engine.worker_numbers]  # type: ignore[union-attr]
-
     rows: list[dict[str, Any]] = []
+    for row in rounds(jobs, page, options):
+        rows.append(row)
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+    jobs.close()
+    left = page.children(recursive=True)
+    helpers = {"forkserver", "resource_tracker"}  # Python's own: they end with this process
+    lost = [child for child in left if not any(word in " ".join(child.cmdline()) for word in helpers)]
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(
+            json.dumps({"device": options.device, "rounds": rows}, indent=1) + "\n", encoding="utf-8"
+        )
+    return 1 if lost else 0
+
+
+def rounds(jobs: Jobs, page: psutil.Process, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rounds, each as a row of figures; the last one kills nothing. Raises RuntimeError where a whole edit gives
+    other bytes than the first one, or an edit does not notice its worker's end."""
+    from sama.edit.request import EditRequest
+
     with tempfile.TemporaryDirectory() as folder:
         request = EditRequest(EXAMPLE, "Make it snowy", Path(folder) / "out.mp4", preset=options.preset, frames=FRAMES,
                               steps=STEPS, keep_source="off", detail="off")  # fmt: skip
@@ -69,32 +78,45 @@ def main() -> int:
                 first = first or request_bytes(request)
                 if request_bytes(request) != first:
                     raise RuntimeError(f"the edit after {number} kills is another one")
-            row: dict[str, Any] = {"kills": number, **held()}
+            row: dict[str, Any] = {"kills": number, **held(page)}
             if number < options.kills:
-                run = jobs.edit(request)
-                next(step for step in run if isinstance(step, JobStep) and step.step == 1)
-                victim, began = workers()[number % options.gpus], time.monotonic()
-                os.kill(victim.pid, signal.SIGKILL)
-                try:
-                    list(run)
-                    raise RuntimeError("the edit did not notice that a worker was killed")
-                except EditFailedError as error:
-                    row |= {"said": str(error), "told_after": round(time.monotonic() - began, 2)}
-                jobs.engine.load()
-                row["ready_after"] = round(time.monotonic() - began, 2)
-            rows.append(row)
-            sys.stdout.write(json.dumps(row) + "\n")
-            sys.stdout.flush()
-        jobs.close()
-    left = page.children(recursive=True)
-    helpers = {"forkserver", "resource_tracker"}  # Python's own: they end with this process
-    lost = [child for child in left if not any(word in " ".join(child.cmdline()) for word in helpers)]
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(
-            json.dumps({"device": options.device, "rounds": rows}, indent=1) + "\n", encoding="utf-8"
-        )
-    return 1 if lost else 0
+                row |= kill_one(jobs, request, number % options.gpus)
+            yield row
+
+
+def kill_one(jobs: Jobs, request: EditRequest, rank: int) -> dict[str, Any]:
+    """Kill the worker of this rank after the first step of an edit: what was said, how soon, and the seconds until the
+    workers were ready again."""
+    from sama.errors import EditFailedError
+    from ui.jobs.work import JobStep
+
+    run = jobs.edit(request)
+    next(step for step in run if isinstance(step, JobStep) and step.step == 1)
+    victim, began = jobs.engine.worker_numbers[rank], time.monotonic()  # type: ignore[union-attr]
+    os.kill(victim, signal.SIGKILL)
+    try:
+        list(run)
+        raise RuntimeError("the edit did not notice that a worker was killed")
+    except EditFailedError as error:
+        row = {"said": str(error), "told_after": round(time.monotonic() - began, 2)}
+    jobs.engine.load()
+    return row | {"ready_after": round(time.monotonic() - began, 2)}
+
+
+def held(page: psutil.Process) -> dict[str, Any]:
+    """Memory, processes, open files, threads and shared memory of the page's process and of its workers."""
+    import psutil
+
+    family = [child for child in page.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    return {
+        "page_mib": round(page.memory_full_info().uss / 2**20, 1),
+        "family_mib": round(sum(child.memory_full_info().uss for child in family) / 2**20, 1),
+        "processes": len(family),
+        "files": page.num_fds(),
+        "threads": page.num_threads(),
+        "shared_memory": len(list(Path("/dev/shm").glob("*"))) if Path("/dev/shm").is_dir() else 0,
+        "folders": len(list(Path(tempfile.gettempdir()).glob("sama-workers-*"))),
+    }
 
 
 def request_bytes(request: Any) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from sama.presets import PRESETS, Preset
 
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "av", "numpy")
-"""What every edit imports. The minimum versions are in requirements.txt only."""
+"""The packages that every edit imports. The minimum versions are in requirements.txt only."""
 _DISTRIBUTION = "sama-editor"
 _ROOT = Path(__file__).parents[1]
 # By hand, because `packaging` may be among what is missing where a doctor is needed.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SAMPLED_VALUES = 64
 SAMPLED_BLOCKS, BLOCK_BYTES = 2048, 4096
-"""What is read of a large file, spread evenly over it (all of a file below 8 MB): a trained or rounded copy differs in
-nearly every block."""
+"""Bytes that are read of a large file, spread evenly over it (all of a file below 8 MB): a trained or rounded copy
+differs in nearly every block."""
 
 
 def of_pipeline(pipeline: SamaPipeline) -> str:

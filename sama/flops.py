@@ -1,4 +1,4 @@
-"""What the transformer's blocks cost in floating-point operations, and how fast known GPUs are.
+"""Counts the floating-point operations of the transformer's blocks, and lists the rates of known GPUs.
 
 With width d, feed-forward width f, n blocks, L tokens (source, semantic and target), T text tokens, and a multiply-add
 counted as two, one forward pass of the blocks is
@@ -34,14 +34,15 @@ def block_flops(tokens: int, text_tokens: int, width: int, ffn: int, blocks: int
 
 
 def unread_flops(source: int, tokens: int, text_tokens: int, width: int, ffn: int) -> Flops:
-    """What the last block leaves out without gradients (see `sama.model.blocks`): the queries, cross-attention and
-    feed-forward of `source` of its tokens."""
+    """The FLOPs that the last block leaves out without gradients (see `sama.model.blocks`): the queries,
+    cross-attention and feed-forward of `source` of its tokens."""
     linear = source * (8 * width**2 + 4 * width * ffn)
     return Flops(linear, 4 * source * width * (tokens + text_tokens))
 
 
 def shared_flops(tokens: int, width: int) -> Flops:
-    """What an evaluation leaves out that takes the first block's self-attention from another one of the same step."""
+    """The FLOPs that an evaluation leaves out that takes the first block's self-attention from another one of the same
+    step."""
     return Flops(8 * tokens * width**2, 4 * tokens**2 * width)
 
 

@@ -144,7 +144,7 @@ def canvas_of(preset: str, model: str | os.PathLike[str] | None = None) -> Canva
 
 
 def missing_weights(preset: Preset) -> str:
-    """What a user is told when a preset's folder is not there."""
+    """The message for the user when a preset's folder is not there."""
     return (
         f"The weights of the preset {preset.name!r} are not in {str(preset.folder)!r}: they come with the project's "
         "repository, not with an installed package; give their folder with --model (assets/sama-tiny of the "

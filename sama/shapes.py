@@ -58,8 +58,8 @@ OFFICIAL_BUCKETS: tuple[Bucket, ...] = tuple(
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing `overlap`, see
-    `windows`.
+    """The input that a model sees at once: sizes in pixels, and `window` frames, neighbouring windows sharing
+    `overlap`, see `windows`.
 
     Raises ValueError for an empty list of sizes, sides that are not multiples of 16, a window that is not 4k+1 frames
     and an overlap that is not shorter than the window.
@@ -91,7 +91,7 @@ class Canvas:
             raise ValueError(f"`buckets`, `window` and `window_overlap` cannot be used: {error}") from error
 
     def settings(self) -> dict[str, Any]:
-        """The same as values of a pipeline's configuration."""
+        """This canvas as values of a pipeline's configuration."""
         return {
             "buckets": [list(bucket) for bucket in self.buckets],
             "window": self.window,

@@ -53,7 +53,7 @@ def read_yaml(kind: type[Value], path: Path, overrides: Sequence[str] = ()) -> V
 
 
 def validated(kind: type[Value], values: Any, name: str = "") -> Value:
-    """What `values`, in types of JSON, are as a `kind`: a pydantic dataclass or an annotated type such as those of
+    """Convert `values`, in types of JSON, to a `kind`: a pydantic dataclass or an annotated type such as those of
     `training.values`. name: what a plain value is called. Raises ConfigError, one sentence on the first fault."""
     try:
         text = json.dumps(values, default=str)  # JSON's strict types are those of YAML: a list may become a tuple
@@ -88,7 +88,7 @@ def _apply(override: str, values: dict[str, Any]) -> None:
 
 
 def hint(given: str, known: Collection[str], prefix: str = "") -> str:
-    """What to write in place of a name that is not known: the nearest one, or all that there are."""
+    """The hint for a name that is not known: the nearest one, or all that there are."""
     close = difflib.get_close_matches(given, known, n=1)
     return f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
 
@@ -140,7 +140,7 @@ def _schema_at(schema: Schema, path: Sequence[str | int]) -> Schema:
 
 
 def _allowed(schema: Schema) -> str:
-    """What a value of this JSON schema may be, in words."""
+    """The values that this JSON schema allows, in words."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if "anyOf" in schema:

@@ -1,4 +1,4 @@
-"""One YAML per run. What can be set, section by section, with what it means."""
+"""The configuration of a run, one YAML file: every key, section by section, with its meaning."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.values import Count, FileName, Frames, NonNegative, Number, Positi
 Stage = Literal["vae", "tower", "pretrain", "sft", "lora"]
 
 CLOSED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""No value of another type, no key that is not here. The bounds hold in Python as well: `replace` checks them again."""
+"""Refuses values of another type and unknown keys. Bounds are checked in Python as well, by `replace` too."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -161,7 +161,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True, config=CLOSED)
 class SaveConfig:
-    """When the whole state is written to `output`/checkpoints."""
+    """How often the whole state is written to `output`/checkpoints."""
 
     minutes: NonNegative = 10.0
     steps: Number = 0
@@ -172,8 +172,8 @@ class SaveConfig:
 
 @dataclass(frozen=True, config=CLOSED)
 class GuardConfig:
-    """When a run ends that has stopped to learn. A step whose gradients are not finite is skipped; a sample whose
-    latents, anchors or text states are not finite is not trained on."""
+    """Limits on non-finite values, at which a run ends. A step whose gradients are not finite is skipped; a sample
+    whose latents, anchors or text states are not finite is not trained on."""
 
     window: Count = 100
     """The last steps, and the last samples, that are looked at."""
@@ -201,7 +201,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, config=CLOSED)
 class WatchConfig:
-    """What is measured on the way."""
+    """Measurements during the run: tracking, validation losses, grids of samples."""
 
     log_every: Count = 20
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
@@ -228,7 +228,7 @@ _NOT_DECIDING: Mapping[str, tuple[str, ...]] = {
     "parallel": ("checkpointing", "checkpoint_every"),  # the same numbers, computed again
     "lora": ("name", "trigger", "stored"),
 }
-"""Keys by section that leave what a step computes as it is."""
+"""Keys by section that do not change what a step computes."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -278,17 +278,17 @@ class TrainConfig:
         return values
 
     def deciding(self) -> dict[str, Any]:
-        """Everything that decides what a step computes, and nothing else: not when the run ends, where it is written
-        or how it is watched."""
+        """All keys and values that decide what a step computes: not when the run ends, where it is written or how it is
+        watched."""
         return deciding(self.plain())
 
     def fingerprint(self) -> str:
-        """A hash of what decides."""
+        """A hash of `deciding`."""
         return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def deciding(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides of the keys and values of a configuration (`TrainConfig.plain`)."""
+    """The part of a configuration's keys and values (`TrainConfig.plain`) that decides what a step computes."""
     kept: dict[str, Any] = copy.deepcopy(dict(values))
     for section, names in _NOT_DECIDING.items():
         place = kept

@@ -1,4 +1,4 @@
-"""What a run would do and need, told without doing it: `python -m training.train --config run.yaml --dry-run`.
+"""Describes what a run would do and need, without starting it: `python -m training.train --config run.yaml --dry-run`.
 
 Nothing is downloaded and no weights are read. Memory is an estimate by formula:
 
@@ -46,7 +46,7 @@ class Largest(NamedTuple):
 
 
 def preview(config: TrainConfig, processes: int = 1) -> str:
-    """What a run with so many processes would do and need, as lines. Raises ConfigError where it cannot be run."""
+    """The description of a run with so many processes, as lines. Raises ConfigError where it cannot be run."""
     sizes = None if config.stage in ("vae", "tower") else FrozenSizes.read(config.base, config.tower, fetch=False)
     model = _model(config, sizes)
     counts = _counts(model)
@@ -91,7 +91,7 @@ def _start(config: TrainConfig) -> str:
 
 
 def _settings(config: TrainConfig, processes: int, sharded: bool) -> list[str]:
-    """What was set, as lines."""
+    """The settings, as lines."""
     parallel, optimiser = config.parallel, config.optimiser
     weights = "one for itself" if processes == 1 else "weights sharded (FSDP2)" if sharded else "replicated (DDP)"
     weights += f", {parallel.sequence} share a sequence" if parallel.sequence > 1 else ""

@@ -39,7 +39,7 @@ from training.evaluation.held_out.runner import (
     score_folder,
     write_sheets,
 )
-from training.evaluation.held_out.scoring import Score, Scorer, unread
+from training.evaluation.held_out.scoring import Score, Scorer, has_unread_subtitle
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack, require_pack
 from training.values import Count, Frames, NonNegative, Number, argument
@@ -51,7 +51,7 @@ Quality = Annotated[int, Field(ge=0, le=101)]
 """Quality of WebP files; see `Examination.store`."""
 
 
-def run(options: argparse.Namespace) -> None:
+def evaluate_model(options: argparse.Namespace) -> None:
     """Examine a model, and write its report and sheets."""
     require_pack(options.pack)
     lines = _lines(options)
@@ -83,7 +83,7 @@ def _report(
 ) -> None:
     if not scores:
         raise CaseError(f"none of the cases has a score in {work}")
-    left = sum(map(unread, scores))
+    left = sum(map(has_unread_subtitle, scores))
     if left:
         logger.warning(
             "%d subtitles are not read: install rapidocr and onnxruntime, here or elsewhere, and run: "
@@ -157,30 +157,24 @@ def _named(about: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return 0; bad input ends the process with status 2 after one sentence on stderr."""
+    parser = _parser()
+    given = list(arguments) if arguments is not None else sys.argv[1:]
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+        given = ["run", *given]
+    options = parser.parse_args(given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        options.call(options)
+    except (CaseError, PackError, ValueError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Score an editor on held-out pairs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="examine a model (the default)")
-    _shared(one)
-    _reported(one)
-    one.add_argument("--model", default="assets/sama-tiny", help="folder of a saved pipeline")
-    one.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs in turn) or cuda:N")
-    one.add_argument(
-        "--workers", type=argument(Count), default=1, help="processes, each with its own copy of the model"
-    )
-    one.add_argument("--work", type=Path, help=f"folder of finished cases (default: {WORK}/<model and its hash>)")
-    one.add_argument("--steps", type=argument(Count))
-    one.add_argument("--guidance", type=argument(NonNegative))
-    one.add_argument(
-        "--wordings", type=argument(Number), default=0, help="paraphrases tried for each case, with the same noise"
-    )
-    one.add_argument(
-        "--worded", type=argument(Number), default=1000, help="cases of each task that are asked for in all wordings"
-    )
-    one.add_argument(
-        "--store", type=argument(Quality), default=92, help="WebP quality of kept results; 101 is exact, 0 keeps none"
-    )
-    one.add_argument("--tower", default="", help="pipeline whose tower measures distances (default: the model's)")
-    one.set_defaults(call=run)
+    _add_run(commands.add_parser("run", help="examine a model (the default)"))
 
     one = commands.add_parser("read", help="read subtitles of stored results")
     _shared(one)
@@ -216,17 +210,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("--frames", type=argument(Frames), default=17)
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(call=real)
+    return parser
 
-    given = list(arguments) if arguments is not None else sys.argv[1:]
-    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
-        given = ["run", *given]
-    options = parser.parse_args(given)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        options.call(options)
-    except (CaseError, PackError, ValueError, OSError) as error:
-        parser.exit(2, f"{error}\n")
-    return 0
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _shared(parser)
+    _reported(parser)
+    parser.add_argument("--model", default="assets/sama-tiny", help="folder of a saved pipeline")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs in turn) or cuda:N")
+    parser.add_argument(
+        "--workers", type=argument(Count), default=1, help="processes, each with its own copy of the model"
+    )
+    parser.add_argument("--work", type=Path, help=f"folder of finished cases (default: {WORK}/<model and its hash>)")
+    parser.add_argument("--steps", type=argument(Count))
+    parser.add_argument("--guidance", type=argument(NonNegative))
+    parser.add_argument(
+        "--wordings", type=argument(Number), default=0, help="paraphrases tried for each case, with the same noise"
+    )
+    parser.add_argument(
+        "--worded", type=argument(Number), default=1000, help="cases of each task that are asked for in all wordings"
+    )
+    parser.add_argument(
+        "--store", type=argument(Quality), default=92, help="WebP quality of kept results; 101 is exact, 0 keeps none"
+    )
+    parser.add_argument("--tower", default="", help="pipeline whose tower measures distances (default: the model's)")
+    parser.set_defaults(call=evaluate_model)
 
 
 def _shared(parser: argparse.ArgumentParser, listed: bool = True) -> None:

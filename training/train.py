@@ -164,7 +164,7 @@ def build_feed(config: TrainConfig, encoders: Encoders, data_rank: DataRank) -> 
 
 
 def build_watcher(config: TrainConfig, stage: Stage) -> Callable[[Tracker], Validator] | None:
-    """What makes the validator of a run, given its tracker; None where the configuration asks for none."""
+    """A function that makes the validator of a run, given its tracker; None where the configuration asks for none."""
     wanted = config.watch.validate_every or config.watch.sample_every_minutes
     if not wanted or not isinstance(stage, EditStage):
         return None

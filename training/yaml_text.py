@@ -49,7 +49,8 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """As the parent's; a key that stands twice is an error, where PyYAML lets the last one win."""
+        """Compose a mapping as PyYAML does, but raise an error for a key that stands twice, where PyYAML keeps the
+        last."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

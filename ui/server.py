@@ -41,7 +41,7 @@ def launch(settings: Settings) -> None:
 
 
 def app_options(demo: gr.Blocks, jobs: Jobs) -> dict[str, Any]:
-    """What the web server gets beside the page: `/healthz`, for a monitor. It answers 200, or 503 while the app stops,
+    """Routes of the web server beside the page: `/healthz`, for a monitor. It answers 200, or 503 while the app stops,
     with numbers as JSON and no word of any visitor's."""
 
     def health(_request: Request) -> JSONResponse:

@@ -19,8 +19,8 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 class PresetInfo(NamedTuple):
-    """What the page shows of a preset before its weights are loaded. steps, guidance: defaults of a pipeline that
-    stores none; `Settings.info` has those of the preset's saved pipeline."""
+    """The part of a preset that the page shows before its weights are loaded. steps, guidance: defaults of a pipeline
+    that stores none; `Settings.info` has those of the preset's saved pipeline."""
 
     label: str
     max_frames: int
@@ -36,7 +36,7 @@ PRESETS: dict[str, PresetInfo] = {
 
 
 class Source(NamedTuple):
-    """Where the pipeline comes from: a preset, or a function in its place; and the LoRAs that it is loaded with."""
+    """The source of the pipeline: a preset, or a function in its place; and the LoRAs that it is loaded with."""
 
     preset: str
     loader: Callable[[], SamaPipeline] | None
@@ -97,7 +97,7 @@ class Settings:
 
     @property
     def source(self) -> Source:
-        """Where the pipeline comes from."""
+        """The source of the pipeline."""
         loras = tuple(str(lora.path) for lora in self.loras.values())
         return Source(self.preset, self.pipeline_loader, loras, self.memory, self.compile)
 

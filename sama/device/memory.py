@@ -14,7 +14,7 @@ GB = 1e9
 
 
 class MemoryMode(StrEnum):
-    """Where the weights are while they wait, from the quickest way to the one that needs least.
+    """Where the weights are kept between their uses, from the fastest mode to the one that needs the least memory.
 
     RESIDENT: all on the device.
     OFFLOAD: the text encoder in main memory; its blocks visit the device while the texts are encoded.
@@ -31,7 +31,7 @@ class MemoryMode(StrEnum):
 
 
 MEMORY_MODES = ("auto", *(mode.value for mode in MemoryMode))
-"""What a user may ask for."""
+"""Names of the memory modes that a request may give."""
 COMPILE = ("auto", "on", "off")
 """Whether the transformer's blocks are compiled."""
 
@@ -46,9 +46,9 @@ _SLACK = 1.03  # what the allocator holds beyond what is used
 class Weights:
     """Bytes of a pipeline's weights, in the types that they are computed with.
 
-    blocks, block: of all the transformer's blocks, and of the largest. outside: of the transformer's other layers.
-    text, text_visit: of the text encoder, and the most of it that is on the device when its blocks visit.
-    vae: of the autoencoder.
+    blocks, block: all blocks of the transformer, and its largest one. outside: the transformer's other layers.
+    text, text_visit: the text encoder, and the largest part of it that is on the device when its blocks visit.
+    vae: the autoencoder.
     """
 
     blocks: float
@@ -61,13 +61,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Work:
-    """What is computed at once.
+    """The sizes of one computation: a window's pass through the transformer and through the autoencoder.
 
-    tokens: of a sequence. width: of a token. size: bytes of an element of the transformer, vae_size: of the
-    autoencoder. pixels: of one frame. frames: of a window. channels: of the decoder's last blocks, against Wan's 96,
-    and less where it works on patches. compiled: whether the blocks are. shared: whether one more tensor waits that
-    evaluations of a step share. shares: of the picture in the largest stripe, rim included, when the autoencoder takes
-    it in one stripe, two, and so on.
+    tokens: length of a sequence. width: channels of a token. size, vae_size: bytes of an element in the transformer and
+    in the autoencoder. pixels: number in one frame. frames: number in a window. channels: width of the decoder's last
+    blocks relative to Wan's 96, and less where it works on patches. compiled: whether the blocks are compiled. shared:
+    whether one more tensor is kept that evaluations of a step share. shares: share of the picture in the largest
+    stripe, rim included, when the autoencoder takes it in one stripe, two, and so on.
     """
 
     tokens: int
@@ -88,13 +88,13 @@ class Work:
         return copies * self.tokens * self.width * self.size
 
     def coding(self, share: float = 1.0) -> float:
-        """Bytes that the autoencoder needs beside its weights, in stripes of this share of the picture."""
+        """Bytes that the autoencoder needs beside its weights when a stripe has this share of the picture."""
         frame = _DECODER * self.channels * share
         return self.pixels * self.vae_size * (frame + _OUTPUT * self.frames)
 
     def stripes(self, free: float) -> int:
-        """In how many stripes the autoencoder takes the picture: as few as fit into `free` bytes, or those that need
-        least."""
+        """The number of stripes in which the autoencoder takes the picture: the smallest one that fits into `free`
+        bytes, or the one that needs least."""
         fitting = (count for count, share in enumerate(self.shares, start=1) if self.coding(share) <= free)
         return next(fitting, 1 + self.shares.index(min(self.shares)))
 
@@ -130,11 +130,11 @@ def peak_bytes(mode: MemoryMode, weights: Weights, work: Work, free: float | Non
 def choose(
     asked: str, needs: Mapping[MemoryMode, float], free: float, host_needs: float = 0.0, host_free: float | None = None
 ) -> Choice:
-    """The mode that was asked for, or of the exact ones the quickest that fits.
+    """The mode that was asked for; for "auto", the fastest exact mode that fits.
 
-    needs: device memory that each mode needs at least. free: that is there. host_needs, host_free: main memory that
-    streaming needs to hold the weights, and that is there; None where that is not known. Raises ValueError for an
-    unknown mode.
+    needs: device memory that each mode needs at least. free: device memory that is available. host_needs, host_free:
+    main memory that streaming needs to hold the weights, and that is available; None where that is not known.
+    Raises ValueError for an unknown mode.
     """
     if asked not in MEMORY_MODES:
         raise ValueError(f"There is no memory mode {asked!r}: choose one of {', '.join(MEMORY_MODES)}.")

@@ -41,7 +41,7 @@ def default_device() -> str:
 
 
 def mps_works() -> bool:
-    """Whether there is an Apple GPU that computes what the models consist of, in the types that they get there."""
+    """Whether there is an Apple GPU that runs the models' operations in the types that they have there."""
     import torch
 
     if not torch.backends.mps.is_available():
@@ -57,8 +57,9 @@ def mps_works() -> bool:
 
 
 def resolve_device(device: str | None, needs_gpu: bool = False) -> str:
-    """A device that is there; None takes the best one. Raises EditError for one that is not there, and where a model
-    needs CUDA and there is none: another device may take days for it, so it must be named to be used."""
+    """The device of this name, checked; None takes the best one. Raises EditError for one that is
+    not there, and where a model needs CUDA and there is none: another device may take days for it, so it must be named
+    to be used."""
     import torch
 
     if device in (None, "auto"):
@@ -105,7 +106,7 @@ class Placement:
     compiled: bool
 
     def sentence(self) -> str:
-        """For people."""
+        """The placement in one sentence, for the user."""
         compiled = ", compiled" if self.compiled else ""
         return f"Memory: {self.choice.mode.value} on {self.device}{compiled} ({self.choice.reason})"
 
@@ -156,13 +157,13 @@ def place(
 
 
 def placement_of(pipeline: SamaPipeline) -> Placement | None:
-    """Where `place` put a pipeline, if it did."""
+    """The placement that `place` made for a pipeline; None before."""
     found = getattr(pipeline, _PLACEMENT, None)
     return found if isinstance(found, Placement) else None
 
 
 def put(pipeline: SamaPipeline, device: torch.device | str, mode: MemoryMode) -> None:
-    """Put a pipeline's weights in their places of one mode."""
+    """Put a pipeline's weights where one memory mode keeps them."""
     import torch
 
     from sama.device.streaming import stream_blocks
@@ -218,7 +219,7 @@ def free_bytes(device: torch.device | str) -> float:
 
 
 def compiling_pays(pipeline: SamaPipeline, window: tuple[int, int, int], forwards: int | None) -> bool:
-    """Whether the evaluations to come are worth the half minute that compiling takes: a tenth of each is saved."""
+    """Whether compiling, which takes half a minute and saves a tenth of each evaluation, pays for those to come."""
     from sama.flops import block_flops
 
     config = pipeline.transformer.config
@@ -229,8 +230,8 @@ def compiling_pays(pipeline: SamaPipeline, window: tuple[int, int, int], forward
 
 
 def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
-    """In how many stripes a pipeline's autoencoder takes a clip (B, T, H, W) now: one unless a GPU is short of
-    memory."""
+    """The number of stripes in which a pipeline's autoencoder takes a clip (B, T, H, W) now: one unless a GPU is short
+    of memory."""
     device = pipeline._execution_device
     if device.type != "cuda":
         return 1
@@ -239,7 +240,8 @@ def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
 
 
 def shares_of(vae: Any, side: int) -> tuple[float, ...]:
-    """See `Work.shares`. vae: the autoencoder's configuration. side: the picture's longer one, in pixels."""
+    """The shares of the picture in the largest stripe, see `Work.shares`. vae: the autoencoder's configuration. side:
+    the picture's longer side in pixels."""
     from sama.model.vae_stripes import MAX_STRIPES, can_stripe, decoder_rim, stripe_share
 
     if not can_stripe(vae):

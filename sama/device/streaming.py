@@ -39,7 +39,7 @@ def stream_blocks(
     source: Source = "host",
     rest: Literal["stays", "visits"] = "stays",
 ) -> Streamer:
-    """Let `blocks` of `module` visit the device when their turn comes, in the order given.
+    """Copy each of `blocks` to the device when `module` reaches it, in the order given, and free its place afterwards.
 
     source: "host" keeps the weights in main memory (page-locked with CUDA); "file" leaves them in the file that they
         were read from, or puts them into a temporary one, so that main memory holds two blocks.
@@ -55,13 +55,14 @@ def stream_blocks(
 
 
 def streamer_of(module: nn.Module) -> Streamer | None:
-    """What `stream_blocks` did to a module, if it did."""
+    """The streamer that `stream_blocks` put on a module; None without one."""
     found = getattr(module, _STREAMER, None)
     return found if isinstance(found, Streamer) else None
 
 
 def release(module: nn.Module) -> None:
-    """Give the device memory of a streamed module's slots back until its next call. Others stay as they are."""
+    """Give the device memory of a streamed module's slots back until its next call. A module that is not streamed
+    stays as it is."""
     streamer = streamer_of(module)
     if streamer is not None:
         streamer.release()
@@ -181,13 +182,13 @@ class _Pack:
         self._homes = [weight.data for weight in self._weights]
 
     def was_replaced(self) -> bool:
-        """Whether somebody gave the block other weights since, as fusing an adapter does."""
+        """Whether the block was given other weights since then, as fusing an adapter does."""
         return any(
             weight.data_ptr() != home.data_ptr() for weight, home in zip(self._weights, self._homes, strict=True)
         )
 
     def copy_to(self, memory: Tensor) -> None:
-        """Onto a device, or into memory to copy from."""
+        """Copy the weights to a device, or into host memory that the device copies from."""
         if self._memory is not None:
             memory[: self.size].copy_(self._memory, non_blocking=True)
         else:
@@ -217,7 +218,7 @@ class _Slot:
         self._held: _Pack | None = None
 
     def fetch(self, pack: _Pack) -> None:
-        """Begin to bring a block, unless it is here."""
+        """Begin to copy a block into this slot, unless it is here already."""
         if self._held is not pack:
             self._held = pack
             self._bring(pack)
@@ -226,17 +227,17 @@ class _Slot:
         pack.copy_to(self.memory)
 
     def wait(self) -> None:
-        """Let the computation that follows begin when the block is here."""
+        """Make the computation that follows wait for the block."""
 
     def used(self) -> None:
-        """What was given to the device until now is the last that needs the block."""
+        """Note that the work queued on the device so far is the last that needs the block."""
 
     def finish(self) -> None:
-        """Return when nothing is on its way here any more."""
+        """Wait until no copy into this slot is under way."""
 
 
 class _CudaSlot(_Slot):
-    """Filled from page-locked memory on a stream of its own; the host waits for nothing."""
+    """A slot that is filled from page-locked memory on a CUDA stream of its own; the host does not wait."""
 
     def __init__(self, size: int, device: torch.device, stream: torch.cuda.Stream) -> None:
         super().__init__(size, device)
@@ -261,7 +262,7 @@ class _CudaSlot(_Slot):
 
 
 class _CudaFileSlot(_CudaSlot):
-    """Filled from a file through a piece of page-locked memory, by a thread that reads ahead."""
+    """A slot that is filled from a file through a piece of page-locked memory, by a thread that reads ahead."""
 
     def __init__(
         self, size: int, device: torch.device, stream: torch.cuda.Stream, worker: ThreadPoolExecutor, staging: Tensor

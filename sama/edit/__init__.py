@@ -1,4 +1,4 @@
-"""From file to file: the request and its check, the edit, what is composed, and the settings beside the result."""
+"""Edits of files: the request and its check, the edit, composing, and the settings beside the result."""
 
 from sama.edit.editor import edit_video
 from sama.edit.events import PHASES, EditEvent, EditResult

@@ -1,4 +1,4 @@
-"""The one use case behind app, command line and API: a file and an instruction in, the edited file out.
+"""Edits a file by an instruction: `edit_video`, which app, command line and API call.
 
 A clip of any length and size streams through. One reader feeds the model windows of frames at the model's size, a
 second one hands out full-size frames, one at a time, for the result: no more than one window of small frames and one
@@ -41,8 +41,8 @@ def edit_video(
 ) -> Generator[EditEvent, None, None]:
     """Edits a file; the last event carries the result. Closing the generator cancels within one step, leaving no file.
 
-    pipeline: one that is loaded already; the request's `device` and `lora` are then the caller's business. One edit at
-        a time may use a pipeline.
+    pipeline: a loaded one, to which the caller has applied the request's `device` and `lora`. One edit at a time may
+        use a pipeline.
     previews: whether events carry a picture every second step: a decoded frame, or a linear guess at it where decoding
         would send the transformer off the device.
     Raises EditError for anything that the user can put right, before any file is made, and EditFailedError when the
@@ -70,32 +70,29 @@ def edit_video(
             yield EditEvent("planning", windows=windows, message=sentence, warning=sentence)
         painter = Painter(job, pipeline, previews)
         yield from painter.paint(writer)
-        frames = writer.frames_written
         stack.close()  # the result is in its place from here on; what follows does not yield until it is complete
-        seconds = time.monotonic() - began
-        changed = painter.changed / max(1, frames)
-        sentence = NOTHING_CHANGED if request.mask is None else NOTHING_CHANGED_INSIDE
-        nothing = (sentence,) if changed < NOTHING else ()
-        notices = tuple(
-            dict.fromkeys([*nothing, *job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices])
-        )
-        facts = {
-            "frames": frames,
-            "seconds": round(seconds, 2),
-            "kept_source": painter.keep,
-            "kept_detail": painter.detail,
-            "changed": round(changed, 4),
-            "notices": notices,
-        }
-        _save_settings(job, pipeline, facts | {"unread": unread.instruction, "unread_negative": unread.negative})
-    result = EditResult(
+        result = _result(job, pipeline, painter, writer, unread, time.monotonic() - began)
+        _save_settings(job, pipeline, _facts(result, painter.keep))
+    yield EditEvent("done", windows=windows, window=windows, message=f"Saved {job.output.name}", result=result)
+
+
+def _result(
+    job: Job, pipeline: SamaPipeline, painter: Painter, writer: VideoWriter, unread: Unread, seconds: float
+) -> EditResult:
+    """The result of an edit whose file is closed."""
+    frames = writer.frames_written
+    changed = painter.changed / max(1, frames)
+    sentence = NOTHING_CHANGED if job.request.mask is None else NOTHING_CHANGED_INSIDE
+    nothing = (sentence,) if changed < NOTHING else ()
+    notices = [*nothing, *job.info.notices, *painter.notices, *writer.notices, *pipeline.lora_notices]
+    return EditResult(
         output=job.output,
         settings=job.settings,
         frames=frames,
         fps=job.info.fps,
         width=job.info.width,
         height=job.info.height,
-        seed=request.seed,
+        seed=job.request.seed,
         seconds=seconds,
         kept_source=bool(painter.keep),
         kept_detail=painter.detail,
@@ -105,9 +102,22 @@ def edit_video(
         anchor_result=painter.anchors[1],
         unread=unread.instruction,
         unread_negative=unread.negative,
-        notices=notices,
+        notices=tuple(dict.fromkeys(notices)),
     )
-    yield EditEvent("done", windows=windows, window=windows, message=f"Saved {job.output.name}", result=result)
+
+
+def _facts(result: EditResult, kept_source: bool | None) -> dict[str, Any]:
+    """The facts of the settings file about how an edit went. kept_source: None where no window decided it."""
+    return {
+        "frames": result.frames,
+        "seconds": round(result.seconds, 2),
+        "kept_source": kept_source,
+        "kept_detail": result.kept_detail,
+        "changed": round(result.changed, 4),
+        "notices": result.notices,
+        "unread": result.unread,
+        "unread_negative": result.unread_negative,
+    }
 
 
 def _extent(job: Job) -> tuple[tuple[int, int, int], int | None]:
@@ -126,7 +136,8 @@ def _canvas(request: EditRequest, pipeline: SamaPipeline) -> Canvas:
 
 
 def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:
-    """The settings of a video that is saved, which stays whatever happens here, unless the user cancels."""
+    """Write the settings beside the saved video. On failure the video stays; if the user cancels, it is removed. Raises
+    EditFailedError when they cannot be written."""
     try:
         write_settings(job, pipeline, facts)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What an edit will take, told before it runs: tokens, arithmetic, memory and time.
+"""Estimates an edit before it runs: tokens, floating-point operations, memory and time.
 
 Time is arithmetic divided by speed. The arithmetic is exact (a formula for the transformer, a count on tensors without
 storage for the autoencoder); the speed is measured on this device for a moment, or comes from a table for known GPUs,
@@ -83,10 +83,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an edit will take.
+    """The cost of an edit.
 
-    tokens: of one window's sequence. forward_flops: of one evaluation of the transformer. forwards: of the whole edit.
-    vae_flops: of the whole edit. memory_bytes: on the device, at the peak. seconds: start to file.
+    tokens: length of one window's sequence. forward_flops: FLOPs of one evaluation of the transformer. forwards:
+    evaluations in the whole edit. vae_flops: FLOPs of the autoencoder in the whole edit. memory_bytes: on the device,
+    at the peak. seconds: from start to file.
     startup_seconds: the part of `seconds` that a process with a loaded model does not need.
     step_seconds: one denoising step of one window, all its forwards.
     """
@@ -155,7 +156,7 @@ def estimate(
     info: VideoInfo,
     speed: Speed | None = None,
 ) -> Estimate:
-    """What editing the clip `info` will take on the request's device (None: CUDA where there is any, else the CPU).
+    """The cost of editing the clip `info` on the request's device (None: CUDA where there is any, else the CPU).
 
     Without `speed`, a known GPU's figures are looked up and anything else is measured, which takes about a second.
     Raises EditError for a start beyond the clip's end, ValueError for a preset whose weights are not there.
@@ -281,7 +282,7 @@ def _block_run(device: str, tokens: int, model: Architecture) -> Callable[[], An
 
 
 def _vae_run(device: str, config: Mapping[str, Any]) -> Callable[[], Any]:
-    """The autoencoder there and back on a clip of `_COUNTED` size."""
+    """Encodes and decodes a clip of `_COUNTED` size."""
     import torch
     from diffusers import AutoencoderKLWan
 
@@ -307,7 +308,8 @@ def _filled(module: Any, device: str, dtype: torch.dtype) -> Any:
 
 
 def _best_seconds(run: Callable[[], Any], device: str) -> float:
-    """Seconds of the quickest of several runs after a warm one: what else the machine does only ever adds."""
+    """Seconds of the quickest of several runs after a warm one: other work on the machine can only make a run
+    slower."""
     import torch
 
     def timed() -> float:

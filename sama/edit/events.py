@@ -1,4 +1,4 @@
-"""What an edit reports: events while it runs, and its result."""
+"""The events that an edit yields while it runs, and its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each memory mode would take of a GPU for an edit, which one will be chosen, and how large a window fits."""
+"""For an edit on a GPU: the memory that each mode needs, the mode that will be chosen, and the largest window."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Outlook:
     size: tuple[int, int]
 
     def sentences(self) -> list[str]:
-        """For people, a line each."""
+        """The outlook as lines of text, for the user."""
         compiled = ", compiled" if self.compiled else ""
         lines = [f"Memory mode: {self.choice.mode.value}{compiled} ({self.choice.reason})"]
         for one in self.modes:

@@ -26,6 +26,8 @@ from sama.shapes import padded_frame_count
 from sama.video import Frame, FrameReader, VideoWriter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sama.edit.preview import LinearPreview
     from sama.pipeline import SamaPipeline, SamaStep
     from sama.pipeline.schedule import FlowScheduler
@@ -80,7 +82,6 @@ class Painter:
 
         known: what the window before made of the first frames; None for the first window.
         """
-        from sama.model.semantics import token_scale
         from sama.pipeline import SamaPipelineOutput
 
         request, count, total = self.job.request, len(frames), len(self.job.plan.windows)
@@ -122,13 +123,23 @@ class Painter:
             self.anchors = (frames[0], result[0])
         if self.keep is False and not self.detail:
             return Painted(result, shown_change(differences(result, frames), None))
-        reference = self._decoded(source, count)
+        return self._composed(result, self._decoded(source, count), tokens, output.semantic_tokens[0, -1])
+
+    def _composed(
+        self, result: NDArray[np.uint8], reference: NDArray[np.uint8], tokens: Tensor | None, plan: Tensor
+    ) -> Painted:
+        """A window's result with the mask of where it is shown.
+
+        reference: the decoded source. tokens: (65, C) of the source's first frame, see `source_tokens`. plan: (65, C).
+        """
+        from sama.model.semantics import token_scale
+
         apart = differences(result, reference)
         if self.keep is None:
             # Decided once: a change between windows would be seen.
             self.keep = not changes_everything(apart)
         mask = edit_mask(apart) if self.keep else None
-        region = planned_region(tokens, output.semantic_tokens[0, -1])
+        region = planned_region(tokens, plan)
         if mask is not None and tokens is not None and region is not None:
             meant = means_a_change(region, scale := token_scale(tokens))
             self.meant = meant if self.meant is None else self.meant

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:
     """The JSON beside a result that repeats the edit; written whole or not at all.
 
-    facts: about how it went, on top of what the request and the pipeline's defaults say.
+    facts: further entries about how the edit went, beside the request's and the pipeline's defaults.
     """
     config, request = pipeline.config, job.request
     resolved = {
@@ -40,7 +40,7 @@ def write_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> N
 
 
 def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that repeats an edit: every field of the request, and `resolved` facts about how it was done.
+    """All settings that repeat an edit: every field of the request, and `resolved` facts about how it was done.
 
     Paths are stored relative to the settings file, so that a folder can be moved as a whole.
     """

@@ -42,7 +42,7 @@ class Unread:
         return Unread(pipeline.unread(request.instruction), pipeline.unread(request.negative_prompt), room)
 
     def sentences(self) -> Iterator[str]:
-        """One for each text that is too long, for the user."""
+        """A sentence for the user about each text that is too long."""
         for name, text in (("instruction", self.instruction), ("negative prompt", self.negative)):
             if text:
                 yield f"The {name} is longer than the {self.max_tokens} tokens the model reads; not read is: {text}"

@@ -46,7 +46,7 @@ _OTHER_METHODS = {
 
 
 class Part(NamedTuple):
-    """What a key stands for. layer: the name of its layer, in the file's own style. role: "down.weight", "up.weight",
+    """The meaning of a key. layer: the name of its layer, in the file's own style. role: "down.weight", "up.weight",
     "down.bias", "up.bias", "alpha", "diff" (of a weight), "diff_b" (of a bias) or "diff_m" (of a modulation)."""
 
     layer: str
@@ -61,12 +61,12 @@ class Stored(NamedTuple):
 
     @classmethod
     def of_header(cls, dtype: str, shape: Sequence[int]) -> Stored:
-        """From the words of a safetensors header."""
+        """The type and shape that a safetensors header gives."""
         return cls(_STORED_TYPES.get(dtype, dtype.lower()), tuple(shape))
 
 
 def part_of(key: str) -> Part | None:
-    """What a key of a LoRA file stands for, or None for one that belongs to no LoRA."""
+    """The meaning of a key of a LoRA file, or None for one that belongs to no LoRA."""
     found = _PART.search(key)
     if found is None:
         return None

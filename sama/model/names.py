@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 PREFIXES = ("module.", "pipe.dit.", "model.diffusion_model.", "diffusion_model.")
-"""What trainers and ComfyUI put before the official names."""
+"""Prefixes that trainers and ComfyUI put before the official names."""
 
 # Module and parameter names outside the blocks: official to ours.
 _TOP = {

@@ -42,7 +42,8 @@ from sama.model.transformer import SamaTransformer3DModel
 
 
 class SequenceParallel:
-    """What `sequence_parallel` did to a model: `remove` undoes it. As a context manager it does so at the end."""
+    """The changes that `sequence_parallel` made to a model; `remove`, or leaving it as a context manager, undoes
+    them."""
 
     def __init__(self, processors: dict[WanAttention, WanAttnProcessor], hooks: list[RemovableHandle]) -> None:
         self._processors, self._hooks = processors, hooks
@@ -114,7 +115,7 @@ class UlyssesProcessor(WanAttnProcessor):
         """Own tokens (B, n, D) to own tokens (B, n, D)."""
         if encoder_hidden_states is not None or attention_mask is not None or rotary_emb is None:
             raise ValueError("a shared sequence attends to itself, without a mask and with rotary tables")
-        counts = token_counts(rotary_emb[0].shape[1], self.group.size())
+        counts = tokens_per_process(rotary_emb[0].shape[1], self.group.size())
         own = [table[0, :, 0].split(counts)[self.group.rank()] for table in rotary_emb]  # (n, head_dim)
 
         def by_heads(part: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ class UlyssesProcessor(WanAttnProcessor):
         return attn.to_out[1](attn.to_out[0](heads_to_tokens(attended, counts, self.group).flatten(2)))
 
 
-def token_counts(total: int, size: int) -> list[int]:
+def tokens_per_process(total: int, size: int) -> list[int]:
     """How many of `total` tokens each of `size` processes holds: as even as can be, the first ones one more."""
     return [total // size + (rank < total % size) for rank in range(size)]
 
@@ -197,13 +198,13 @@ class _Sharing:
             )
 
     def split(self, module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:  # noqa: ARG002
-        counts = token_counts(tokens.shape[1], self.group.size())
+        counts = tokens_per_process(tokens.shape[1], self.group.size())
         self.total = tokens.shape[1]
         # A copy: a view would keep the whole sequence in memory until the backward pass.
         return tokens.split(counts, dim=1)[self.group.rank()].clone(memory_format=torch.contiguous_format)
 
     def gather(self, module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:  # noqa: ARG002
-        return _Gather.apply(tokens, token_counts(self.total, self.group.size()), self.group)
+        return _Gather.apply(tokens, tokens_per_process(self.total, self.group.size()), self.group)
 
 
 class _Gather(torch.autograd.Function):

@@ -46,7 +46,7 @@ class Dismissed(RuntimeError):  # noqa: N818 - no error
 
 
 class OneProcess:
-    """The same as `Processes` for a pipeline that has no others: every method does the obvious."""
+    """`Processes` for a pipeline that runs in a single process: nothing is exchanged."""
 
     rank = 0
 
@@ -103,7 +103,7 @@ class Processes:
     # --- A run -------------------------------------------------------------------------------------------------------
 
     def share(self, make: Callable[[], T], device: torch.device) -> T:
-        """What `make` gives on the first process, on every process; the others do not call it.
+        """The result of `make` on the first process, sent to every process; the others do not call it.
 
         device: of this process; tensors that are on a GPU there are on this one here.
         Raises what `make` raises on the first process; on the others RunLeft when it failed, Dismissed after

@@ -53,5 +53,5 @@ def told_unused(gpus: int, heads: int, branches: int) -> str:
 
 
 def not_a_number(gpus: int) -> str:
-    """What is said of a number of GPUs that is below 1."""
+    """The error message for a number of GPUs that is below 1."""
     return f"The number of GPUs cannot be {gpus}; give a whole number of at least 1."

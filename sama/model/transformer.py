@@ -272,7 +272,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         return SamaTransformerOutput(sample, semantic) if return_dict else (sample, semantic)
 
     def _savings(self, attended: list[Tensor] | None, kept: int | None) -> dict[int, dict[str, Any]]:
-        """What the first and the last block may leave out, see `sama.model.blocks`; nothing in training."""
+        """The work that the first and the last block may leave out, see `sama.model.blocks`; nothing in training."""
         last = len(self.blocks) - 1
         savings: dict[int, dict[str, Any]] = {0: {}, last: {}}
         if attended is not None and may_share(self.blocks[0]):

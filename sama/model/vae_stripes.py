@@ -138,7 +138,7 @@ def _chunks(frames: Tensor) -> Iterator[Tensor]:
 
 
 class _Memory:
-    """What the causal convolutions remember of the frames before, as diffusers' modules keep it: a list, and the place
+    """The cache of earlier frames for the causal convolutions, as diffusers' modules keep it: a list, and the place
     in it of the convolution whose turn it is."""
 
     def __init__(self, coder: nn.Module) -> None:

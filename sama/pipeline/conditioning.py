@@ -1,4 +1,4 @@
-"""What the transformer is given: clips as latents and prompts as text states. Editing and training both use this.
+"""The transformer's inputs: clips as latents and prompts as text states. Editing and training both use this.
 
 Text travels as token ids in which padding is `PADDING`, so that one tensor says which tokens the tokenizer made and
 which places are empty: a prompt may hold the padding token's own name.

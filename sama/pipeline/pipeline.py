@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
@@ -25,12 +24,13 @@ from sama.device.placement import stripes_that_fit
 from sama.device.streaming import release
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
-from sama.model.processes import Dismissed, OneProcess, Processes, RunLeft
+from sama.model.processes import OneProcess, Processes
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline.batch import BatchShape
 from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
 from sama.pipeline.frames import as_frames, as_output
 from sama.pipeline.inputs import CALLBACK_TENSORS, SamaInputs, taking
+from sama.pipeline.parallel_runs import ParallelRunsMixin
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
 from sama.pipeline.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
@@ -40,7 +40,7 @@ from sama.shapes import Canvas, LatentShape, latent_shape
 logger = logging.getLogger(__name__)
 
 
-class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
+class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
     """Instruction-guided video editing with SAMA.
 
     transformer: the model. vae: Wan's. text_encoder, tokenizer: UMT5, BERT or any other of transformers with a
@@ -158,41 +158,6 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     def transformer_arguments(self) -> dict[str, Any]:
         """The arguments that the transformer was made with."""
         return {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
-
-    # --- Several processes -------------------------------------------------------------------------------------------
-
-    def enable_parallel(self, group: dist.ProcessGroup | None = None) -> Processes:
-        """Let the processes of `group` (None: all) compute every run together. Each of them calls this, with the same
-        weights, after the pipeline has been placed on its device.
-
-        From then on either every process calls the pipeline, with the same arguments, and gets the same result; or the
-        first one calls it and the others `follow`. The first process's inputs, noise and callbacks count; any process
-        may set `_interrupt`. Guidance passes are spread over the processes first, see `sama.model.split`.
-        """
-        self.disable_parallel()
-        self._processes = Processes(self.transformer, group)
-        return self._processes
-
-    def disable_parallel(self) -> None:
-        """Let this process compute its runs alone again."""
-        if isinstance(self._processes, Processes):
-            self._processes.remove()
-        self._processes = OneProcess()
-
-    def follow(self) -> None:
-        """Take part in the runs of the first process, until it calls `dismiss` on what `enable_parallel` gave it.
-
-        Raises what fails here; the processes cannot work together after that.
-        """
-        nothing = SamaInputs(video=(), prompt="", output_type="latent")  # the first process sends the run
-        while True:
-            try:
-                for _ in self._denoise(_nothing, nothing):
-                    pass
-            except RunLeft:
-                continue
-            except Dismissed:
-                return
 
     # --- Video and text ----------------------------------------------------------------------------------------------
 
@@ -414,7 +379,3 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             shape = (batch.size, config["num_semantic_tokens"], config["semantic_dim"])
             semantic_latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return latents.to(device, torch.float32), semantic_latents.to(device, torch.float32)
-
-
-def _nothing() -> SamaRun:
-    raise AssertionError("the first process prepares the run")

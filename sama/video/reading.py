@@ -22,7 +22,7 @@ from sama.video.container import av_errors, codec_name, open_input, video_stream
 from sama.video.limits import VideoLimits
 from sama.video.picture.color import coding_of
 from sama.video.picture.converting import FrameConverter
-from sama.video.picture.decoding import alpha_format, decode, has_alpha, lacks_display_times
+from sama.video.picture.decoding import alpha_format, decode_frames, has_alpha, lacks_display_times
 from sama.video.picture.deinterlace import NOTICE as DEINTERLACED
 from sama.video.picture.deinterlace import Deinterlacer
 from sama.video.picture.geometry import displayed_size, orientation_of
@@ -81,7 +81,7 @@ def probe(
     timeline = timeline or read_timeline(path, limits)
     with open_input(path, limits) as container:
         stream = video_stream(container, path, limits)
-        first = next(decode(container, stream, alpha=has_alpha(stream)), None)
+        first = next(decode_frames(container, stream, alpha=has_alpha(stream)), None)
         if first is None:
             raise VideoError(f"{name} has no frame that can be decoded; check that it plays, or export it again.")
         limits.check_size(first.width, first.height)
@@ -208,13 +208,13 @@ class FrameReader:
         alpha = has_alpha(stream)
         # A decoder of its own cannot be joined to, nor can times that are counted from the beginning.
         if self._start < _SEEK_FROM or alpha or lacks_display_times(container):
-            return 0, decode(container, stream, alpha)
+            return 0, decode_frames(container, stream, alpha)
         ticks = (self._timeline or read_timeline(self._path, self._limits)).ticks
         if self._start >= len(ticks):
-            return 0, decode(container, stream)
+            return 0, decode_frames(container, stream)
         # Well ahead of the goal: pictures right behind a key frame may need pictures from before it.
         container.seek(int(ticks[self._start - _SEEK_MARGIN]), stream=stream)
-        frames = decode(container, stream)
+        frames = decode_frames(container, stream)
         landed = next(frames, None)
         if landed is not None and landed.pts is not None and landed.key_frame:
             index = int(np.searchsorted(ticks, landed.pts))
@@ -222,7 +222,7 @@ class FrameReader:
                 clock.begin(int(ticks[0]))
                 return index, chain([landed], frames)
         container.seek(int(ticks[0]), stream=stream)
-        return 0, decode(container, stream)
+        return 0, decode_frames(container, stream)
 
 
 class _Clock:

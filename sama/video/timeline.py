@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from sama.errors import VideoError
 from sama.video.container import codec_name, open_input, video_stream
 from sama.video.limits import VideoLimits
-from sama.video.picture.decoding import decode, first_time, lacks_display_times
+from sama.video.picture.decoding import decode_frames, first_time, lacks_display_times
 
 # Streams of these codecs hold packets that show nothing (VP8) or two pictures (packed MPEG-4): only decoding counts.
 _PACKETS_ARE_NOT_FRAMES = {"vp8", "mpeg4", "msmpeg4v3", "mpeg2video", "mpeg1video", "vc1", "wmv3"}
@@ -127,7 +127,7 @@ def _packet_times(container: InputContainer, stream: VideoStream, limits: VideoL
 def _frame_times(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> np.ndarray:
     gap = max(1, round(1 / (_nominal_rate(stream) * (stream.time_base or Fraction(1, 90_000)))))
     ticks: list[int] = []
-    for frame in decode(container, stream):
+    for frame in decode_frames(container, stream):
         after = ticks[-1] if ticks else None
         if frame.pts is None:
             ticks.append(0 if after is None else after + gap)

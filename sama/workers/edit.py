@@ -34,7 +34,8 @@ def launched() -> bool:
 
 
 def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
-    """The same by all processes of a launcher, each of which calls this; only the first one yields events."""
+    """`sama.edit.edit_video` by all processes of a launcher, each of which calls this; only the first one yields
+    events."""
     import torch.distributed as dist
 
     rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
@@ -58,13 +59,13 @@ def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
 
 def edit_shared(request: EditRequest, pipeline: SamaPipeline) -> Generator[EditEvent, None, None]:
     """An edit by the first process of a pipeline that runs on several; it says so where some are not needed."""
-    if said := told_unused(request, pipeline):
+    if said := told_unused_gpus(request, pipeline):
         yield EditEvent("planning", message=said, warning=said)
     yield from edit_video(request, pipeline=pipeline)
 
 
-def told_unused(request: EditRequest, pipeline: SamaPipeline) -> str:
-    """One sentence where an edit cannot use all processes of a pipeline, "" where it does."""
+def told_unused_gpus(request: EditRequest, pipeline: SamaPipeline) -> str:
+    """One sentence for the user where an edit cannot use all processes of a pipeline; "" where it uses them."""
     from sama.model.processes import Processes
     from sama.model.split import told_unused
     from sama.pipeline.schedule import guidance_passes

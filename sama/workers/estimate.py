@@ -1,4 +1,4 @@
-"""What an edit will take on several GPUs."""
+"""The estimate of an edit on several GPUs."""
 
 from __future__ import annotations
 

@@ -35,12 +35,12 @@ _GOSSIP_SECONDS = 2.0  # after a failure: was it that another worker died?
 
 
 class State(Enum):
-    """Of a group of workers."""
+    """The state of a group of workers."""
 
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
-    """It could not be loaded, and will not be by trying again at once."""
+    """The model could not be loaded, and trying again at once would fail too."""
     LOST = "lost"
     """A worker died, or they cannot work together any more."""
     CLOSED = "closed"
@@ -102,12 +102,12 @@ class Workers:
 
     @property
     def facts(self) -> Any:
-        """What `describe` said; None before the workers are ready."""
+        """The value that `describe` returned in the first worker; None before the workers are ready."""
         group = self._group
         return None if group is None else group.facts
 
     def wait(self) -> None:
-        """Return when the workers are ready. Raises what loading raised."""
+        """Wait until the workers are ready. Raises the error that loading raised."""
         self.start()
         group = self._group
         if group is None:
@@ -119,11 +119,11 @@ class Workers:
     def run(
         self, work: Work, prepare: Prepare | None = None, seconds: float | None = None
     ) -> Generator[Any, None, None]:
-        """What `work` yields in the first worker, whose pipeline it gets. Closing this closes it there.
+        """Run `work` on the first worker's pipeline and yield its items. Closing this generator closes it there.
 
-        prepare: done in every worker before. Both must be picklable, and what is yielded too.
+        prepare: called in every worker before. Both must be picklable, and what is yielded too.
         seconds: the longest that the job may take.
-        Raises what `work` raises; EditFailedError when a worker dies or the time is over.
+        Raises the errors of `work`; EditFailedError when a worker dies or the time is over.
         """
         with self._turn:
             self.wait()
@@ -222,7 +222,8 @@ class _Group:
         self._send(order)
 
     def messages(self, number: int, seconds: float | None) -> Generator[Item | Ended, None, None]:
-        """What the workers say about a job; the last one is its `Ended`. Raises EditFailedError."""
+        """Yield the workers' messages about a job; the last one is its `Ended`. Raises EditFailedError when they are
+        lost."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -236,7 +237,7 @@ class _Group:
                     return
 
     def stop(self, number: int, seconds: float) -> bool:
-        """Stop a job; whether it has ended, with all that it yielded until then thrown away."""
+        """Stop a job and drop what it still yields. Returns whether it has ended."""
         self._send(Stop(number))
         try:
             for _ in self.messages(number, seconds):
@@ -379,7 +380,7 @@ def _not_started(count: int, reason: str) -> str:
 
 
 def too_long(seconds: float) -> str:
-    """What is said of a job that was stopped because its time was over."""
+    """The error message of a job that was stopped because its time was over."""
     told = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return f"The edit took longer than the {told} allowed here and was stopped; choose fewer frames or steps."
 

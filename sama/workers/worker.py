@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
 
 Load = Callable[[str], "SamaPipeline"]
-"""Makes the pipeline on a device, in every worker."""
+"""A function that makes the pipeline on a device; it runs in every worker."""
 Work = Callable[["SamaPipeline"], Generator[Any, None, None]]
 Prepare = Callable[["SamaPipeline"], None]
 
@@ -49,7 +49,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Order:
-    """To each worker: do `prepare`, then the first one does `work` and the others follow."""
+    """Message to each worker: call `prepare`; then the first one runs `work` and the others follow."""
 
     number: int
     prepare: Prepare
@@ -58,21 +58,21 @@ class Order:
 
 @dataclass(frozen=True)
 class Stop:
-    """To each worker: close the job of this number at its next item."""
+    """Message to each worker: close the job of this number at its next item."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Ready:
-    """From a worker whose pipeline is loaded. facts: what `describe` said of it, from the first worker only."""
+    """Message from a worker whose pipeline is loaded. facts: the value of `describe`, from the first worker only."""
 
     facts: Any = None
 
 
 @dataclass(frozen=True)
 class Item:
-    """From the first worker: what a job yielded."""
+    """Message from the first worker: one item that a job yielded."""
 
     number: int
     value: Any
@@ -80,7 +80,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Ended:
-    """From a worker whose part of a job is over. broken: whether the workers cannot work together any more."""
+    """Message from a worker whose part of a job is over. broken: whether the workers cannot work together any more."""
 
     number: int
     error: BaseException | None = None
@@ -88,7 +88,8 @@ class Ended:
 
 
 def main(member: Member, connection: Connection, load: Load, describe: Callable[[SamaPipeline], Any]) -> None:
-    """The life of a worker. It ends when the caller closes the connection or dies, whatever it does then."""
+    """Run a worker: load the pipeline and do what the caller orders. It ends when the caller closes the connection or
+    dies, in the middle of a job too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the caller stops the job
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "fork" in multiprocessing.get_all_start_methods():

@@ -15,7 +15,7 @@ from peft import LoraConfig
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sama.model.parallel import sequence_parallel, token_counts
+from sama.model.parallel import sequence_parallel, tokens_per_process
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
 
 pytestmark = pytest.mark.distributed
@@ -258,8 +258,8 @@ def test_inference_is_shared_too(of_two, context):
 
 
 def test_tokens_are_spread_as_evenly_as_can_be():
-    assert token_counts(65_585, 4) == [16_397, 16_396, 16_396, 16_396]
-    assert token_counts(3, 4) == [1, 1, 1, 0]
+    assert tokens_per_process(65_585, 4) == [16_397, 16_396, 16_396, 16_396]
+    assert tokens_per_process(3, 4) == [1, 1, 1, 0]
 
 
 if __name__ == "__main__":

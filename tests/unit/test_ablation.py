@@ -18,8 +18,8 @@ from training import evaluate, train
 from training.config import load_config
 from training.evaluation.ablation import runs
 from training.evaluation.ablation.__main__ import main
-from training.evaluation.ablation.results import Outcome, agreement, effect, over_seeds, read_record
-from training.evaluation.ablation.runs import EXPERIMENT, VARIANTS, Plan, Run, trainings, write_plan
+from training.evaluation.ablation.results import Outcome, agreement_with_paper, effect, over_seeds, read_record
+from training.evaluation.ablation.runs import EXPERIMENT, VARIANTS, AblationPlan, Run, trainings, write_plan
 from training.evaluation.held_out.cases import PUBLISHED, make_cases, read_cases, write_cases
 from training.evaluation.held_out.runner import write_score
 from training.evaluation.held_out.scoring import Measures, Score
@@ -39,7 +39,7 @@ class Sizes:
 
 def plan(**changes):
     settings = {"steps": 100, "seeds": 3, "variants": tuple(VARIANTS), "groups": 20, "per_task": 1}
-    return Plan(**settings | {"command": (TINY,)} | changes)
+    return AblationPlan(**settings | {"command": (TINY,)} | changes)
 
 
 def configurations(name, tmp_path, steps=100, seed=1):
@@ -199,9 +199,9 @@ def test_means_and_effects_count_seeds_and_cases():
     assert found.better_by == pytest.approx(1.1) and found.pairs == 6
     assert found.error == pytest.approx(0.1) and found.verdict == "better"
     claim = next(claim for claim in EXPERIMENT.claims if (claim.one, claim.other) == ("both", "baseline"))
-    assert agreement(claim, found) == "agrees"
+    assert agreement_with_paper(claim, found) == "agrees"
     back = effect({"both": base, "baseline": better}, "both", "baseline", "inside")
-    assert agreement(claim, back) == "disagrees"
+    assert agreement_with_paper(claim, back) == "disagrees"
 
 
 def test_one_seed_decides_nothing_and_missing_runs_are_no_figures():

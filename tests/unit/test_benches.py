@@ -15,7 +15,7 @@ from training.errors import JudgeError
 from training.evaluation.benches import published
 from training.evaluation.benches.__main__ import main
 from training.evaluation.benches.benchmarks import BENCHMARKS, OPENVE, RECO, VIE
-from training.evaluation.benches.cases import read_cases, result_of
+from training.evaluation.benches.cases import read_case_list, result_of
 from training.evaluation.benches.editing import produce
 
 SMALL = ["--side", "48", "--retries", "1", "--timeout", "20"]
@@ -132,7 +132,7 @@ def test_reco_reads_the_published_lists_and_takes_geometric_means(bench, tmp_pat
         "duck.mp4: Replace the duck with a boat. \n"
     )
     (configs / "style.txt").write_text("duck.mp4: Convert the video into a Sketch style.\n")
-    cases = read_cases(configs, RECO, bench).cases
+    cases = read_case_list(configs, RECO, bench).cases
     assert [(case.task, case.id) for case in cases] == [
         ("replace", "duck_Replace_the_duck_with_a_swan_please _now"),
         ("replace", "duck_Replace_the_duck_with_a_boat"),
@@ -202,7 +202,7 @@ def test_a_server_that_is_away_writes_no_table(bench, tmp_path, capsys):
 )
 def test_a_list_that_is_wrong_is_told_where(tmp_path, rows, words):
     with pytest.raises(JudgeError, match=words):
-        read_cases(write_list(tmp_path / "cases.jsonl", rows), VIE)
+        read_case_list(write_list(tmp_path / "cases.jsonl", rows), VIE)
 
 
 def test_bad_places_are_one_sentence(tmp_path, bench, capsys):
@@ -250,7 +250,7 @@ def test_our_editor_makes_the_results_and_they_are_judged(bench, tmp_path):
     """End to end: edit the cases with a (tiny, random) pipeline, go on after a stop, judge what came out."""
     rows = [vie_case(1, "add"), vie_case(2, "style"), {**vie_case(3, "add"), "source_video": "gone.mp4"}]
     cases = write_list(bench / "edit.jsonl", rows)
-    listed = read_cases(cases, VIE).cases
+    listed = read_case_list(cases, VIE).cases
     results = tmp_path / "results"
     options = {"preset": "tiny", "steps": 1, "frames": 5}
     pipeline = tiny_pipeline(tower=False, **Canvas((Bucket(64, 48),), window=5, overlap=2).settings())

@@ -11,12 +11,12 @@ from tests.media import make_clip, make_truncated
 from training.config import ManifestConfig, SetConfig
 from training.data.files.buckets import ModelWidth, Signature, assign, batch_sizes, bucket_table, cost, signatures
 from training.data.files.checks import find_catalogue, pair_match
-from training.data.files.clips import Facts
+from training.data.files.clips import ClipFacts
 from training.data.files.manifest import RowError
 from training.data.sizes import tiny_buckets
 
 WAN = ModelWidth(5120, 13824)
-FACTS = Facts(49, Fraction(24), 832, 480, "a", 1, 1)
+FACTS = ClipFacts(49, Fraction(24), 832, 480, "a", 1, 1)
 OTHER = replace(FACTS, digest="b")
 
 

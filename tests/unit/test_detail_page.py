@@ -12,7 +12,7 @@ import torch
 from sama.video import write_clip
 from tests.tiny import tiny_pipeline
 from training.evaluation import before_after, detail
-from training.evaluation.detail import CLIPS, EDITS, Measured, SourceClip, examine, table, truth
+from training.evaluation.detail import CLIPS, EDITS, DetailScores, SourceClip, score_clip, scores_table, truth
 from training.evaluation.held_out.metrics import ssim
 from training.synth.edits.styles import apply_style
 
@@ -55,7 +55,7 @@ def frames():
 def test_an_edit_is_measured_with_and_without_detail_of_one_run(frames, tmp_path):
     pipe, picture = Stylist(), tmp_path / "clip.jpg"
     clip = SourceClip("clip", "noise", (0.5, 0.5), 24, lambda *_: frames)
-    (each,) = examine(clip, frames, [EDIT], pipe, picture, steps=1)
+    (each,) = score_clip(clip, frames, [EDIT], pipe, picture, steps=1)
     assert (each.clip, each.edit, pipe.runs) == ("clip", EDIT, 1)
     assert np.isfinite([*each.off, *each.on]).all()
     assert each.on[1] < each.highest < 1
@@ -67,7 +67,7 @@ def test_an_edit_is_measured_with_and_without_detail_of_one_run(frames, tmp_path
 def test_more_frames_than_a_window_are_painted_once(frames):
     pipe, long = Stylist(), np.concatenate([frames] * 4)
     clip = SourceClip("clip", "noise", (0.5, 0.5), 24, lambda *_: long)
-    (each,) = examine(clip, long, [EDIT], pipe, None, steps=1)
+    (each,) = score_clip(clip, long, [EDIT], pipe, None, steps=1)
     assert pipe.runs == 2 and each.better
 
 
@@ -95,8 +95,10 @@ def test_a_row_is_better_by_all_three_measures_or_not_at_all():
     for on, better in (
         ((21.0, 0.6, 0.1), True), ((19.0, 0.6, 0.1), False), ((21.0, 0.4, 0.1), False), ((21.0, 0.6, 0.3), False),
     ):  # fmt: skip
-        assert Measured("clip", EDIT, off, on).better == better
-    lines = table([Measured("a", EDIT, off, (21.0, 0.6, 0.1), 0.9), Measured("b", EDIT, off, (23.0, 0.8, 0.3), 0.8)])
+        assert DetailScores("clip", EDIT, off, on).better == better
+    lines = scores_table(
+        [DetailScores("a", EDIT, off, (21.0, 0.6, 0.1), 0.9), DetailScores("b", EDIT, off, (23.0, 0.8, 0.3), 0.8)]
+    )
     assert lines.splitlines()[-1] == "| all | mean | 20.0 → 22.0 | 0.500 → 0.700 | 0.200 → 0.200 | 0.850 |"
 
 

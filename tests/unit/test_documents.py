@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.parallel_steps import table as steps_table
+from benchmarks.parallel_steps import steps_table
 from benchmarks.speed_table import tables as edit_tables
 from benchmarks.training_costs import costs
 from benchmarks.training_settings import results_table as speed_table

@@ -16,9 +16,17 @@ from training.evaluation.held_out import runner
 from training.evaluation.held_out.cases import PUBLISHED, draw, make_cases, read_cases, write_cases
 from training.evaluation.held_out.clips import LOSSLESS, export_cases, find_result, read_result, read_strip, write_strip
 from training.evaluation.held_out.editor import TowerDistance
-from training.evaluation.held_out.report import as_markdown, read_report, write_report
+from training.evaluation.held_out.report import read_report, scores_text, write_report
 from training.evaluation.held_out.runner import score_folder
-from training.evaluation.held_out.scoring import Measures, Score, Scorer, Wording, as_score, score_case, unread
+from training.evaluation.held_out.scoring import (
+    Measures,
+    Score,
+    Scorer,
+    Wording,
+    as_score,
+    has_unread_subtitle,
+    score_case,
+)
 from training.evaluation.held_out.summary import compare, mean_of, summarise, wordings_table
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack
@@ -244,7 +252,7 @@ def test_the_first_published_form_is_understood(tmp_path):
 
 
 def test_the_table_has_a_row_per_task_and_dashes_for_what_does_not_apply():
-    text = as_markdown([score(rank=2, followed=False, inside=1.0), score("style", inside=2.0)])
+    text = scores_text([score(rank=2, followed=False, inside=1.0), score("style", inside=2.0)])
     rows = [line for line in text.split("###")[1].splitlines() if line.startswith("|")][2:]
     assert [row.split("|")[1].strip() for row in rows] == ["add", "style", "all"]
     assert "100 ± 22 %" in rows[0] and "-" in rows[1]
@@ -290,12 +298,12 @@ def test_what_a_machine_could_not_read_is_read_later(tmp_path, pack):  # noqa: F
     line = make_cases(pack, ["subtitle_add"], 1, frames=(5,), paraphrases=1)[0]
     case = draw(pack, line)
     one = score_case(Scorer(pack, ocr=False).case(case), line, [case.target, case.source], case.source, case.target)
-    assert unread(one) and one.result.followed is None
+    assert has_unread_subtitle(one) and one.result.followed is None
     runner.write_score(tmp_path, one)
     runner.store(tmp_path, line, [case.target, case.source], case.target, 92)
     assert runner.read_later([line], tmp_path, pack) == 1
     read = runner.finished(tmp_path, line, 1)
-    assert not unread(read) and read.vae.text is not None and read.wordings[0].result.followed is False
+    assert not has_unread_subtitle(read) and read.vae.text is not None and read.wordings[0].result.followed is False
     assert runner.read_later([line], tmp_path, pack) == 0
 
 

@@ -269,7 +269,7 @@ def test_the_pipeline_cuts_when_memory_is_short(monkeypatch):
 
 
 def evaluations(model, given, texts):
-    """Of one step: with everything computed, and with what can be left out left out."""
+    """Evaluations of one step: with everything computed, and with what can be left out left out."""
     with torch.no_grad():
         attended = []
         saved = [model(**given | {"encoder_hidden_states": text}, attended=attended) for text in texts]

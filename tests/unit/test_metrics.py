@@ -7,9 +7,9 @@ from PIL import Image
 
 from training.evaluation.held_out.metrics import (
     MAXIMUM_PSNR,
-    Motion,
+    OpticalFlow,
+    changed_mask,
     colour_shares,
-    edit_mask,
     gmsd,
     named_colour_match,
     psnr,
@@ -69,11 +69,11 @@ def test_the_edit_mask_is_the_changed_region_and_its_rim():
     truth = source.copy()
     truth[0, 8:10, 8:10, 1] += 7
     truth[1, 8:10, 8:10] += 6
-    mask = edit_mask(source, truth)
+    mask = changed_mask(source, truth)
     assert mask.dtype == bool and mask.shape == (2, 20, 20)
     assert mask[0].sum() == 6 * 6 and mask[0, 6:12, 6:12].all()
     assert not mask[1].any()
-    assert edit_mask(source, truth, dilate=0)[0].sum() == 4
+    assert changed_mask(source, truth, dilate=0)[0].sum() == 4
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_flicker_is_told_from_motion():
     steady = source // 2 + 60
     flicker = steady.copy()
     flicker[1::2] += 20
-    assert Motion(source).warped_difference(steady) < 2
-    assert 17 < Motion(source).warped_difference(flicker) < 23
-    assert Motion(source[:1]).warped_difference(source[:1]) == 0
+    assert OpticalFlow(source).warped_difference(steady) < 2
+    assert 17 < OpticalFlow(source).warped_difference(flicker) < 23
+    assert OpticalFlow(source[:1]).warped_difference(source[:1]) == 0
 
 
 def drawing(kind):
@@ -248,7 +248,7 @@ def test_gmsd_sees_lost_and_invented_edges_and_no_colour():
 
 def test_several_clips_are_judged_along_one_motion():
     source = textured(frames=4)
-    motion = Motion(source)
+    motion = OpticalFlow(source)
     jumpy = source.copy()
     jumpy[2] = np.roll(jumpy[2], 5, axis=1)
     assert motion.warped_difference(jumpy) > 3 * motion.warped_difference(source)

@@ -13,7 +13,8 @@ from sama.shapes import Bucket, Canvas
 from tests.media import make_clip
 from tests.tiny import Copier, tiny_pipeline
 from training.evaluation import region as study
-from training.evaluation.region import CaseKey, Edited, judge, table
+from training.evaluation.region import rules_table
+from training.evaluation.region_rules import RULES, CaseKey, EditedPair, measure_shown
 
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 BOX = (slice(16, 32), slice(40, 56))
@@ -116,17 +117,18 @@ def test_rules_are_judged_by_what_they_show():
     target[:, 8:24, 8:24] = 200
     result = target.copy()
     result[:, 40:60, 40:60] = 10  # something else
-    edit = Edited(CaseKey("usual", "recolour", 1), source, target, result, source, np.stack([meant(1, 1)] * 2), 1.0)
-    shown = {name: judge(edit, rule(edit)) for name, rule in study.RULES.items()}
+    edit = EditedPair(CaseKey("usual", "recolour", 1), source, target, result, source, np.stack([meant(1, 1)] * 2), 1.0)
+    shown = {name: measure_shown(edit, rule(edit)) for name, rule in RULES.items()}
     in_use, vouches = shown["pixels"], shown["plan vouches for regions (in use)"]
     assert in_use.elsewhere > 0.05 and vouches.elsewhere == 0
     assert vouches.outside > in_use.outside + 20 and vouches.inside == pytest.approx(in_use.inside)
     assert in_use.followed and in_use.reach == pytest.approx(0.9)
-    assert not in_use.whole and in_use.right and judge(edit, None).right is False
-    row = table({"a": [in_use], "b": [vouches]}).splitlines()
+    assert not in_use.whole and in_use.right and measure_shown(edit, None).right is False
+    row = rules_table({"a": [in_use], "b": [vouches]}).splitlines()
     assert "1 of 1" in row[2] and "0 of 1" in row[3]
-    still = Edited(CaseKey("usual", "identity", 2), source, source, result, source, edit.regions, 1.0)
-    assert judge(still, None).alone is False and judge(still, np.zeros((2, 64, 64), np.float32)).alone is True
+    still = EditedPair(CaseKey("usual", "identity", 2), source, source, result, source, edit.regions, 1.0)
+    assert measure_shown(still, None).alone is False
+    assert measure_shown(still, np.zeros((2, 64, 64), np.float32)).alone is True
 
 
 def test_edits_are_kept_and_not_made_again(tmp_path):
@@ -135,7 +137,7 @@ def test_edits_are_kept_and_not_made_again(tmp_path):
     def make(key):
         made.append(key)
         clip = np.full((1, 16, 16, 3), key.seed, np.uint8)
-        return Edited(key, clip, clip, clip, clip, np.zeros((2, 8, 8), np.float32), 1.0)
+        return EditedPair(key, clip, clip, clip, clip, np.zeros((2, 8, 8), np.float32), 1.0)
 
     assert [edit.key for edit in study.edits(keys, tmp_path, make, limit=2)] == keys[:2]
     again = list(study.edits(keys, tmp_path, make))

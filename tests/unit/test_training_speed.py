@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training_settings import SETTINGS, parse_setting, results_table, write_result
+from benchmarks.measuring import write_result
+from benchmarks.training_settings import SETTINGS, parse_setting, results_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,4 @@
-"""What a feed gives and a stage takes: one encoded batch."""
+"""The interface between feeds and stages: one encoded batch."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ class Feed(Protocol):
         ...
 
     def summary(self) -> str:
-        """What will be seen and what was left out, as lines for a person: sizes, buckets, drops and why."""
+        """The samples that will be seen and those left out, as lines for the user: sizes, buckets, drops and why."""
         ...

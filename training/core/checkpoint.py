@@ -39,7 +39,7 @@ from training.parallel.processes import ProcessGroups
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 NAMES = "step-*"
 MODEL, AVERAGE = "model.", "ema."
-"""What the names of weights and of their averages begin with, before the parameter's own name."""
+"""The prefixes of the names of weights and of their averages, before the parameter's own name."""
 
 
 class Checkpoints:
@@ -145,7 +145,7 @@ class Checkpoints:
         ) from problem
 
     def _store(self, path: Path) -> dict[str, Any]:
-        """Where and with whom `torch.distributed.checkpoint` writes and reads."""
+        """Arguments of `torch.distributed.checkpoint`: the folder, and the processes that write and read together."""
         group = self.groups.control
         return {"checkpoint_id": path / "tensors", "process_group": group, "no_dist": group is None}
 
@@ -161,7 +161,7 @@ class Checkpoints:
 
 
 def run_facts(path: Path) -> dict[str, Any]:
-    """What all processes share of a checkpoint: `step`, `processes` and what was given as `run`."""
+    """The part of a checkpoint that all processes share: `step`, `processes` and what was given as `run`."""
     described: dict[str, Any] = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
     return described
 

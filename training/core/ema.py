@@ -22,7 +22,7 @@ class Ema:
         self.decay = decay
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.shadow: dict[str, Tensor] = {name: weight.detach().float().clone() for name, weight in trained.items()}
-        """By parameter name; sharded as the weights are."""
+        """The averages by parameter name; sharded as the weights are."""
         self._live = [local(weight.detach()) for weight in trained.values()]
         self._shadow = [local(shadow) for shadow in self.shadow.values()]
         device = self._live[0].device if self._live else torch.device("cpu")

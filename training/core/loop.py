@@ -38,7 +38,7 @@ wait for data: one for each bucket of the embedded model, and one more."""
 
 
 class Stage(Protocol):
-    """What a stage brings to the loop."""
+    """The interface of a stage for the loop."""
 
     model: nn.Module
     """The module under training, ready to be wrapped."""
@@ -53,11 +53,11 @@ class Stage(Protocol):
         ...
 
     def cost(self, batch: Any) -> Cost:
-        """What a micro-step on the batch works through."""
+        """The cost of a micro-step on the batch."""
         ...
 
     def figures(self) -> dict[str, float]:
-        """What was gathered since the last call, for the log. Every process calls it, at the same step."""
+        """The figures gathered since the last call, for the log. Every process calls it, at the same step."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Stage(Protocol):
         ...
 
     def summary(self) -> str:
-        """What will be seen, as lines for a person."""
+        """The samples that will be seen, as lines for the user."""
         ...
 
     def export(self, folder: Path) -> None:
@@ -86,8 +86,8 @@ class Watcher(Protocol):
 
 
 class Moment(NamedTuple):
-    """What all processes agree on before a step: how much of the run is over, and what is to be done. broken: too many
-    steps were skipped for the run to go on."""
+    """The decisions that all processes share before a step: how much of the run is over, and what is to be done.
+    broken: too many steps were skipped for the run to go on."""
 
     progress: float
     stop: bool
@@ -168,7 +168,7 @@ class Trainer:
         self._stopping = True
 
     def _look(self) -> Moment:
-        """What is to be done before the next step. Clocks differ between processes, and all must act together: the
+        """The decisions before the next step. Clocks differ between processes, and all must act together: the
         first one's counts."""
         first = self.accelerator.is_main_process
         own = self.clock.progress(self.step)

@@ -1,4 +1,4 @@
-"""What a training step costs in floating-point operations, how fast a run is, what holds it up, and how far it is.
+"""Meters a run: the floating-point operations of a step, its speed, the time spent waiting, and its progress.
 
 The blocks count by the formula of `sama.flops`, and the layers around them by their real sizes. Training is three
 forward passes; what is computed again under gradient checkpointing is not counted. MFU (model FLOPs utilisation) =
@@ -46,7 +46,7 @@ def training_flops(forward: Flops, frozen: bool = False) -> int:
 
 
 class Cost(NamedTuple):
-    """What a micro-step works through."""
+    """The cost of a micro-step."""
 
     samples: int
     tokens: int

@@ -1,4 +1,4 @@
-"""Optimisers and their one schedule: Muon for matrices and convolutions, AdamW for everything else."""
+"""The optimisers and their schedule: Muon for matrices and convolutions, AdamW for everything else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class FlattenedMuon(torch.optim.Muon):
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """What Muon trains: hidden weights. Embeddings and the outer layers keep AdamW, as Muon's authors advise."""
+    """Whether Muon trains a weight: hidden ones only. Embeddings and the outer layers keep AdamW, as Muon's authors
+    advise."""
     outer = ("embedding", "embeddings", "patch_embedding", "proj_out", "conv_in", "conv_out", "head.proj", "probe")
     return name.endswith("weight") and parameter.ndim >= 2 and not any(part in name for part in outer)
 
@@ -88,7 +89,8 @@ def build_optimisers(model: nn.Module, config: OptimiserConfig) -> list[torch.op
 
 def step_unless(optimisers: Iterable[torch.optim.Optimizer], skip: Tensor) -> None:
     """Step, or leave weights, momenta and step counts exactly as they are where `skip`, a bool tensor without
-    dimensions, is true. The host does not ask which."""
+    dimensions, is true. The host does not wait for
+    `skip`."""
     found_inf = skip.float()
     for optimiser in optimisers:
         optimiser.found_inf = found_inf  # type: ignore[attr-defined]
@@ -132,7 +134,8 @@ def _make_state(optimiser: torch.optim.Optimizer) -> None:
 
 
 def rate_factor(step: int, progress: float, config: OptimiserConfig) -> float:
-    """The trapezoid: warm-up by steps, a plateau, and a linear fall to zero over the last `decay_share` of the run.
+    """The learning rate's factor, a trapezoid: warm-up by steps, a plateau, and a linear fall to zero over the last
+    `decay_share` of the run.
 
     progress: how much of the run is over, 0 to 1, by steps or by time.
     """

@@ -1,4 +1,4 @@
-"""What is computed in which type.
+"""Decides which part is computed in which type.
 
 Weights, gradients, optimiser states and averages are float32, sharded or not; below an adapter, the frozen weights are
 in the type of the run but for those that diffusers keeps in float32 as well. Forward passes run under bfloat16 autocast

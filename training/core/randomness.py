@@ -29,7 +29,7 @@ def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
 
 
 def _tuple_hash(*numbers: int) -> int:
-    """What CPython's `hash` gives of a tuple of numbers on a 64-bit machine (xxHash), as 64 bits without a sign.
+    """CPython's `hash` of a tuple of numbers on a 64-bit machine (xxHash), as 64 bits without a sign.
 
     Samples were seeded with it from the first: with another mixing, runs that go on would draw something else.
     """

@@ -43,7 +43,7 @@ _FORMATS = ("safetensors", "bin")
 
 @dataclass(frozen=True)
 class FrozenSizes:
-    """What the frozen parts decide, read from their configurations alone.
+    """The sizes that the frozen parts decide, read from their configurations alone.
 
     small: whether the text encoder is the embedded model's, with short prompts.
     settings: see `pipeline_settings`.
@@ -66,7 +66,7 @@ class FrozenSizes:
 
     @property
     def spelling(self) -> Spelling:
-        """Where quoted texts are spelled."""
+        """Whether and where quoted texts are spelled, see `sama.pipeline.prompts.model_prompt`."""
         spelling: Spelling = self.settings["spell_quotes"]
         return spelling
 
@@ -162,7 +162,7 @@ class Encoders:
         if vae.config["is_residual"]:
             self._one_pass = _frozen(OnePassVAE(copy.deepcopy(vae)).to(stored), device)
         self.vae: AutoencoderKLWan = _frozen(vae if self._one_pass is not None else vae.to(stored), device)
-        """For decoding, and for encoding where there is no one-pass view."""
+        """The VAE for decoding, and for encoding where there is no one-pass view."""
         self._fingerprints: dict[str, str] = {}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the source's detail adds to edits of the whole picture, measured and shown at the source's own size.
+"""Measures and shows what the source's detail adds to edits of the whole picture, at the source's own size.
 
     python -m training.evaluation.detail --out docs/detail.md
 
@@ -74,7 +74,7 @@ class SourceClip:
 
 
 @dataclass(frozen=True)
-class Measured:
+class DetailScores:
     """One edit of one clip: (PSNR in dB, SSIM, GMSD) with detail off and on.
 
     highest: SSIM of what was asked for, written to a file as results are: no result can be expected to be above it.
@@ -167,7 +167,7 @@ class _PaintedOnce:
 
 
 def truth(edit: str, source: Clip) -> Clip:
-    """What `edit`, a key of `EDITS`, asks for: drawn on the full-size frames."""
+    """The result that `edit`, a key of `EDITS`, asks for: drawn on the full-size frames."""
     if edit in STYLES:
         return np.stack([apply_style(edit, frame) for frame in source])
     return np.stack([apply_weather(edit, frame, index) for index, frame in enumerate(source)])
@@ -194,14 +194,14 @@ def edit_both(clip: Path, instruction: str, pipeline: SamaPipeline, work: Path, 
     return results[0], results[1]
 
 
-def measure(result: Clip, wanted: Clip) -> tuple[float, float, float]:
+def _measures(result: Clip, wanted: Clip) -> tuple[float, float, float]:
     """(PSNR in dB, SSIM, GMSD) of a result."""
     return psnr(result, wanted), ssim(result, wanted), gmsd(result, wanted)
 
 
-def examine(
+def score_clip(
     clip: SourceClip, frames: Clip, edits: Iterable[str], pipeline: SamaPipeline, picture: Path | None, **values: Any
-) -> list[Measured]:
+) -> list[DetailScores]:
     """All `edits` of one clip, and a picture of those in `SHOWN`. values: further fields of the requests."""
     from sama.video import read_clip, write_clip
 
@@ -215,7 +215,7 @@ def examine(
             wanted = truth(edit, source)
             write_clip(Path(folder) / "wanted.mp4", wanted, clip.fps)
             highest = ssim(read_clip(Path(folder) / "wanted.mp4"), wanted)
-            measured.append(Measured(clip.name, edit, measure(off, wanted), measure(on, wanted), highest))
+            measured.append(DetailScores(clip.name, edit, _measures(off, wanted), _measures(on, wanted), highest))
             logger.info("%s, %s: SSIM %.3f -> %.3f", clip.name, edit, measured[-1].off[1], measured[-1].on[1])
             if edit in SHOWN:
                 middle = len(source) // 2
@@ -233,7 +233,7 @@ def _crop(frame: NDArray[np.uint8], centre: tuple[float, float]) -> NDArray[np.u
     return frame[y : y + h, x : x + w]
 
 
-def table(measured: Sequence[Measured]) -> str:
+def scores_table(measured: Sequence[DetailScores]) -> str:
     """A Markdown table with a row for each edit of each clip, and one with the means."""
     digits = (1, 3, 3)
 
@@ -249,7 +249,9 @@ def table(measured: Sequence[Measured]) -> str:
     return markdown_table(["clip", "edit", "PSNR, dB", "SSIM", "GMSD (lower is better)", "highest SSIM"], rows)
 
 
-def page(measured: Sequence[Measured], clips: Sequence[SourceClip], out: Path, options: argparse.Namespace) -> str:
+def _page_text(
+    measured: Sequence[DetailScores], clips: Sequence[SourceClip], out: Path, options: argparse.Namespace
+) -> str:
     """The page about `measured`; pictures lie in the folder beside it that has its name."""
     count = sum(each.better for each in measured)
     summary = (
@@ -267,7 +269,7 @@ def page(measured: Sequence[Measured], clips: Sequence[SourceClip], out: Path, o
             command=" ".join(["python -m training.evaluation.detail", f"--out {out}", *changed]),
             **chosen,
             summary=summary,
-            table=table(measured),
+            table=scores_table(measured),
             clips="\n".join(f"- **{clip.name}**: {clip.about}." for clip in clips),
             width=CROP[0],
             height=CROP[1],
@@ -304,12 +306,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measured = []
         for clip, frames in zip(CLIPS, sources, strict=True):
             picture = options.out.with_suffix("") / f"{clip.name}.jpg"
-            measured += examine(clip, frames, EDITS, pipeline, picture, **values)
+            measured += score_clip(clip, frames, EDITS, pipeline, picture, **values)
     except (IngredientError, EditError, VideoError, OSError, tarfile.TarError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     with whole_file(options.out) as part:
-        part.write_text(page(measured, CLIPS, options.out, options), encoding="utf-8")
+        part.write_text(_page_text(measured, CLIPS, options.out, options), encoding="utf-8")
     return 0
 
 

@@ -13,16 +13,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sama.edit.composing.compose import FAINT, Mask, changes_everything, compose, differences, edit_mask
-from sama.edit.composing.region import MEANT, vouched
+from sama.edit.composing.region import MEANT
 from sama.files import whole_file
 from training.data.sizes import tiny_buckets
 from training.errors import PackError
@@ -30,6 +26,7 @@ from training.evaluation.held_out import metrics
 from training.evaluation.held_out.cases import FIRST_SEED
 from training.evaluation.held_out.report import markdown_table
 from training.evaluation.held_out.scoring import UNCHANGED
+from training.evaluation.region_rules import NEARER, RULES, WHOLE_PLAN, CaseKey, EditedPair, Shown, measure_shown
 from training.synth.edits.tasks import TASKS
 from training.synth.material.pack import Pack, require_pack
 from training.synth.scenes.render import render_case
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
 
 logger = logging.getLogger(__name__)
-Clip = NDArray[np.uint8]  # (T, H, W, 3) RGB
 
 COUNTS = {
     "identity": 10, "style": 4, "weather": 4, "background": 2, "add": 2, "remove": 2, "replace": 2, "recolour": 2,
@@ -48,142 +44,9 @@ COUNTS = {
 """Cases of each task, the first ones of the held-out benchmark."""
 LARGE = ("remove", "replace", "recolour", "resize", "add", "move")
 LARGE_EACH, LARGE_FROM, LARGE_SEEN = 4, 800_000, 100
-"""Of each of these tasks, the cases of so many seeds whose edit covers most of the picture."""
+"""LARGE_EACH cases of each of these tasks: of LARGE_SEEN seeds, those whose edit covers most of the picture."""
 ELSEWHERE = 0.01
 """Share of the picture, away from the edit that was asked for, from which on something else counts as edited."""
-NEARER = 1.0
-"""dB by which the result of an edit that was followed is nearer to the truth than the source is."""
-_AWAY = 8  # pixels around the edit that was asked for in which nothing counts as elsewhere
-
-
-@dataclass(frozen=True)
-class CaseKey:
-    """kind: "usual" or "large"."""
-
-    kind: str
-    task: str
-    seed: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.kind}-{self.task}-{self.seed}.npz"
-
-
-@dataclass(frozen=True)
-class Edited:
-    """A pair and what the model made of its source, at the model's size.
-
-    reference: the decoded source. regions: (2, 8, 8), where the plan means to change the picture, by
-    `sama.model.semantics.plan_region`, at the first and at the last step. scale: of the source's tokens.
-    """
-
-    key: CaseKey
-    source: Clip
-    target: Clip
-    result: Clip
-    reference: Clip
-    regions: NDArray[np.float32]
-    scale: float
-
-    @property
-    def asked(self) -> NDArray[np.bool_]:
-        """Where the pair differs, (T, h, w)."""
-        return metrics.edit_mask(self.source, self.target)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What one rule shows of an edit, measured. None where a measure does not apply.
-
-    whole: whether the whole result is shown. inside, outside: PSNR in dB against the truth. border: mean difference of
-    the gradients of picture and truth where the mask goes from 0 to 1, of 255. elsewhere: share of the picture that
-    changed away from what was asked for. alone: whether a clip that was to stay as it is was left alone.
-    followed: whether the result is nearer to the truth than the source, by `NEARER`, where a change was asked for.
-    reach: the highest cell of the plan's region, as a share of the source's own scale.
-    """
-
-    key: CaseKey
-    whole: bool
-    right: bool
-    inside: float | None
-    outside: float | None
-    border: float | None
-    elsewhere: float
-    alone: bool | None
-    followed: bool | None
-    reach: float
-
-
-Rule = Callable[[Edited], Mask | None]
-"""The mask of what is shown, (T, h, w) in [0, 1]; None shows the whole result."""
-
-
-def by_pixels(edit: Edited) -> Mask | None:
-    apart = differences(edit.result, edit.reference)
-    return None if changes_everything(apart) else edit_mask(apart)
-
-
-def by_plan(edit: Edited) -> Mask | None:
-    """The plan decides alone."""
-    if _plan_is_whole(edit):
-        return None
-    return np.repeat(_wanted(edit)[None], len(edit.source), axis=0)
-
-
-def plan_decides_whole(edit: Edited) -> Mask | None:
-    """The plan decides whether the whole result is shown, and the pixels where else."""
-    return None if _plan_is_whole(edit) else edit_mask(differences(edit.result, edit.reference))
-
-
-def plan_and_pixels(edit: Edited) -> Mask | None:
-    """Shown where both mean a change."""
-    mask = by_pixels(edit)
-    return None if mask is None else mask * _wanted(edit)
-
-
-def plan_vouches(edit: Edited) -> Mask | None:
-    """Regions of the pixels' mask, connected in space and time, that the plan touches or that appear later than the
-    first frame, which is all that the plan is about."""
-    mask = by_pixels(edit)
-    if mask is None:
-        return None
-    return vouched(mask, edit.regions[-1], edit.scale)
-
-
-def soft(edit: Edited) -> Mask | None:
-    """The difference counts for more where the plan means a change, and for less where it does not."""
-    apart = differences(edit.result, edit.reference)
-    if changes_everything(apart):
-        return None
-    return edit_mask(apart * (0.6 + 0.6 * _wanted(edit)))
-
-
-RULES: dict[str, Rule] = {
-    "pixels": by_pixels,
-    "plan": by_plan,
-    "plan decides whole": plan_decides_whole,
-    "plan and pixels": plan_and_pixels,
-    "plan vouches for regions (in use)": plan_vouches,
-    "soft": soft,
-}
-WHOLE_PLAN = 0.40
-"""Median of the plan's region from which on the plan means the whole picture."""
-WANTED = (0.3, 0.7)
-"""A cell of the plan's region means no change up to the first, and certainly one from the second on, as shares of the
-source's own scale."""
-
-
-def _plan_is_whole(edit: Edited) -> bool:
-    return float(np.median(edit.regions[-1])) > WHOLE_PLAN
-
-
-def _wanted(edit: Edited) -> NDArray[np.float32]:
-    """How far the plan means a change at each pixel or near it, (h, w) in [0, 1]."""
-    low, high = (share * edit.scale for share in WANTED)
-    cells = np.clip((edit.regions[-1] - low) / (high - low), 0, 1).astype(np.float32)
-    height, width = edit.source.shape[1:3]
-    near = cv2.dilate(cells, np.ones((3, 3), np.uint8))  # what lies across a cell's edge belongs to it
-    return np.asarray(cv2.resize(near, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def case_keys(pack: Pack, counts: Mapping[str, int] = COUNTS, each: int = LARGE_EACH) -> list[CaseKey]:
@@ -200,11 +63,11 @@ def _largest(pack: Pack, task: str, each: int) -> list[CaseKey]:
     shares, buckets = [], tiny_buckets()
     for seed in range(LARGE_FROM + 1000 * TASKS.index(task), LARGE_FROM + 1000 * TASKS.index(task) + LARGE_SEEN):
         case = render_case(pack, seed, buckets[seed % len(buckets)], 1, "test", task)
-        shares.append((float(metrics.edit_mask(case.source, case.target).mean()), seed))
+        shares.append((float(metrics.changed_mask(case.source, case.target).mean()), seed))
     return [CaseKey("large", task, seed) for _, seed in sorted(shares, reverse=True)[:each]]
 
 
-def make_edit(key: CaseKey, pack: Pack, pipeline: SamaPipeline, frames: int, steps: int | None) -> Edited:
+def make_edit(key: CaseKey, pack: Pack, pipeline: SamaPipeline, frames: int, steps: int | None) -> EditedPair:
     """One pair, edited with its seed's noise."""
     import torch
 
@@ -223,12 +86,12 @@ def make_edit(key: CaseKey, pack: Pack, pipeline: SamaPipeline, frames: int, ste
     result, reference = (
         (pipeline.decode_latents(x)[0] * 255).round().byte().cpu().numpy() for x in (run.frames, latents)
     )
-    return Edited(key, case.source, case.target, result, reference, np.stack(regions), token_scale(tokens))
+    return EditedPair(key, case.source, case.target, result, reference, np.stack(regions), token_scale(tokens))
 
 
 def edits(
-    keys: Sequence[CaseKey], work: Path, make: Callable[[CaseKey], Edited], limit: int | None = None
-) -> Iterator[Edited]:
+    keys: Sequence[CaseKey], work: Path, make: Callable[[CaseKey], EditedPair], limit: int | None = None
+) -> Iterator[EditedPair]:
     """The edits of `keys`, from `work` where they are there; at most `limit` are made new."""
     work.mkdir(parents=True, exist_ok=True)
     made = 0
@@ -236,7 +99,7 @@ def edits(
         path = work / key.file
         if path.is_file():
             with np.load(path) as data:
-                yield Edited(key, **({name: data[name] for name in data.files} | {"scale": float(data["scale"])}))
+                yield EditedPair(key, **({name: data[name] for name in data.files} | {"scale": float(data["scale"])}))
         elif limit is None or made < limit:
             edit, made = make(key), made + 1
             fields = {name: value for name, value in vars(edit).items() if name != "key"}
@@ -246,48 +109,7 @@ def edits(
             yield edit
 
 
-def judge(edit: Edited, mask: Mask | None) -> Shown:
-    """The measures of what a mask shows."""
-    shown = edit.result
-    if mask is not None:
-        shown = np.stack([compose(*frame) for frame in zip(edit.source, edit.result, mask, strict=True)])
-    asked = edit.asked
-    away = ~np.stack([cv2.dilate(frame.astype(np.uint8), np.ones((2 * _AWAY + 1,) * 2)) > 0 for frame in asked])
-    elsewhere = float(((differences(shown, edit.source) >= FAINT) & away).mean())
-    identity = edit.key.task == "identity"
-    whole = float(asked.mean()) > 0.5
-    return Shown(
-        edit.key,
-        mask is None,
-        (mask is None) == whole,
-        _db(metrics.psnr(shown, edit.target, asked)),
-        _db(metrics.psnr(shown, edit.target, ~asked)) if not whole else None,
-        None if mask is None else _border(shown, edit.target, mask),
-        elsewhere,
-        metrics.psnr(shown, edit.source) > UNCHANGED if identity else None,
-        None
-        if identity or whole
-        else bool(
-            metrics.psnr(edit.result, edit.target, asked) > metrics.psnr(edit.source, edit.target, asked) + NEARER
-        ),
-        float(edit.regions[-1].max()) / edit.scale,
-    )
-
-
-def _db(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _border(shown: Clip, truth: Clip, mask: Mask) -> float | None:
-    band = (mask > 0.02) & (mask < 0.98)
-    if not band.any():
-        return None
-    error = shown.astype(np.float32) - truth
-    steps = [np.abs(np.gradient(error, axis=axis)).max(axis=-1) for axis in (1, 2)]
-    return float(np.maximum(*steps)[band].mean())
-
-
-def table(rows: Mapping[str, Sequence[Shown]]) -> str:
+def rules_table(rows: Mapping[str, Sequence[Shown]]) -> str:
     """A Markdown table with a row for each rule."""
 
     def mean(values: Sequence[float | None], digits: int) -> str:
@@ -383,21 +205,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pack, pipeline = Pack.load(options.pack), load_pipeline("tiny", options.device)
         rows: dict[str, list[Shown]] = {name: [] for name in RULES}
 
-        def make(key: CaseKey) -> Edited:
+        def make(key: CaseKey) -> EditedPair:
             return make_edit(key, pack, pipeline, options.frames, options.steps)
 
         for edit in edits(case_keys(pack), options.work, make, options.limit):
             for name, rule in RULES.items():
-                rows[name].append(judge(edit, rule(edit)))
+                rows[name].append(measure_shown(edit, rule(edit)))
     except (PackError, EditError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     with whole_file(options.out) as part:
-        part.write_text(page(rows, options), encoding="utf-8")
+        part.write_text(_page_text(rows, options), encoding="utf-8")
     return 0
 
 
-def page(rows: Mapping[str, Sequence[Shown]], options: argparse.Namespace) -> str:
+def _page_text(rows: Mapping[str, Sequence[Shown]], options: argparse.Namespace) -> str:
     """The page about what was measured."""
     first = next(iter(rows.values()))
     return _PAGE.format(
@@ -406,7 +228,7 @@ def page(rows: Mapping[str, Sequence[Shown]], options: argparse.Namespace) -> st
         large=sum(one.key.kind == "large" for one in first),
         frames=options.frames,
         steps=options.steps,
-        table=table(rows),
+        table=rules_table(rows),
         elsewhere=ELSEWHERE,
         unchanged=UNCHANGED,
         meant=MEANT,

@@ -23,7 +23,7 @@ logger = logging.getLogger("training.filter")
 
 
 def subjects(manifest: Manifest, shard: Shard) -> Iterator[Subject]:
-    """What there is to judge in one part of a manifest."""
+    """The pairs to judge in one part of a manifest."""
     for pair in manifest:
         if pair.record is not None and shard.has(pair.key):
             record = pair.record
@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_judge_options(parser, Effort())
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    return exit_status(lambda: run(options))
+    return exit_status(lambda: _filter(options))
 
 
-def run(options: argparse.Namespace) -> int:
+def _filter(options: argparse.Namespace) -> int:
     """Score one part of the pairs and merge what there is. Raises JudgeError, OSError."""
     effort, shard = effort_of(options), options.shard
     manifest = Manifest(options.manifest, options.adapter, options.root)

@@ -1,4 +1,4 @@
-"""What makes a pair good enough to train on: the paper's four criteria and its thresholds (appendix B).
+"""Decides whether a pair is good enough to train on: the paper's four criteria and its thresholds (appendix B).
 
 Criteria, grouping into three requests, scale, thresholds and the reversed order of the motion question (edited clip
 first) are the paper's; the words are ours.

@@ -1,4 +1,4 @@
-"""From answers to a decision: which pairs are kept, which are dropped and why, and a table of both."""
+"""Turns answers into decisions: which pairs are kept, which are dropped and why, and a table of both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_ANSWER = "no answer"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a pair. reasons: empty for one that is kept. still_open: it can be asked again."""
+    """The decision about a pair. reasons: empty for one that is kept. still_open: it can be asked again."""
 
     scores: dict[str, float]
     reasons: tuple[str, ...]
@@ -54,7 +54,7 @@ class Summary:
             histogram[f"{score:.2f}"] += 1
 
     def as_dict(self) -> dict[str, Any]:
-        """For summary.json: counts, and the averages' mean and deciles."""
+        """The contents of summary.json: counts, and the averages' mean and deciles."""
         return {
             "kept": dict(self.kept),
             "dropped": dict(self.dropped),
@@ -63,7 +63,7 @@ class Summary:
         }
 
     def as_markdown(self) -> str:
-        """For summary.md."""
+        """The text of summary.md."""
         kinds = []
         for kind in sorted({*self.kept, *self.dropped}):
             kept, dropped = self.kept[kind], self.dropped[kind]

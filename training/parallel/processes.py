@@ -76,7 +76,7 @@ class ProcessGroups:
         return shared.tolist()
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Wait until every process has called this."""
         if self.control is not None:
             dist.barrier(group=self.control)
 

@@ -1,4 +1,4 @@
-"""What a run of the stages `pretrain`, `sft` and `lora` writes at its end.
+"""Writes the result of a run of the stages `pretrain`, `sft` and `lora` at its end.
 
 A LoRA run gives `lora/<name>.safetensors`, every other one a folder for `SamaPipeline.from_pretrained`: `transformer`
 and, beside it, the frozen parts that it was trained with; and `sama_ema.safetensors` under the official key names

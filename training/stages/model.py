@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 Sizes = Encoders | FrozenSizes
-"""What says the sizes that the frozen parts decide: `latent_channels`, `text_dim`, `semantic_dim`."""
+"""The keys of sizes that the frozen parts decide: `latent_channels`, `text_dim`, `semantic_dim`."""
 
 
 def model_arguments(config: TrainConfig, sizes: Sizes) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class BandMeans:
         return means
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What this process has added since the last reading."""
+        """The sums that this process has added since the last reading."""
         return {"sums": self._sums.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

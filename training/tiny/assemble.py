@@ -23,7 +23,7 @@ from training.values import Count, NonNegative, Positive, argument
 PARTS = ("vae", "semantic_tower", "transformer")
 
 
-def assemble(out: Path, runs: list[Path], **settings: float) -> None:
+def assemble_folder(out: Path, runs: list[Path], **settings: float) -> None:
     """Copy the parts and write the pipeline's index. Raises FileNotFoundError naming a part that no run holds.
 
     settings: of `SamaPipeline`, in place of those that `out` or else the embedded model was saved with.
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--shift", type=argument(Positive))
     given = vars(parser.parse_args())
     out, runs = given.pop("out"), given.pop("parts")
-    assemble(out, runs, **{name: value for name, value in given.items() if value is not None})
+    assemble_folder(out, runs, **{name: value for name, value in given.items() if value is not None})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the stages `vae` and `tower` share: samples come from one stream of rendered groups."""
+"""The part that the stages `vae` and `tower` share: samples come from one stream of rendered groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model does to held-out samples: losses at fixed noise and noise levels, and grids of samples.
+"""Validates a model on held-out samples: losses at fixed noise and noise levels, and grids of samples.
 
 Both are functions of the weights alone: the samples, their noise and the noise levels are the same at every look, and
 nothing here draws from the random numbers of training. Losses are those of training (`EditStage.errors`), without the

@@ -93,7 +93,7 @@ class Engine:
             return device_speed(preset, device)
 
     def run(self, work: Work, lora: Sequence[str] = ()) -> Generator[Any, None, None]:
-        """What `work` yields with the pipeline, on which exactly these LoRAs act. One job at a time.
+        """Run `work` on the pipeline, with exactly these LoRAs, and yield its items. One job at a time.
 
         Not on ZeroGPU: a lock that is held during a fork stays locked in the job's process, which has the pipeline to
         itself anyway.

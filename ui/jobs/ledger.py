@@ -1,4 +1,5 @@
-"""What runs, how jobs ended, and when there will be no more: counts and times, never a user's words."""
+"""The book of jobs: which run, how others ended, and when no more will begin; counts and times, never a user's
+words."""
 
 from __future__ import annotations
 

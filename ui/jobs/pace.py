@@ -60,7 +60,7 @@ class Pace:
         self._rest: dict[Kind, deque[float]] = {}
 
     def seconds(self, request: EditRequest, expected: Estimate) -> float:
-        """What a job will take, from its first to its last event, in a process whose model is loaded."""
+        """The seconds that a job will take, from its first to its last event, in a process whose model is loaded."""
         kind, count = Kind.of(request, expected), expected.windows * expected.steps
         step = statistics.median(self._steps.get(kind, [expected.step_seconds]))
         return count * step + _rest(expected) * statistics.median(self._rest.get(kind, [1.0]))

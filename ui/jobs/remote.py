@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sama.edit.request import EditRequest, parse_lora
 from sama.errors import EditError
-from sama.workers.edit import told_unused
+from sama.workers.edit import told_unused_gpus
 from sama.workers.group import State, Workers
 from ui.jobs.engine import PromptReader, Work, device_speed, load_source, warm_up, wear
 from ui.settings import Settings, Source
@@ -23,22 +23,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the app has to know of the pipeline in the workers. speed: None for weights without known numbers."""
+class PipelineFacts:
+    """The facts that the app needs about the pipeline in the workers. speed: None for weights without known numbers."""
 
     reader: PromptReader
     speed: Speed | None
 
 
 class WorkerEngine:
-    """As `ui.jobs.engine.Engine`, over a group of workers that lives as long as the app."""
+    """The interface of `ui.jobs.engine.Engine` over a group of workers that lives as long as the app."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._offered = [lora.path for lora in settings.loras.values()]
         preset = None if settings.pipeline_loader is not None else settings.preset
         self._workers = Workers(
-            settings.gpus, partial(load, settings.source), settings.device, describe=partial(facts, preset)
+            settings.gpus, partial(load, settings.source), settings.device, describe=partial(pipeline_facts, preset)
         )
 
     @property
@@ -84,21 +84,21 @@ class WorkerEngine:
         self._workers.close()
 
     @property
-    def _facts(self) -> Facts:
+    def _facts(self) -> PipelineFacts:
         self._workers.wait()
-        found: Facts = self._workers.facts
+        found: PipelineFacts = self._workers.facts
         return found
 
 
 def load(source: Source, device: str) -> SamaPipeline:
-    """In each worker."""
+    """Load the pipeline; it runs in each worker."""
     pipeline = load_source(source, device)
     return pipeline if source.loader is None else pipeline.to(device)
 
 
-def facts(preset: str | None, pipeline: SamaPipeline) -> Facts:
-    """In the first worker, when it is loaded. The app's owner is told where edits do not need all GPUs."""
-    if said := told_unused(EditRequest("", "", ""), pipeline):
+def pipeline_facts(preset: str | None, pipeline: SamaPipeline) -> PipelineFacts:
+    """The facts of a loaded pipeline; it runs in the first worker. Logs a warning where edits cannot use all GPUs."""
+    if said := told_unused_gpus(EditRequest("", "", ""), pipeline):
         logger.warning("%s", said)
     speed = None if preset is None else device_speed(preset, str(pipeline._execution_device))
-    return Facts(PromptReader.of(pipeline), speed)
+    return PipelineFacts(PromptReader.of(pipeline), speed)

@@ -1,4 +1,4 @@
-"""What a job does with a pipeline, as generators that yield every denoising step.
+"""The work of each kind of job on a pipeline, as generators that yield every denoising step.
 
 They run where the pipeline is: here, on a GPU that ZeroGPU lends, or in a worker. What they yield crosses a process, so
 it is small and can be pickled.

@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a viewer shows.
+    """The contents of a viewer.
 
     video: a file with the panels left to right, all of one size.
     panels: their names, in that order. compare: the two of them that the divider and the difference are about.

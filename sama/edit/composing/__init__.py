@@ -1,1 +1,1 @@
-"""What of an edit is shown: its own pixels, the source's, and the detail that it gets back."""
+"""Decides which pixels of a result are the edit's and which the source's, and restores the source's detail."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sama.edit.composing.compose import FAINT, Mask
 
 NOTHING = 0.001
-"""Below this share of the picture nothing changed that anybody would see."""
+"""Share of the picture below which a change is invisible: the edit counts as having changed nothing."""
 
 NOTHING_CHANGED = (
     "Nothing changed: the model left the clip as it was. Say it in other words, try another seed, "

@@ -1,4 +1,4 @@
-"""Keep the source where an edit leaves it alone.
+"""Keeps the source's own pixels where an edit changes nothing.
 
 A latent model repaints every pixel, also where it changes nothing, and its autoencoder loses detail there. The edit is
 what differs between the decoded result and the *decoded source*: both went through the same autoencoder, so its error
@@ -62,7 +62,7 @@ def edit_mask(apart: Mask, settings: MaskSettings | None = None) -> Mask:
 
 
 def changes_everything(apart: Mask) -> bool:
-    """Whether an edit is global: most of the picture differs from the decoded source, be it ever so faintly.
+    """Whether an edit is global: most of the picture differs from the decoded source, even if faintly.
 
     apart: (T, h, w), the `differences` of result and decoded source.
     """

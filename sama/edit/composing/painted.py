@@ -136,7 +136,7 @@ class Painted:
 
 
 def _reach(places: NDArray[np.intp], margin: int) -> slice:
-    """From the first to the last of ascending places, and `margin` further; empty where there is none."""
+    """The slice from the first to the last of ascending places, widened by `margin`; empty where there is none."""
     return slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin) if len(places) else slice(0, 0)
 
 

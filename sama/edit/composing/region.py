@@ -1,4 +1,4 @@
-"""What the plan says of where an edit is shown: a region of pixels that it does not mean is the model's own mistake."""
+"""Takes those regions out of an edit's mask that the anchors' plan does not mean: they are the model's mistakes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source_tokens(pipeline: SamaPipeline, picture: NDArray[np.uint8]) -> Tensor 
 
 
 def planned_region(source: Tensor | None, plan: Tensor) -> NDArray[np.float32] | None:
-    """Where a plan (65, C) means to change the picture with the tokens `source`: (8, 8), see
+    """The region (8, 8) where a plan (65, C) means to change the picture with the tokens `source`, see
     `sama.model.semantics.plan_region`; None without tokens."""
     from sama.model.semantics import plan_region
 

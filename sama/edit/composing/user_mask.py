@@ -22,7 +22,7 @@ from sama.video.timeline import read_timeline
 Weights = NDArray[np.float32]  # (H, W) in [0, 1]
 
 _BLACK, _WHITE = 0.05, 0.95
-"""What is darker or brighter is black or white: a mask that was saved with loss is neither exactly."""
+"""Values below the first count as black, above the second as white: lossy files store neither exactly."""
 
 
 class MaskError(ValueError):

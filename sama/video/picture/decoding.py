@@ -38,7 +38,7 @@ def alpha_format(pix_fmt: str) -> bool:
     return pix_fmt.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "ayuv", "pal8"))
 
 
-def decode(container: InputContainer, stream: VideoStream, alpha: bool = False) -> Iterator[VideoFrame]:
+def decode_frames(container: InputContainer, stream: VideoStream, alpha: bool = False) -> Iterator[VideoFrame]:
     """Decoded frames from where the container stands, with their display times as ``pts`` (ticks of the stream).
 
     alpha: whether transparency is wanted, which takes another decoder for VP8 and VP9.

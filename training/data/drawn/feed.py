@@ -1,4 +1,4 @@
-"""Batches of rendered pairs: groups are encoded once and drawn often, while workers draw new ones.
+"""Feeds batches of rendered pairs: groups are encoded once and drawn often, while workers draw new ones.
 
 What is held after n groups, and what the m-th batch takes from it, are functions of the seed, the rank, n and m. The
 position is therefore three integers; a resumed run encodes the newest groups again and goes on.
@@ -54,9 +54,9 @@ class RenderedFeed:
         self.data = config.data.rendered
         self.buckets = tiny_buckets()
         self.capacity = math.ceil(self.data.capacity_groups / len(self.buckets))
-        """Groups held of each bucket."""
+        """Number of groups held of each bucket."""
         self.filled = 0
-        """Groups that were encoded before the first batch; 0: not yet known."""
+        """Number of groups that were encoded before the first batch; 0: not yet known."""
         self.drawn = 0
         self.guard = Guard(config.guard)
         """Counts clips whose encoding is not finite, by the number of their scene."""
@@ -97,7 +97,7 @@ class RenderedFeed:
         self.filled, self.drawn = state["filled"], state["drawn"]
 
     def summary(self) -> str:
-        """What is rendered, held and drawn."""
+        """The sizes, counts and shares of what is rendered, held and drawn, as lines."""
         data, sizes = self.data, ", ".join(f"{bucket.width}x{bucket.height}" for bucket in self.buckets)
         first = f"{data.groups} scenes" if data.groups else f"the scenes of {data.encode_minutes:g} minutes"
         return "\n".join(
@@ -131,7 +131,7 @@ class RenderedFeed:
         return batch
 
     def _kind_of(self, batch: int) -> tuple[int, bool, float]:
-        """What batch `batch` holds: (its number in the store, whether it is one of images, its share of restorations).
+        """The kind of batch `batch`: (its number in the store, whether it is one of images, its share of restorations).
 
         Images and clips alternate as evenly as their shares allow, and each take every bucket in turn."""
         if not self.config.objective.pretext:
@@ -163,8 +163,9 @@ class RenderedFeed:
         logger.info("encoded %d groups in %.0f s: %s", count, time.monotonic() - start, store.counts())
 
     def _settle(self, ended: bool = False) -> None:
-        """Name the scenes that are known by now not to be finite. ended: of all that were encoded, of which too many
-        may not be finite either, however few they are. Raises NotFiniteError for too many."""
+        """Log the scenes whose encodings are known by now not to be finite. Raises NotFiniteError for too many.
+
+        ended: whether encoding is over: then all scenes are judged, however few they are."""
         for number, clips in Counter(self.guard.settle(wait=ended)).items():
             logger.warning("scene %d: the latents of %d clips are not finite; they are not trained on", number, clips)
         if self.guard.too_many(ended):

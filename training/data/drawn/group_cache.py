@@ -1,5 +1,5 @@
-"""Rendered groups that were encoded once, for later runs on the same data: stage 1 after stage 0, a resumed run, or
-another session of an ablation."""
+"""A cache on disk of rendered groups that were encoded, for later runs on the same data: stage 1 after stage 0, a
+resumed run, or another session of an ablation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.errors import NotFiniteError
 logger = logging.getLogger(__name__)
 
 TENSORS = ("anchors", "pairs", "tokens")
-"""What is kept of a group beside its bucket and its latents."""
+"""The parts of a group that are kept beside its bucket and its latents."""
 
 _SOURCES = (
     "training/synth/**/*.py",
@@ -31,7 +31,7 @@ _SOURCES = (
     "sama/pipeline/prompts.py",
     "sama/pipeline/conditioning.py",
 )
-"""Code that decides what is rendered and how it is asked for."""
+"""Files and folders whose code decides the rendered clips and their instructions."""
 
 
 class GroupCache:
@@ -75,7 +75,7 @@ class GroupCache:
         self._unwritten = number, entry | {"bucket": torch.tensor(group["bucket"]), "latents": on_host}, arrived
 
     def flush(self) -> None:
-        """Write what was not written yet. A group that is not finite is named and not kept."""
+        """Write the group that is not written yet. One that is not finite is logged and not kept."""
         if self._unwritten is None:
             return
         number, entry, arrived = self._unwritten

@@ -1,5 +1,5 @@
-"""Rendered groups as latents on the device: encoded once, drawn often in other pairs, wordings and noise, then replaced
-by new ones.
+"""Holds rendered groups as latents on the device: encoded once, drawn often in other pairs, wordings and noise, then
+replaced by new ones.
 
 Memory is laid out in slots of one group each, so that a pair never outlives its clips:
 
@@ -45,8 +45,8 @@ class DrawnRows:
 
 @dataclass
 class _Shelf:
-    """Everything of one bucket; S slots. `counts` (clips, edits, restorations of each slot) is on the host, so that
-    nobody waits for the device to learn how much there is."""
+    """The S slots of one bucket. `counts` (clips, edits, restorations of each slot) is on the host, so that
+    counting does not wait for the device."""
 
     latents: Tensor  # (S, 16, C, F, H, W)
     pictures: Tensor  # (S, 16, 3, 128, 128)
@@ -116,7 +116,7 @@ class LatentStore:
         shelf.chances = None
 
     def counts(self) -> dict[str, int]:
-        """Groups, clips, edit pairs and restorations held."""
+        """Numbers of groups, clips, edit pairs and restorations held."""
         counts = [count for shelf in self._shelves.values() for count in shelf.counts.values()]
         sums = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
         return {"groups": len(counts), **dict(zip(("clips", "edits", "restorations"), sums, strict=True))}

@@ -33,7 +33,7 @@ ANCHOR_SIZE = 128
 
 MAX_CLIPS = 16
 MAX_PAIRS = 24
-"""What `render_group` draws at most, with two pretext versions: the size of a group's place in memory."""
+"""The most that `render_group` draws, with two pretext versions: the size of a group's place in memory."""
 
 ALL_TASKS = (*TASKS, *PRETEXT_TASKS)
 """Samples name their tasks by index: editing tasks first, then the pretext tasks."""
@@ -120,7 +120,7 @@ def to_tensor(clip: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class ClipCrops:
-    """For the VAE: some clips of a group, each cut to one square size, so that a run has a single shape."""
+    """Samples for the VAE: some clips of a group, each cut to one square size, so that a run has a single shape."""
 
     size: int
     clips: int
@@ -138,7 +138,7 @@ class ClipCrops:
 
 @dataclass(frozen=True)
 class LabelledAnchors:
-    """For the tower: first frames with the name of what is seen in each of the 8 x 8 cells."""
+    """Samples for the tower: first frames with the name of what is seen in each of the 8 x 8 cells."""
 
     clips: int = 6
 
@@ -154,10 +154,10 @@ class LabelledAnchors:
 
 @dataclass(frozen=True)
 class GroupedPairs:
-    """For the editor: all clips of a group, its pairs in several wordings, and pretext versions of some clips.
+    """Samples for the editor: all clips of a group, its pairs in several wordings, and pretext versions of some clips.
 
-    Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Everything
-    that costs Python's time happens here, in the worker: the training process only copies tensors.
+    Pretext tasks take clips of the group as they come; which task is drawn follows the paper's 2 : 3 : 4. Slow
+    Python work happens here, in the worker: the training process only copies tensors.
 
     tokenizer: folder of the tokenizer. spelling: of quoted texts. text_length: tokens of a prompt. paraphrases:
     wordings of each pair. pretext: perturbed clips a group.
@@ -236,7 +236,7 @@ def anchor_picture(clip: np.ndarray) -> Tensor:
 
 
 def cell_labels(labels: np.ndarray, object_share: float = 0.2) -> list[int]:
-    """Which label stands for each of the 8 x 8 cells, row by row: the object that covers most of a cell if it covers
+    """The label of each of the 8 x 8 cells, row by row: the object that covers most of a cell if it covers
     at least `object_share` of it, else what fills most of the cell."""
     ids, counts = np.unique(labels, return_counts=True)
     ground = ids[counts.argmax()]

@@ -1,4 +1,4 @@
-"""How the rows of published data sets are read: one small function each.
+"""Reads the rows of published data sets, with one small function for each set.
 
 Paths stay as the row gives them, relative to `root` (see each adapter). Where the form of a set is known from is said
 with each; "not verified" marks what is assumed because no file of the set itself could be looked at. A set in another
@@ -63,7 +63,8 @@ def pairs(row: Row) -> Record:
 
 
 def clips(row: Row) -> Record:
-    """A clip and its caption, for the pretext tasks; a caption may be empty, because a restoration needs no words."""
+    """A clip and its caption, for the pretext tasks; a caption may be empty, because a restoration needs no
+    instruction."""
     try:
         caption = text_column(row, CAPTION, "caption")
     except RowError as error:
@@ -209,7 +210,7 @@ ADAPTERS: dict[str, Adapter] = {
     "openve": Adapter(openve),
     "reco": Adapter(reco),
 }
-"""By the name that `data.manifest.sets[].adapter` gives."""
+"""The adapters by the name that `data.manifest.sets[].adapter` gives."""
 
 
 def adapter(name: str) -> Adapter:

@@ -31,7 +31,7 @@ from training.data.sizes import tiny_buckets
 from training.errors import ConfigError
 
 _USUAL_PRESET = {"tiny": "tiny", "official": "14b"}
-"""By the buckets: the preset whose sizes count for a transformer whose own are not known yet."""
+"""For each choice of buckets, the preset whose sizes count for a transformer whose own are not known yet."""
 
 
 class Signature(NamedTuple):
@@ -59,7 +59,7 @@ class Signature(NamedTuple):
 
 
 class ModelWidth(NamedTuple):
-    """What a token costs: the transformer's width and that of its feed-forward layers."""
+    """The width of a transformer and that of its feed-forward layers, which decide the cost of a token."""
 
     width: int
     ffn: int
@@ -99,7 +99,8 @@ def signatures(config: ManifestConfig) -> list[Signature]:
 
 
 def batch_sizes(known: Sequence[Signature], config: ManifestConfig, model: ModelWidth) -> dict[Signature, int]:
-    """Samples of a batch for each signature, at least 1. The largest of `known` is the measure of the others."""
+    """Samples of a batch for each signature, at least 1. The batch of the largest of `known`
+    bounds the cost of the others."""
     clips = [signature for signature in known if not signature.is_image]
     sizes = {signature: config.image_batch for signature in known if signature.is_image}
     most = max((signature.tokens for signature in clips), default=0)

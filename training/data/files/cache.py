@@ -1,7 +1,7 @@
-"""Latents, anchors and text states by the content that they were made from.
+"""A cache on disk of latents, anchors and text states, by the content that they were made from.
 
 A key is a hash of what decides a tensor: the content of the file, the frames and the cut, the prompt, and the weights
-of the encoders. What changed on either side is therefore another entry, and nothing has to be thrown away by hand.
+of the encoders. After a change of either the key is another one, so no entry has to be deleted by hand.
 Entries are whole files or none, so that several processes may use one folder at once. What is not finite is never
 kept, and an entry that holds such values, from wherever it came, counts as none.
 
@@ -44,7 +44,7 @@ class ContentCache:
         return self._path(key).is_file()
 
     def load(self, key: str) -> dict[str, Tensor] | None:
-        """An entry, or None. One that cannot be read, or is not finite, counts as none, and is made anew."""
+        """The entry of a key; None where there is none, or where it cannot be read or is not finite."""
         try:
             found: dict[str, Tensor] = load_file(self._path(key))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which samples of the manifests can be used: every clip is opened once, every drop is written down.
+"""Decides which samples of the manifests can be used: opens every clip once and records every drop with its reason.
 
 The result is a catalogue, a .jsonl with a line for each sample kept and each row dropped, that later sessions and other
 processes read instead of opening the clips again. It holds as long as the manifests and the settings of the checks stay
@@ -29,7 +29,7 @@ import torch.distributed as dist
 from sama.files import whole_file
 from training.config import ManifestConfig, SetConfig
 from training.data.files.adapters import adapter
-from training.data.files.clips import ClipError, Facts, look
+from training.data.files.clips import ClipError, ClipFacts, look
 from training.data.files.manifest import Dropped, Media, Record, RowError, complete, manifest_files, rows
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,13 @@ class Sample:
     """
 
     record: Record
-    source: Facts | None
-    target: Facts
+    source: ClipFacts | None
+    target: ClipFacts
     match: Match
 
 
 def read_set(number: int, chosen: SetConfig) -> Iterator[Record | Dropped]:
-    """The rows of one set, as records or with the reason why they are none."""
+    """The rows of one set, each as a record, or as dropped with the reason."""
     read = adapter(chosen.adapter).read
     for file in manifest_files(chosen.manifest):
         root = Path(chosen.root) if chosen.root else file.parent
@@ -88,7 +88,7 @@ def checked(record: Record, length_tolerance: float) -> Sample | Dropped:
         return Dropped(record.number, record.origin, error.reason, str(error))
 
 
-def pair_match(source: Facts, target: Facts, offset: int, length_tolerance: float) -> Match:
+def pair_match(source: ClipFacts, target: ClipFacts, offset: int, length_tolerance: float) -> Match:
     """How the frames of two clips belong together. Raises RowError for clips that make no pair."""
     if source.digest == target.digest:
         raise RowError("source equals target", "both files hold the same: the loss would fall to zero unseen")
@@ -167,7 +167,8 @@ class Catalogue:
 
 
 def catalogue_key(config: ManifestConfig) -> str:
-    """What a catalogue depends on: the manifests' files, how they are read, and what the checks are told."""
+    """A key of everything that a catalogue depends on: the manifests' files, how they are read, the checks'
+    settings."""
     parts: list[Any] = [_FORM, ASPECT_TOLERANCE]
     for chosen in config.sets:
         found = [(str(file), file.stat()) for file in manifest_files(chosen.manifest)]
@@ -243,7 +244,7 @@ def _chunks(items: Iterator[Record | Dropped], size: int) -> Iterator[list[Recor
         yield some
 
 
-def _looked(media: Media, role: str) -> Facts:
+def _looked(media: Media, role: str) -> ClipFacts:
     try:
         return look(media)
     except ClipError as error:
@@ -296,11 +297,11 @@ def _to_json(result: Sample | Dropped) -> dict[str, Any]:
 
 
 def _from_json(value: dict[str, Any]) -> Sample:
-    found: dict[str, tuple[Media, Facts]] = {}
+    found: dict[str, tuple[Media, ClipFacts]] = {}
     for role in ("source", "target"):
         if role in value:
             media, (frames, fps, *rest) = value[role]
-            found[role] = Media(*media), Facts(frames, _rate(fps), *rest)
+            found[role] = Media(*media), ClipFacts(frames, _rate(fps), *rest)
     target = found["target"]
     source = found.get("source", (None, None))
     record = Record(source[0], target[0], value["prompt"], value["offset"], value["origin"], value["number"])

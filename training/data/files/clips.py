@@ -38,8 +38,8 @@ class ClipError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a file holds, counted rather than believed.
+class ClipFacts:
+    """The facts of a file, counted and not taken from its header.
 
     fps: frames per second; 0 where frames have no times (pictures and folders). digest: of the content. size, changed:
     bytes and time of change (ns) of the file, by which a later reader knows that the digest still holds.
@@ -54,11 +54,11 @@ class Facts:
     changed: int
 
 
-def look(media: Media) -> Facts:
+def look(media: Media) -> ClipFacts:
     """Open a clip and count. Reads the whole file (for its digest), decodes no more than a frame. Raises ClipError."""
     size, changed = state(media)
     digest = digest_of(media)
-    return Facts(*count(media), digest, size, changed)
+    return ClipFacts(*count(media), digest, size, changed)
 
 
 def count(media: Media) -> tuple[int, Fraction, int, int]:

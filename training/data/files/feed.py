@@ -76,7 +76,7 @@ class ManifestData:
             raise ConfigError("\n".join([str(error), *self._report()])) from error
 
     def dataset(self, cache: ContentCache | None = None) -> PairedClips:
-        """What reads the samples."""
+        """The dataset that reads the samples."""
         config, manifest = self.config, self.config.data.manifest
         anchors, dropout = config.objective.semantic_weight > 0, config.data.text_dropout
         reading = Reading(config.seed, manifest.fps, manifest.extract, config.objective.pretext, anchors, dropout)
@@ -220,7 +220,7 @@ class ManifestFeed:
         return made
 
     def _kept(self, what: str, key: str, name: str) -> str:
-        """`what` where the entry was kept; else "not finite", with a warning."""
+        """`what` where the entry was kept; otherwise "not finite", with a warning."""
         assert self.cache is not None
         if key in self.cache:
             return what
@@ -253,7 +253,8 @@ class ManifestFeed:
     def _encoded(
         self, clips: Sequence[ReadClip], name: str, encode: Callable[[Tensor], Tensor], at_once: int
     ) -> Tensor:
-        """What is known of the clips, and `encode` of the pixels (n, T, H, W, 3) of the others, which is kept."""
+        """The cached encodings of the clips, and `encode` of the pixels (n, T, H, W, 3) of the others, which are
+        kept."""
         ready = [None if clip.encoded is None else self._moved(clip.encoded) for clip in clips]
         fresh = [number for number, known in enumerate(ready) if known is None]
         for start in range(0, len(fresh), at_once):
@@ -299,7 +300,7 @@ class ManifestFeed:
                 file.write(json.dumps(asdict(drop), ensure_ascii=False) + "\n")
 
     def _settle(self, wait: bool = False) -> None:
-        """Name and note the samples that are known by now not to be finite. Raises NotFiniteError for too many."""
+        """Log and list the samples that are known by now not to be finite. Raises NotFiniteError for too many."""
         for number in self.guard.settle(wait):
             record = self.data.catalogue[number].record
             logger.warning("%s is not trained on: its latents, anchors or text states are not finite", record.origin)

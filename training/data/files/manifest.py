@@ -1,4 +1,4 @@
-"""Manifests: what a data set on disk holds, row by row.
+"""Reads manifests, the lists of a data set's samples, row by row.
 
 A manifest is a .jsonl, a .json list, a .csv, or WebDataset shards (uncompressed .tar files whose members share a key).
 Only the manifest itself is opened here; `training.data.files.checks` opens the clips. A row that cannot be read is
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """Where a clip lies: a video or image file, a folder of frames, or `size` bytes at `offset` in a tar shard."""
+    """The place of a clip: a video or image file, a folder of frames, or `size` bytes at `offset` in a tar shard."""
 
     path: str
     member: str = ""

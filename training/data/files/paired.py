@@ -22,7 +22,7 @@ from training.core.randomness import sample_generator
 from training.data.files.buckets import Signature
 from training.data.files.cache import ContentCache
 from training.data.files.checks import Catalogue, Sample, common_frames
-from training.data.files.clips import ClipError, Extract, Facts, digest_of, frame_numbers, read_frames, state
+from training.data.files.clips import ClipError, ClipFacts, Extract, digest_of, frame_numbers, read_frames, state
 from training.data.files.manifest import Dropped, Media
 from training.data.files.sampler import Draw, MicroStep
 from training.errors import DataError
@@ -49,15 +49,15 @@ class Reading(NamedTuple):
 
 
 class ReadClip(NamedTuple):
-    """What an encoder gets, pixels (T, H, W, 3) uint8, or what it has made of them before, latents (C, F, H/8, W/8) or
-    anchors, from the cache. key: of the entry in the cache ("": do not keep it)."""
+    """An encoder's input, pixels (T, H, W, 3) uint8, or its cached output, latents (C, F, H/8, W/8) or anchors. key: of
+    the entry in the cache ("": do not keep it)."""
 
     pixels: Tensor | None
     encoded: Tensor | None
     key: str
 
     def pinned(self) -> ReadClip:
-        """In page-locked memory."""
+        """A copy in page-locked memory."""
         pixels, encoded = (None if tensor is None else tensor.pin_memory() for tensor in (self.pixels, self.encoded))
         return ReadClip(pixels, encoded, self.key)
 
@@ -80,7 +80,7 @@ class ReadSample:
     number: int
 
     def pinned(self) -> ReadSample:
-        """In page-locked memory."""
+        """A copy in page-locked memory."""
         target = self.target.pinned()
         source = target if self.source is self.target else self.source.pinned()
         return replace(self, source=source, target=target, first=self.first and self.first.pinned())
@@ -95,7 +95,7 @@ class ReadStep:
     replaced: list[Dropped] = field(default_factory=list)
 
     def pin_memory(self) -> Self:
-        """In page-locked memory, from where it travels to a GPU without holding up its work."""
+        """A copy in page-locked memory, from where it is copied to a GPU while that works."""
         self.samples = [sample.pinned() for sample in self.samples]
         return self
 
@@ -202,7 +202,7 @@ class PairedClips(Dataset[ReadStep]):
 class LazyClip:
     """The frames of a clip that a sample shows, decoded when they are asked for and no sooner."""
 
-    def __init__(self, media: Media, facts: Facts, numbers: list[int], bucket: Bucket, aspect: float) -> None:
+    def __init__(self, media: Media, facts: ClipFacts, numbers: list[int], bucket: Bucket, aspect: float) -> None:
         self.media, self.facts, self.numbers = media, facts, numbers
         self.bucket, self.aspect = bucket, aspect
         self._pixels: Tensor | None = None
@@ -220,7 +220,7 @@ class LazyClip:
         return read_frames(self.media, self.numbers[:1], self.bucket, self.aspect)
 
     def content(self, count: int) -> tuple[Any, ...]:
-        """What decides the first `count` frames: the file's content, the frames' numbers and the cut. Raises
+        """Key parts that decide the first `count` frames: the file's content, the frames' numbers and the cut. Raises
         ClipError."""
         facts = self.facts
         unchanged = state(self.media) == (facts.size, facts.changed)

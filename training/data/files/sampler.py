@@ -1,4 +1,4 @@
-"""Which samples make which batch: a pure function of (seed, epoch), with a position of two integers.
+"""Decides which samples make which batch: a pure function of (seed, epoch), with a position of two integers.
 
 Each set's samples of one bucket are a *group*. A group is drawn from an endless stream: one permutation of it after
 another, so that no sample comes again before all have come. An epoch takes a slice of each group's stream, in the
@@ -38,7 +38,7 @@ class Draw(NamedTuple):
 
 
 class MicroStep(NamedTuple):
-    """What one place does in one micro-step."""
+    """The samples that one place reads in one micro-step."""
 
     epoch: int
     number: int
@@ -88,7 +88,7 @@ def make_groups(
 
 
 def _factors(images: Fraction, clips: Fraction, share: Fraction) -> dict[bool, Fraction]:
-    """By how much to multiply the rates of images (True) and clips (False)."""
+    """The factors by which the rates of images (True) and clips (False) are multiplied."""
     if not images or not clips or share in (0, 1):
         alone = not images or not clips
         return {True: Fraction(int(alone or share == 1)), False: Fraction(int(alone or share == 0))}
@@ -227,7 +227,7 @@ class Sampler:
         return draws[begin - offset : end - offset]
 
     def _bucket_epoch(self, signature: Signature, epoch: int) -> np.ndarray:
-        """What an epoch adds to a bucket's stream, (draws, 2)."""
+        """The draws that an epoch adds to a bucket's stream, (draws, 2)."""
         pairs = np.concatenate([self._slice(number, epoch) for number in self.buckets[signature]])
         return self._random("bucket", epoch, *signature).permutation(pairs)
 

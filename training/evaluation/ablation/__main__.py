@@ -24,7 +24,7 @@ from training.evaluation.ablation.page import write_page
 from training.evaluation.ablation.results import collect_record, read_record, write_record
 from training.evaluation.ablation.runs import (
     VARIANTS,
-    Plan,
+    AblationPlan,
     read_plan,
     require_parts,
     scoring,
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.overrides)
     require_parts(config)
     command = (str(options.config), *(word for change in options.overrides for word in ("--set", change)))
-    plan = Plan(options.steps, options.seeds, tuple(options.variants), options.groups, options.per_task,
+    plan = AblationPlan(options.steps, options.seeds, tuple(options.variants), options.groups, options.per_task,
                 tuple(options.tasks), str(options.cases), command)  # fmt: skip
     plan.lines()
     pack, part = config.data.rendered.pack, options.share.of(plan.runs())

@@ -17,10 +17,10 @@ from training.evaluation.ablation.results import (
     HELD_OUT,
     MEASURES,
     TRAINED,
+    AblationRecord,
     Outcome,
     Outcomes,
-    Record,
-    agreement,
+    agreement_with_paper,
     band,
     effect,
     over_seeds,
@@ -34,7 +34,7 @@ SMOOTHED = 5
 """Logged points over which the training loss is averaged for the plot."""
 
 
-def write_page(record: Record, page: Path, notes: Path | None = None) -> None:
+def write_page(record: AblationRecord, page: Path, notes: Path | None = None) -> None:
     """Write the page and its plots, which lie beside it in a folder of the page's name. notes: a file with what a
     reader of the figures made of them, in Markdown. Raises ConfigError where the notes are missing."""
     if notes is not None and not notes.is_file():
@@ -47,7 +47,7 @@ def write_page(record: Record, page: Path, notes: Path | None = None) -> None:
         part.write_text(page_text(record, plots.name, notes), encoding="utf-8")
 
 
-def page_text(record: Record, plots: str, notes: Path | None = None) -> str:
+def page_text(record: AblationRecord, plots: str, notes: Path | None = None) -> str:
     """The page in Markdown."""
     plan, outcomes = record.plan, record.outcomes
     fewest, most = (limit(map(len, outcomes.values())) for limit in (min, max))
@@ -84,7 +84,7 @@ def _measured(outcomes: Outcomes, titles: Sequence[str]) -> list[str]:
     return [title for title in titles if any(over_seeds(runs, title).n for runs in outcomes.values())]
 
 
-def _scores_table(record: Record) -> str:
+def _scores_table(record: AblationRecord) -> str:
     """A row for each variant, and one each for an editor that does nothing and for the truth."""
     titles = _measured(record.outcomes, MEASURES)
 
@@ -111,13 +111,13 @@ def _claims_table(outcomes: Outcomes) -> str:
             written(Mean(found.better_by, found.error, found.pairs), COLUMN[title].share, COLUMN[title].digits)
             for title, found in effects.items()
         ]
-        words = "; ".join(f"{title}: {agreement(claim, found)}" for title, found in effects.items())
+        words = "; ".join(f"{title}: {agreement_with_paper(claim, found)}" for title, found in effects.items())
         rows.append([claim.text, str(seeds), *cells, claim.paper or "-", words if seeds > 1 else "no conclusion"])
     return markdown_table(["claim", "n", *judged_by, "paper", "verdict"], rows)
 
 
 def _runs_table(outcomes: Outcomes) -> str:
-    """What the runs took."""
+    """A table of the time that the runs took."""
     rows = []
     for variant in _shown(outcomes):
         facts = [run.facts for run in outcomes[variant.name]]

@@ -1,4 +1,4 @@
-"""What the runs gave: collected as one small file of JSON, and averaged and compared over seeds and cases."""
+"""The results of the runs: collected as one small file of JSON, and averaged and compared over seeds and cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from sama.files import whole_file
 from training.core.tracking import read_metrics
 from training.errors import ConfigError
-from training.evaluation.ablation.runs import CASES, STAGE0, Claim, Plan, Run, plan_of, scores_of
+from training.evaluation.ablation.runs import CASES, STAGE0, AblationPlan, Claim, Run, plan_from_json, scores_of
 from training.evaluation.held_out.runner import ABOUT_FILE
 from training.evaluation.held_out.scoring import Measures, Score
 from training.evaluation.held_out.summary import COLUMNS, DECIDED, Mean, mean_of
@@ -48,20 +48,20 @@ class Outcome:
 
 
 Outcomes = dict[str, list[Outcome]]
-"""By variant, in the order of seeds."""
+"""The outcomes of each variant, in the order of seeds."""
 
 
 @dataclass(frozen=True)
-class Record:
+class AblationRecord:
     """Everything that the page is made from. references: scores by name and case. left_out: why a run is missing."""
 
-    plan: Plan
+    plan: AblationPlan
     outcomes: Outcomes
     references: dict[str, dict[str, Score]]
     left_out: dict[str, str]
 
 
-def collect_record(plan: Plan, out: Path) -> Record:
+def collect_record(plan: AblationPlan, out: Path) -> AblationRecord:
     """The record of the runs whose cases are all scored; variants may have unequal numbers of seeds. Raises ConfigError
     when there is none, and CaseError."""
     lines, outcomes, left_out = plan.lines(), Outcomes(), dict[str, str]()
@@ -79,11 +79,11 @@ def collect_record(plan: Plan, out: Path) -> Record:
         name: {case: Score(one.task, one.seed, "", getattr(one, part)) for case, one in scores.items()}
         for name, part in REFERENCES.items()
     }
-    return Record(plan, outcomes, references, left_out)
+    return AblationRecord(plan, outcomes, references, left_out)
 
 
-def _outcome(run: Run, plan: Plan, folder: Path, scores: dict[str, Score]) -> Outcome:
-    """What a run has left in its folder. The steps after a stage 0 are counted from that one's end."""
+def _outcome(run: Run, plan: AblationPlan, folder: Path, scores: dict[str, Score]) -> Outcome:
+    """The outcome of a run, read from its folder. The steps after a stage 0 are counted from that one's end."""
     first, about = plan.first_steps(run.variant), folder / CASES / ABOUT_FILE
     parts = [(folder / STAGE0, 0), (folder, first)] if first else [(folder, 0)]
     metrics = [(before, read_metrics(part)) for part, before in parts]
@@ -104,7 +104,7 @@ def _outcome(run: Run, plan: Plan, folder: Path, scores: dict[str, Score]) -> Ou
 # --- File -------------------------------------------------------------------------------------------------------------
 
 
-def write_record(record: Record, file: Path) -> None:
+def write_record(record: AblationRecord, file: Path) -> None:
     """Write a record, a line for each run."""
     runs = [outcome for outcomes in record.outcomes.values() for outcome in outcomes]
     cases = sorted(runs[0].scores)
@@ -120,7 +120,7 @@ def write_record(record: Record, file: Path) -> None:
         part.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
-def read_record(file: Path) -> Record:
+def read_record(file: Path) -> AblationRecord:
     """A record. Raises ConfigError when there is none, or none that can be read."""
     if not file.is_file():
         raise ConfigError(
@@ -135,7 +135,7 @@ def read_record(file: Path) -> Record:
             outcome = Outcome(run["facts"], _scores(run["scores"], values), curves)
             outcomes.setdefault(run["facts"]["variant"], []).append(outcome)
         references = {name: _scores(rows, values) for name, rows in values["references"].items()}
-        return Record(plan_of(values["plan"]), outcomes, references, values["left_out"])
+        return AblationRecord(plan_from_json(values["plan"]), outcomes, references, values["left_out"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is not a record of an ablation: {error}") from error
 
@@ -157,7 +157,7 @@ def _line(value: Any) -> str:
 
 
 def _short(value: Any) -> Any:
-    """The same with fewer digits, and None where a number is not finite."""
+    """The value with numbers cut to `DIGITS` digits, and None where a number is not finite."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -213,7 +213,7 @@ def effect(outcomes: Outcomes, one: str, other: str, title: str) -> Effect:
     return Effect(float(table.mean()), error, table.size, len(rows))
 
 
-def agreement(claim: Claim, found: Effect) -> str:
+def agreement_with_paper(claim: Claim, found: Effect) -> str:
     """Whether a measured effect agrees with the paper; only what was found, where the paper gives no figure."""
     if not claim.expected or found.verdict == "undecided":
         return found.verdict

@@ -78,8 +78,9 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What all runs share: steps, scenes (groups), held-out cases, the configuration's file and overrides (command)."""
+class AblationPlan:
+    """The settings that all runs share: steps, scenes (groups), held-out cases, the configuration's file and overrides
+    (command)."""
 
     steps: int
     seeds: int
@@ -104,21 +105,21 @@ class Plan:
         return read_cases(Path(self.cases), self.tasks or None, self.per_task)
 
 
-def plan_of(values: Mapping[str, Any]) -> Plan:
+def plan_from_json(values: Mapping[str, Any]) -> AblationPlan:
     """A plan from its values in JSON; what it does not know is left out."""
-    return Plan(**{field.name: values[field.name] for field in fields(Plan) if field.name in values})
+    return AblationPlan(**{field.name: values[field.name] for field in fields(AblationPlan) if field.name in values})
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> AblationPlan:
     """The plan of the runs in a folder. Raises ConfigError where there is none."""
     if not (folder / PLAN_FILE).is_file():
         raise ConfigError(
             f"{folder} has no ablation: run one with: python -m training.evaluation.ablation run --out {folder}"
         )
-    return plan_of(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
+    return plan_from_json(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
 
 
-def write_plan(plan: Plan, folder: Path) -> None:
+def write_plan(plan: AblationPlan, folder: Path) -> None:
     """Keep a plan with its runs. Raises ConfigError where those of another plan lie."""
     begun = asdict(read_plan(folder)) if (folder / PLAN_FILE).is_file() else {}
     for name, value in begun.items():
@@ -142,8 +143,9 @@ def require_parts(config: TrainConfig) -> None:
         raise ConfigError("data.rendered.pretext_share is 0: there is no motion alignment to leave out")
 
 
-def trainings(run: Run, plan: Plan, out: Path) -> list[tuple[Path, list[str]]]:
-    """What a run trains, one stage after another: the folder of each, and the arguments of `python -m` that fill it."""
+def trainings(run: Run, plan: AblationPlan, out: Path) -> list[tuple[Path, list[str]]]:
+    """The stages that a run trains, one after another: the folder of each, and the arguments of `python -m` that fill
+    it."""
     folder, overrides, first = out / run.name, run.variant.overrides, plan.first_steps(run.variant)
     stages = [(folder / STAGE0, first, (*overrides, "stage=pretrain"))] if first else []
     start = (f"start_from={folder / STAGE0}",) if first else ()
@@ -151,7 +153,7 @@ def trainings(run: Run, plan: Plan, out: Path) -> list[tuple[Path, list[str]]]:
     return [(output, _training(plan, run.seed, output, steps, changes)) for output, steps, changes in stages]
 
 
-def _training(plan: Plan, seed: int, output: Path, steps: int, overrides: Sequence[str]) -> list[str]:
+def _training(plan: AblationPlan, seed: int, output: Path, steps: int, overrides: Sequence[str]) -> list[str]:
     """The plan's configuration, ended by steps alone, on scenes that are encoded before the first step and stay."""
     settings = (
         f"output={output}", f"seed={seed}", f"max_steps={steps}", "max_minutes=0", "float8_share=0",
@@ -163,7 +165,7 @@ def _training(plan: Plan, seed: int, output: Path, steps: int, overrides: Sequen
     return ["training.train", "--resume", "--config", *plan.command, *words]
 
 
-def scoring(run: Run, plan: Plan, out: Path, options: Sequence[str] = ()) -> list[str]:
+def scoring(run: Run, plan: AblationPlan, out: Path, options: Sequence[str] = ()) -> list[str]:
     """The arguments of `python -m` that score a trained run. options: further ones."""
     folder = out / run.name
     tasks = ("--tasks", *plan.tasks) if plan.tasks else ()
@@ -178,7 +180,7 @@ def start(command: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", *command], check=False).returncode
 
 
-def train_and_score(run: Run, plan: Plan, out: Path, options: Sequence[str]) -> None:
+def train_and_score(run: Run, plan: AblationPlan, out: Path, options: Sequence[str]) -> None:
     """Train and score what is not done yet. options: of the scoring. Raises ConfigError when a command fails, or was
     told to end."""
     for folder, command in trainings(run, plan, out):

@@ -22,8 +22,8 @@ from sama.files import whole_file
 from training.data.files.manifest import Media
 from training.errors import JudgeError
 from training.evaluation.benches.benchmarks import BENCHMARKS, Benchmark
-from training.evaluation.benches.cases import Case, Found, find_results, read_cases, result_of
-from training.evaluation.benches.tables import Graded, as_dict, as_markdown, grade
+from training.evaluation.benches.cases import Case, Found, find_results, read_case_list, result_of
+from training.evaluation.benches.tables import Graded, as_dict, grade, grades_table
 from training.evaluation.judge.answers import read_answers
 from training.evaluation.judge.arguments import add_judge_options, effort_of, exit_status, server_of
 from training.evaluation.judge.client import Server
@@ -46,7 +46,7 @@ def graded(benchmark: Benchmark, found: Sequence[Found], out: Path, server: Serv
     return grade(benchmark, found, read_answers(out / "answers", None), effort.runs, effort.attempts)
 
 
-def edit(options: argparse.Namespace, cases: Sequence[Case], shard: Shard) -> int:
+def _edit_cases(options: argparse.Namespace, cases: Sequence[Case], shard: Shard) -> int:
     """Produce what results are missing in this part; returns how many could not be produced. Raises EditError."""
     from sama.edit import load_pipeline
     from training.evaluation.benches.editing import produce
@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0; 1 when the judge stayed away, a case could not be edited or an option is bad; 130 when stopped."""
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    return exit_status(lambda: run(options))
+    return exit_status(lambda: _judge_results(options))
 
 
-def run(options: argparse.Namespace) -> int:
+def _judge_results(options: argparse.Namespace) -> int:
     """Edit what is wanted, and judge what there is. Raises JudgeError, EditError, OSError."""
     benchmark: Benchmark = BENCHMARKS[options.benchmark]
     out = options.out or options.results / f"judged-{benchmark.name}"
@@ -77,10 +77,10 @@ def run(options: argparse.Namespace) -> int:
     server = server_of(options) if options.url or not options.edit else None
     if shard != WHOLE and not options.edit:
         raise JudgeError("--shard divides the editing (--edit); a benchmark is judged by one process.")
-    listed = read_cases(options.cases, benchmark, options.videos)
+    listed = read_case_list(options.cases, benchmark, options.videos)
     for task, count in listed.left_out.items():
         print(f"{count} cases of {task} need a reference picture, which this editor does not take: left out.")
-    failed = edit(options, listed.cases, shard) if options.edit else 0
+    failed = _edit_cases(options, listed.cases, shard) if options.edit else 0
     if server is None or shard != WHOLE:
         return min(failed, 1)
     found = find_results(listed.cases, options.results)
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _write(benchmark: Benchmark, grades: Graded, out: Path, name: str, model: str) -> None:
-    table = as_markdown(benchmark, grades, name, model)
+    table = grades_table(benchmark, grades, name, model)
     scores = json.dumps(as_dict(benchmark, grades, name, model), indent=2, ensure_ascii=False) + "\n"
     for file, text in (("scores.json", scores), ("scores.md", table)):
         with whole_file(out / file) as path:

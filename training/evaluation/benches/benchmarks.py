@@ -176,7 +176,8 @@ def _openve_question(task: str) -> Question:
 
 
 def _openve_grade(scores: Scores) -> tuple[float, ...]:
-    """The published rule holds even where a judge forgot it: no grade above the first."""
+    """The mean grade, with none counted above the first one: the published rule, enforced also where a judge ignored
+    it."""
     first = scores[_OPENVE_NAMES[0]]
     return (fmean(min(first, scores[name]) for name in _OPENVE_NAMES),)
 
@@ -240,7 +241,7 @@ _RECO_QUESTION = Question(
 
 
 def _reco_grade(scores: Scores) -> tuple[float, ...]:
-    """Nine criteria, the geometric mean of each group of three, and the mean of those."""
+    """The figures from nine criteria: the geometric mean of each group of three, and the mean of those."""
     groups = [[scores[name] for _, name, _ in group] for group in _RECO_GROUPS.values()]
     means = [math.prod(group) ** (1 / len(group)) for group in groups]
     return (*(score for group in groups for score in group), *means, fmean(means))

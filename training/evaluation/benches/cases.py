@@ -20,8 +20,8 @@ RESULT = ("result", "edited_result_path", "edited_video", "result_video")
 
 @dataclass(frozen=True)
 class Case:
-    """One clip to edit. id: also the name of its result. task: of the benchmark. result: as the list names it, if it
-    does."""
+    """One clip to edit. id: also the name of its result. task: a task of the benchmark. result: the path that
+    the list gives, if any."""
 
     id: str
     task: str
@@ -32,13 +32,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """What a case list holds; `left_out` counts tasks that are not judged here, by their written names."""
+    """The contents of a case list; `left_out` counts tasks that are not judged here, by their written names."""
 
     cases: tuple[Case, ...]
     left_out: dict[str, int]
 
 
-def read_cases(path: Path, benchmark: Benchmark, videos: Path | None = None) -> Cases:
+def read_case_list(path: Path, benchmark: Benchmark, videos: Path | None = None) -> Cases:
     """Read a case list: .jsonl, .json or .csv with task, source_video and prompt; or ReCo-Bench's `<task>.txt` files,
     one of them or their folder.
 
@@ -88,7 +88,7 @@ class Found(NamedTuple):
 
 
 def find_results(cases: Sequence[Case], results: Path) -> list[Found]:
-    """What there is to judge."""
+    """The cases with their results, as far as there are any."""
     found = [(case, result_of(case, results)) for case in cases]
     return [Found(case, result, "" if result is None else _key(case, result)) for case, result in found]
 
@@ -140,6 +140,6 @@ def _lines(paths: list[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _reco_name(clip: str, instruction: str) -> str:
-    """What ReCo-Bench calls a result: results that others published under these names are found."""
+    """The name of a result in ReCo-Bench's own form, so that results published by others are found."""
     words = instruction.replace(" ", "_").translate(str.maketrans(":", " ", ".,"))
     return f"{clip.removesuffix('.mp4')}_{words[:80]}"

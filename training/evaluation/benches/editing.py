@@ -1,4 +1,4 @@
-"""Producing a benchmark's results with this project's own editor."""
+"""Makes a benchmark's results with this project's own editor."""
 
 from __future__ import annotations
 

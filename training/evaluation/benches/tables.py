@@ -1,4 +1,4 @@
-"""From answers to the paper's tables: our rows beside the published ones, each with its judge."""
+"""Turns answers into the paper's tables: our rows beside the published ones, each with its judge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.evaluation.tables import markdown_table
 
 @dataclass
 class Graded:
-    """What came of a benchmark.
+    """The grades of a benchmark.
 
     cases: figures of each graded case of a task, in the table's columns. failed: cases whose scores could not be had,
     each with the reason. missing: cases without a result. waiting: cases that still lack answers.
@@ -30,7 +30,7 @@ class Graded:
 def grade(
     benchmark: Benchmark, found: Sequence[Found], standings: Mapping[str, Standing], runs: int, attempts: int
 ) -> Graded:
-    """Grade every case from all that was answered about it."""
+    """Grade every case from all answers about it."""
     graded = Graded()
     for case, result, key in found:
         if result is None:
@@ -47,7 +47,7 @@ def grade(
 
 
 def as_dict(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> dict[str, Any]:
-    """Everything, for scores.json."""
+    """All grades as a dictionary for scores.json."""
     return {
         "benchmark": benchmark.title,
         "method": name,
@@ -76,7 +76,7 @@ def as_dict(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> dict
     }
 
 
-def as_markdown(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> str:
+def grades_table(benchmark: Benchmark, graded: Graded, name: str, judge: str) -> str:
     """The paper's tables, with a column for the judge. One figure a task makes one table, several make one each."""
     tables = _one_table if len(benchmark.columns) == 1 else _table_per_task
     lines = [

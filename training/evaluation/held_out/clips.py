@@ -87,7 +87,7 @@ def _write_video(path: Path, clip: np.ndarray) -> None:
 
 
 def find_result(folder: Path, line: CaseLine) -> Path | None:
-    """Where another editor's result of a case lies: `<id>.mp4` (or another video), a folder `<id>` of pictures, or a
+    """The path of another editor's result of a case: `<id>.mp4` (or another video), a folder `<id>` of pictures, or a
     video `<id>/result.*`; None where there is none."""
     for place in (folder / line.id, folder / line.id / "result"):
         for suffix in _VIDEOS:

@@ -27,7 +27,7 @@ class Editor:
         self.pipeline, self.steps, self.guidance = pipeline, steps, guidance
 
     def edit(self, clips: Sequence[np.ndarray], words: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
-        """Clips of one size, each with its instruction and its own noise; what a batch gives, single runs give."""
+        """Edit clips of one size, each with its instruction and its own noise; a batch equals single runs."""
         out: Any = self.pipeline(
             video=np.stack(clips),
             prompt=list(words),
@@ -38,7 +38,7 @@ class Editor:
         return [(np.asarray(clip) * 255).round().astype(np.uint8) for clip in out.frames]
 
     def through_vae(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Clips of one size, encoded and decoded."""
+        """Encode and decode clips of one size."""
         frames = torch.from_numpy(np.stack(clips)).float() / 255
         again = self.pipeline.decode_latents(self.pipeline.encode_video(frames))
         return list((again.cpu().numpy() * 255).round().astype(np.uint8))

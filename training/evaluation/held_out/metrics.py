@@ -1,4 +1,4 @@
-"""How close an edited clip comes to the truth, and whether it does what was asked: measures on pixels.
+"""Measures on pixels: how close an edited clip comes to the truth, and whether it shows the colour asked for.
 
 Clips are (T, H, W, 3) RGB, uint8 in 0..255 or float in [0, 1]; the two may be mixed. What is drawn and written in a
 clip is judged by `retrieval` and `ocr`.
@@ -69,7 +69,7 @@ def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     return float(maps.mean(dtype=np.float64)) if maps.size else float("nan")
 
 
-def edit_mask(source: np.ndarray, truth: np.ndarray, threshold: float = 6, dilate: int = 2) -> np.ndarray:
+def changed_mask(source: np.ndarray, truth: np.ndarray, threshold: float = 6, dilate: int = 2) -> np.ndarray:
     """Where an edit changes the clip: (T, H, W) bool.
 
     A pixel counts if any channel of source and truth differs by more than `threshold` of 255; each frame's region is
@@ -126,8 +126,9 @@ def gmsd(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean([_gms_map(p, q).std() for p, q in zip(x, y, strict=True)]))
 
 
-class Motion:
-    """The optical flow (DIS, medium preset) of a clip from each frame to the next, along which others are judged."""
+class OpticalFlow:
+    """The optical flow (DIS, medium preset) of a clip from each frame to the next; other clips are measured along
+    it."""
 
     def __init__(self, clip: np.ndarray) -> None:
         """clip: (T, H, W, 3)."""

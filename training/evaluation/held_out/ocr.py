@@ -1,4 +1,4 @@
-"""Reading the text in a clip by OCR, and comparing it with the text that was wanted."""
+"""Reads the text in a clip by OCR and compares it with the text that was wanted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edits of the whole picture on real clips, for looking at: nobody knows their truth.
+"""Edits the whole picture of real clips, for looking at: there is no truth to measure against.
 
 The files go through the product's own path (`sama.edit`), so that what is seen is what a user gets.
 """
@@ -31,7 +31,7 @@ FRAME_HEIGHT = 120
 def edit_real_clips(
     clips: Sequence[Path], edits: Sequence[str], model: str, out: Path, device: str | None = None, frames: int = 17
 ) -> Path:
-    """A sheet with a row for each clip: its middle frame, then that frame of each edit, with seed 0.
+    """Write a sheet with a row for each clip: its middle frame, then that frame of each edit, with seed 0.
 
     Raises sama.edit.request.EditError for a clip that cannot be read.
     """

@@ -27,7 +27,7 @@ from training.evaluation.tables import markdown_table
 
 
 def written(value: Mean, share: bool = False, digits: int = 1, error: bool = True) -> str:
-    """`17.4 ± 0.6`, `83 ± 12 %`, or `-`."""
+    """A mean with its error as text: `17.4 ± 0.6`, `83 ± 12 %`, or `-`."""
     if not value.n or math.isnan(value.mean):
         return "-"
     scale, digits = (100, 0) if share else (1, digits)
@@ -37,8 +37,8 @@ def written(value: Mean, share: bool = False, digits: int = 1, error: bool = Tru
     return f"{text} %" if share else text
 
 
-def as_markdown(scores: Sequence[Score]) -> str:
-    """The tables of a report; errors are standard errors over cases, and stand where there is room for them."""
+def scores_text(scores: Sequence[Score]) -> str:
+    """The tables of a report; errors are standard errors over cases, written where there is room."""
     table = summarise(scores)
     parts = []
     for title, columns, error in (
@@ -85,11 +85,11 @@ def write_report(
 ) -> dict[str, Any]:
     """Write `scores.json` and `scores.md`: tables, and the comparison with another report if one is given.
 
-    about: what was examined and how; stands in the JSON.
+    about: facts about what was examined and how, for the JSON.
     """
     out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"about": dict(about), "summary": _plain(summarise(scores))}
-    text = as_markdown(scores)
+    text = scores_text(scores)
     wordings = wordings_table(scores)
     if wordings["all"]["wordings"].n:
         report["wordings"] = _plain(wordings)
@@ -135,7 +135,7 @@ def _plain_difference(difference: Difference) -> dict[str, Any]:
 
 
 def _without_nothing(values: Any) -> Any:
-    """Without the entries that are None or empty."""
+    """The values without the entries that are None or empty."""
     if isinstance(values, dict):
         pruned = {name: _without_nothing(value) for name, value in values.items()}
         return {name: value for name, value in pruned.items() if value is not None and value != []}

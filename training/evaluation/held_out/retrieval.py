@@ -1,5 +1,5 @@
-"""Which of many drawings a region of a frame shows: nearest-drawing retrieval. PSNR rewards blur; this asks whether the
-object can be recognised."""
+"""Nearest-drawing retrieval: finds which of many drawings a region of a frame shows. PSNR favours blur; this tests
+whether the object can be recognised."""
 
 from __future__ import annotations
 

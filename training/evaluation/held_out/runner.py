@@ -1,4 +1,4 @@
-"""Examining a model in several processes, each with its own pipeline, one case after another.
+"""Examines a model in several processes, each with its own pipeline, one case after another.
 
 Every case leaves `<id>.json` (its score) and `<id>.webp` (its result) in the work folder, so that a run that was
 stopped goes on where it was, and what a machine could not do (reading subtitles without OCR) is done on another one.
@@ -23,7 +23,15 @@ from sama import fingerprint
 from sama.files import whole_file
 from training.evaluation.held_out.cases import CaseLine, draw
 from training.evaluation.held_out.clips import find_result, read_result, read_strip, write_strip
-from training.evaluation.held_out.scoring import READ_TASKS, Measures, Score, Scorer, as_score, score_case, unread
+from training.evaluation.held_out.scoring import (
+    READ_TASKS,
+    Measures,
+    Score,
+    Scorer,
+    as_score,
+    has_unread_subtitle,
+    score_case,
+)
 from training.synth.material.pack import Pack
 from training.watch.contact_sheet import contact_sheet
 
@@ -32,12 +40,12 @@ logger = logging.getLogger(__name__)
 LOG_SECONDS = 20.0
 
 ABOUT_FILE = "about.json"
-"""What was examined and how, in a work folder."""
+"""The file of a work folder that says what was examined and how."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """How a model is examined.
+    """The settings of an examination.
 
     model: folder of a saved pipeline. tower: folder of the pipeline whose tower measures distances ("": the model's
     own; "none": no tower). steps, guidance: None is the model's default. wordings: paraphrases tried for each of the
@@ -55,7 +63,7 @@ class Examination:
     tower: str = ""
 
     def wanted(self, line: CaseLine, number: int) -> int:
-        """Paraphrases to try for the `number`-th case of its task."""
+        """The number of paraphrases to try for the `number`-th case of its task."""
         return min(self.wordings, len(line.paraphrases)) if number < self.worded else 0
 
 
@@ -121,7 +129,7 @@ def _in_processes(lines: Sequence[CaseLine], wanted: dict[str, int], how: Examin
 
 
 def _devices(device: str) -> list[str]:
-    """`cuda` means all of them in turn."""
+    """The devices of the processes; `cuda` means all GPUs in turn."""
     if device != "cuda":
         return [device]
     import torch
@@ -198,7 +206,7 @@ def read_later(lines: Sequence[CaseLine], work: Path, pack: Pack) -> int:
     count = 0
     for line in lines:
         score = finished(work, line)
-        if score is None or not unread(score) or not (work / f"{line.id}.webp").is_file():
+        if score is None or not has_unread_subtitle(score) or not (work / f"{line.id}.webp").is_file():
             continue
         case = draw(pack, line)
         own = scorer.case(case)
@@ -244,7 +252,7 @@ def write_sheets(lines: Sequence[CaseLine], work: Path, pack: Pack, out: Path, c
 
 
 def about_model(how: Examination) -> dict[str, Any]:
-    """What was examined, for the report: hashes of the weights, versions, the device's name."""
+    """Facts about what is examined, for the report: hashes of the weights, versions, the device's name."""
     import diffusers
     import torch
 

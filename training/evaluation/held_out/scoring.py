@@ -1,4 +1,4 @@
-"""What is measured on one pair, the same for every clip that stands beside the truth.
+"""Measures a clip against the truth of its case, by the same rules for results and references.
 
 A result alone says little. Four references are measured by the same rules: the source (an editor that does nothing),
 the truth itself (what the retrieval, the colour check and the OCR make of a perfect edit), the truth through the
@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sama.edit.composing.compose import changes_everything, compose, differences
-from sama.edit.composing.compose import edit_mask as soft_mask
+from sama.edit.composing.compose import changes_everything, compose, differences, edit_mask
 from training.evaluation.held_out.cases import CaseLine
-from training.evaluation.held_out.metrics import Motion, edit_mask, gmsd, named_colour_match, psnr, ssim
+from training.evaluation.held_out.metrics import OpticalFlow, changed_mask, gmsd, named_colour_match, psnr, ssim
 from training.evaluation.held_out.ocr import read_text, text_accuracy
 from training.evaluation.held_out.retrieval import NearestSprite, SpritePlace
 from training.synth.material.pack import Pack
@@ -36,7 +35,7 @@ READ_TASKS = ("subtitle_add", "subtitle_change")
 
 @dataclass
 class Measures:
-    """One clip beside the truth; None where a measure does not apply or could not be taken.
+    """The measures of one clip against the truth; None where a measure does not apply or could not be taken.
 
     inside, outside, overall: PSNR in dB in the edit's mask, out of it and everywhere. ssim_inside, ssim_outside, gmsd:
         see `training.evaluation.held_out.metrics`. tower_distance: see `TowerDistance`.
@@ -128,8 +127,8 @@ class CaseScorer:
 
     def __init__(self, scorer: Scorer, case: DrawnCase) -> None:
         self.scorer, self.case = scorer, case
-        self.mask = edit_mask(case.source, case.target)
-        self.motion = Motion(case.target)
+        self.mask = changed_mask(case.source, case.target)
+        self.motion = OpticalFlow(case.target)
         self.place, self.name = self._drawings_in_place()
 
     def _drawings_in_place(self) -> tuple[SpritePlace | None, str]:
@@ -170,7 +169,9 @@ class CaseScorer:
         measures.followed = self.followed(measures, clip)
 
     def followed(self, measures: Measures, clip: np.ndarray) -> bool | None:
-        """add, replace: the drawing ranks first. recolour: the colour is the named one. New subtitles: `READABLE`.
+        """Whether the instruction was followed.
+
+        add, replace: the drawing ranks first. recolour: the colour is the named one. New subtitles: `READABLE`.
         identity: above `UNCHANGED`. move, resize: the drawing ranks first at its new place, and inside the mask the
         clip is nearer to the truth than to the source. Everything else: the latter alone."""
         task = self.case.edit.task
@@ -200,11 +201,11 @@ def score_case(
     truth_again: np.ndarray | None = None,
     references: bool = True,
 ) -> Score:
-    """The score of a case.
+    """The score of a case: its result, its references and its further wordings, measured.
 
     results: clips for the instruction and for as many of the paraphrases as were tried, (T, H, W, 3) uint8 each.
     source_again, truth_again: source and truth through the model's autoencoder; without them nothing can be kept of
-        the source, and there is no ceiling.
+        the source, and `vae` is None.
     references: whether source and truth are measured too, which no model changes.
     """
     score, source = Score(line.task, line.seed, line.instruction, own.measure(results[0])), own.case.source
@@ -226,7 +227,7 @@ def source_kept(source: np.ndarray, result: np.ndarray, source_again: np.ndarray
     apart = differences(result, source_again)
     if changes_everything(apart):
         return result
-    soft = soft_mask(apart)
+    soft = edit_mask(apart)
     return np.stack([compose(*frame) for frame in zip(source, result, soft, strict=True)])
 
 
@@ -236,7 +237,7 @@ def agreement(results: Sequence[np.ndarray], mask: np.ndarray) -> float | None:
     return _db(float(np.mean([psnr(a, b, where) for a, b in itertools.combinations(results, 2)])))
 
 
-def unread(score: Score) -> bool:
+def has_unread_subtitle(score: Score) -> bool:
     """Whether the case has a subtitle that nobody has read yet."""
     return score.task in READ_TASKS and score.result.text is None
 

@@ -1,4 +1,4 @@
-"""Scores in figures: means with their standard errors, and one model against another on the same cases."""
+"""Averages scores: means with their standard errors, and the differences of two models on the same cases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mean(NamedTuple):
 
 
 def mean_of(values: Iterable[float | None], share: bool = False) -> Mean:
-    """Mean and standard error of those values that are there.
+    """Mean and standard error of the values that are not None.
 
     share: of cases. Where all values are 0 or 1, their standard error is that of Agresti and Coull (two successes and
     two failures added), so that six of six are not called certain.
@@ -138,7 +138,7 @@ def summarise(scores: Sequence[Score]) -> dict[str, dict[str, Mean]]:
 
 
 def wordings_table(scores: Sequence[Score]) -> dict[str, dict[str, Mean]]:
-    """How much hangs on the wording, per task and over all, for the cases that were asked for in several.
+    """How much results depend on the wording, per task and over all, for cases that were edited in several wordings.
 
     followed: share over all wordings. all alike: share of cases in which every wording was followed or none was.
     spread: standard deviation of the PSNR inside over a case's wordings. agreement: see `Score`.
@@ -199,7 +199,7 @@ COMPARED = ("inside", "outside", "outside, source kept", "followed", "top 1", "c
 
 
 def compare(scores: Sequence[Score], others: Sequence[Score]) -> list[Difference]:
-    """This model against another, per task and column, wherever both have figures.
+    """The differences between this model and another, per task and column, wherever both have figures.
 
     Cases are paired where task, seed and wording agree and source and truth are equally far apart in both reports;
     a task without common cases is compared by its means.

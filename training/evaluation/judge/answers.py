@@ -56,7 +56,7 @@ class AnswerLog:
             self._file = -1
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line. It is in the system's hands when this returns: only a crash of the machine can lose it."""
+        """Append a line and flush it to the operating system: after that only a crash of the machine can lose it."""
         line = memoryview((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
         with self._lock:
             while line:
@@ -73,7 +73,7 @@ class AnswerLog:
             logger.warning("%s cannot be locked (%s); see that no two processes share a --shard", self.path, error)
 
     def _drop_torn_line(self) -> None:
-        """A process that is killed inside a write leaves half a line: that answer was never complete."""
+        """Remove an unfinished last line, which a process leaves that is killed while it writes."""
         size = end = os.fstat(self._file).st_size
         while end:
             begin = max(0, end - 65536)
@@ -88,7 +88,7 @@ class AnswerLog:
 
 @dataclass(slots=True)
 class Standing:
-    """What is known of one subject.
+    """The state of one subject: its scores so far and its failed requests.
 
     scored: requests with scores. sums: of each criterion over them. malformed: answers to a request that could not be
     read. trouble: what is wrong with requests without scores. picture: whether it is a pair of pictures, once known.
@@ -101,7 +101,7 @@ class Standing:
     picture: bool | None = None
 
     def take(self, record: Mapping[str, Any]) -> None:
-        """Count one line of a file."""
+        """Add one line of a file to this state."""
         request, outcome = sys.intern(record["request"]), record["outcome"]
         self.picture = record.get("picture", self.picture)
         if request in self.scored:
@@ -119,12 +119,12 @@ class Standing:
         self.trouble[request] = f"{outcome}: {record['reason']}"
 
     def lacks(self, request: str, attempts: int) -> bool:
-        """Whether this request is to be made: neither scored nor answered unreadably `attempts` times."""
+        """Whether this request must still be made: neither scored nor answered unreadably `attempts` times."""
         return request not in self.scored and self.malformed.get(request, 0) < attempts
 
     def grades(self, questions: Sequence[Question], runs: int, attempts: int) -> dict[str, float] | str | None:
-        """Each criterion's average over all runs of its question; while scores are missing, why they are not to be had,
-        or None where asking again may help."""
+        """Each criterion's average over all runs of its question; while scores are missing, the reason why they
+        cannot be had, or None where asking again may help."""
         missing = [
             name for q in questions for run in range(runs) if (name := request_name(q.name, run)) not in self.scored
         ]
@@ -187,5 +187,5 @@ def _check_settings(path: Path, there: Mapping[str, Any], here: Mapping[str, Any
 
 
 def request_name(question: str, run: int) -> str:
-    """One of the requests about a subject."""
+    """The name of one request about a subject."""
     return f"{question}:{run}"

@@ -67,8 +67,8 @@ def effort_of(arguments: argparse.Namespace) -> Effort:
 
 
 def exit_status(command: Callable[[], int]) -> int:
-    """What a command returns; 1 after one sentence on stderr where something must be put right, 130 where it was
-    stopped."""
+    """Run a command and return its exit status: its own one; 1 after one sentence on stderr where the user must put
+    something right; 130 where it was stopped."""
     try:
         return command()
     except (JudgeError, EditError, OSError) as error:

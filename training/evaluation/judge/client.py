@@ -28,7 +28,7 @@ Part = dict[str, Any]
 
 
 class NoAnswerError(Exception):
-    """The server stayed away or faulty through all retries."""
+    """The server gave no usable answer in any of the retries."""
 
 
 class RefusedError(Exception):
@@ -41,7 +41,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """Where the judge is and how it is asked.
+    """The address of the judge's server and the settings of requests.
 
     url: up to and including `/v1`. key: sent as a bearer token when there is one, and never logged or stored.
     timeout: seconds until an answer begins, and again until it has ended. retries: repetitions after a passing fault,
@@ -123,7 +123,7 @@ class JudgeClient:
                 extra_headers={} if server.key else {"Authorization": openai.omit},
             )
         except openai.APIStatusError as error:
-            raise _meaning_of(error) from error
+            raise _as_error(error) from error
         except openai.APIConnectionError as error:
             raise NoAnswerError(f"{type(error).__name__}: {error.__cause__ or error}") from error
         return _answer(response.http_response.text, time.monotonic() - began)
@@ -134,7 +134,7 @@ class JudgeClient:
 
 
 class _Limited(httpx2.SyncByteStream):
-    """A body that must end in time: a socket's timeout is for each read, and a server may drip."""
+    """A response body with a time limit for all of it: a socket's timeout counts for each read alone."""
 
     def __init__(self, body: httpx2.SyncByteStream, deadline: float) -> None:
         self._body, self._deadline = body, deadline
@@ -152,17 +152,17 @@ class _Limited(httpx2.SyncByteStream):
 
 
 def text_part(text: str) -> Part:
-    """A piece of a message that is read."""
+    """The text part of a message."""
     return {"type": "text", "text": text}
 
 
 def picture_part(jpeg: bytes) -> Part:
-    """A piece of a message that is seen, sent inside the request itself."""
+    """The picture part of a message, sent inside the request itself."""
     return {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()}}
 
 
-def _meaning_of(error: openai.APIStatusError) -> Exception:
-    """What a status that is no success means for the caller."""
+def _as_error(error: openai.APIStatusError) -> Exception:
+    """The error to raise for an HTTP status that is no success."""
     code, body = error.status_code, error.body
     reason = body.get("message", body) if isinstance(body, dict) else body
     said = f"HTTP {code}: {' '.join(str(reason or '').split())[:500]}"
@@ -174,7 +174,7 @@ def _meaning_of(error: openai.APIStatusError) -> Exception:
 
 
 def _answer(raw: str, seconds: float) -> Answer:
-    """What the model said. A body without a text is kept whole: it is judged malformed like any other answer."""
+    """The answer in a response. A body without a text is kept whole and is then malformed like any other answer."""
     text, finish, usage = raw, None, dict[str, Any]()
     try:
         value = json.loads(raw)

@@ -1,4 +1,4 @@
-"""What a judge is asked: criteria on a scale, and how the two pictures or clips are shown."""
+"""The questions to a judge: criteria on a scale, and how the two pictures or clips are shown."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ class Question:
         return "\n".join(lines)
 
     def fingerprint(self) -> str:
-        """Changes whenever the question does: answers to different wordings are not comparable."""
+        """A hash of the question: answers to different wordings must not be mixed."""
         return hashlib.sha256(f"{self.show}\n{self.text('')}".encode()).hexdigest()[:12]

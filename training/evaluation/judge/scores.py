@@ -1,6 +1,6 @@
-"""Scores out of a model's answer: one JSON object with a number for every criterion, or nothing at all.
+"""Reads the scores in a model's answer: one JSON object with a number for every criterion, or an error.
 
-A score that has to be guessed is no score. Text around the object, a code fence and a reasoning model's thoughts are
+No score is guessed. Text around the object, a code fence and a reasoning model's thoughts are
 cut away; everything else that deviates (two objects, a missing criterion, a number in quotes or out of range, a name
 given twice) makes the answer malformed.
 """

@@ -1,4 +1,4 @@
-"""Judging many pairs: several at once, each asked what is still open, every answer written down as it comes."""
+"""Judges many pairs, several at once: makes the requests that are still open and writes every answer at once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is asked.
+    """How many requests are made, and how clips are sampled for them.
 
     runs: answers to each question, averaged later. attempts: unreadable answers to a request before it has failed.
     frames, side: see `media.Pair`. give_up_after: requests in a row that nobody answers, or that are refused before any
@@ -84,7 +84,7 @@ class Effort:
 
 @dataclass
 class Tally:
-    """What a session did. Counts of requests, but `subjects`, and of the server's tokens."""
+    """The counts of a session: subjects, requests by their outcome, and the server's tokens."""
 
     subjects: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -105,8 +105,8 @@ class Session:
         self._told = time.monotonic()
 
     def judge(self, subjects: Iterable[Subject], standings: Mapping[str, Standing]) -> Tally:
-        """Ask what `standings` leave open. Raises JudgeError when the server stays away or turns everybody off; what
-        was answered until then is written, and the same call goes on from there."""
+        """Ask what `standings` leave open. Raises JudgeError when the server does not answer or refuses every request;
+        what was answered until then is written, and the same call goes on from there."""
         todo = iter(subjects)
         count = self._client.server.concurrency + 2
         threads = [
@@ -137,7 +137,7 @@ class Session:
             self._client.stop()
 
     def _next(self, todo: Iterator[Subject]) -> Subject | None:
-        """The next edit that nobody has begun; one that is listed twice is judged once."""
+        """The next edit that no thread has begun; one that is listed twice is judged once."""
         with self._lock:
             for subject in todo if self._failure is None else ():
                 if subject.key not in self._begun:
@@ -235,7 +235,7 @@ def judge(
 ) -> None:
     """Ask what the answers in a folder leave open of one part of the subjects. Raises JudgeError: see `Session.judge`,
     and for answers of other settings."""
-    settings = settings_of(server, effort, questions)
+    settings = _answer_settings(server, effort, questions)
     known = read_answers(folder, settings, shard)
     with AnswerLog(folder, shard, settings) as log:
         tally = Session(JudgeClient(server), log, effort).judge(subjects, known)
@@ -245,8 +245,8 @@ def judge(
     )
 
 
-def settings_of(server: Server, effort: Effort, questions: Sequence[Question]) -> dict[str, Any]:
-    """What decides an answer, to be kept with the answers. The address is not among it, nor is the key."""
+def _answer_settings(server: Server, effort: Effort, questions: Sequence[Question]) -> dict[str, Any]:
+    """The settings that decide answers, to be kept with them; without address and key."""
     return {
         "model": server.model,
         "questions": {question.name: question.fingerprint() for question in questions},

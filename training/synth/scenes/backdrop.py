@@ -64,7 +64,7 @@ class Backdrop:
         return frozenset((*own.split(), *self.words.lower().split())) - _NO_THINGS
 
     def view(self, width: int, height: int) -> np.ndarray:
-        """What the camera sees in frame 0, (height, width, 3) uint8."""
+        """The picture that the camera sees in frame 0, (height, width, 3) uint8."""
         return middle(self.pictures[0], width, height)
 
 

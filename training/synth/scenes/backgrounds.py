@@ -22,7 +22,7 @@ from training.synth.scenes.canvas import (
     ridge,
     smooth_noise,
     texture,
-    to_pixels,
+    whole_pixels,
 )
 
 PLAIN: dict[str, Colour] = {
@@ -258,7 +258,7 @@ def _underwater(width: int, height: int) -> Canvas:
                 (px + 0.014 * k + 0.012 * np.sin(9 * s + k), 0.9 - 0.3 * s * (1 - 0.2 * k))
                 for s in np.linspace(0, 1, 12)
             ]
-            line = to_pixels(width, height, sway)
+            line = whole_pixels(width, height, sway)
             cv2.polylines(canvas, [line], False, (40, 140, 84), max(2, min(width, height) // 50), cv2.LINE_AA)
     for bx, by in zip(rng.uniform(0.1, 0.9, 16), rng.uniform(0.1, 0.75, 16), strict=True):
         disc(canvas, bx, by, 0.011, (206, 244, 252))

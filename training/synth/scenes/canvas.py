@@ -33,7 +33,7 @@ def smooth_noise(width: int, height: int, cells: tuple[int, int], seed: int) -> 
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def to_pixels(width: int, height: int, points: Points) -> np.ndarray:
+def whole_pixels(width: int, height: int, points: Points) -> np.ndarray:
     """The points as whole pixels, (n, 2) int32."""
     return np.round(np.array(points) * (width, height)).astype(np.int32)
 
@@ -41,7 +41,7 @@ def to_pixels(width: int, height: int, points: Points) -> np.ndarray:
 def polygon(canvas: Canvas, points: Points, colour: Colour) -> None:
     """A filled polygon with smooth edges."""
     height, width = canvas.shape[:2]
-    cv2.fillPoly(canvas, [to_pixels(width, height, points)], colour, lineType=cv2.LINE_AA)
+    cv2.fillPoly(canvas, [whole_pixels(width, height, points)], colour, lineType=cv2.LINE_AA)
 
 
 def bar(canvas: Canvas, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:

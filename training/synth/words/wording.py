@@ -24,7 +24,7 @@ class Grammar(NamedTuple):
 
 
 class Phrases(NamedTuple):
-    """What fills the slots of patterns; `phrases.yaml` describes each field."""
+    """The values that fill the slots of patterns; `phrases.yaml` describes each field."""
 
     places: Choices
     places_of_text: Choices

@@ -9,7 +9,7 @@ _WORKING_WIDTH = 256
 """A heat camera sees no fine detail: its blur is measured in pixels of a picture this wide, whatever the frame's
 size."""
 _COLOURS = ((8, 6, 38), (66, 14, 104), (148, 32, 112), (226, 76, 62), (252, 160, 46), (255, 238, 176))
-"""From dark to light, RGB, evenly spaced; each is lighter than the one before."""
+"""The colours of the scale from dark to light, RGB, evenly spaced; each is lighter than the one before."""
 
 
 def thermal(frame: np.ndarray) -> np.ndarray:
