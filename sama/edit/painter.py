@@ -16,7 +16,7 @@ from sama.edit.compose import changes_everything, differences, edit_mask
 from sama.edit.events import MAX_PLANS, EditEvent
 from sama.edit.painted import Painted
 from sama.edit.region import planned_region, source_tokens, vouched
-from sama.edit.request import SCHEDULERS, Job, wants_detail
+from sama.edit.request import Job, wants_detail
 from sama.edit.texts import Texts
 from sama.edit.user_mask import open_mask
 from sama.edit.windows import Continuity, as_pixels, faithful_latents
@@ -28,7 +28,6 @@ from sama.video import Frame, FrameReader, VideoWriter
 if TYPE_CHECKING:
     from sama.edit.preview import LinearPreview
     from sama.pipeline import SamaPipeline, SamaStep
-    from sama.pipeline.schedule import FlowScheduler
 
 Limits = Iterator[NDArray[np.float32] | None]
 PREVIEW_EVERY = 2  # steps
@@ -38,12 +37,14 @@ class Painter:
     """Paints a job window by window and writes each frame as soon as no later window can touch it."""
 
     def __init__(self, job: Job, pipeline: SamaPipeline, previews: bool) -> None:
+        from sama.pipeline.schedule import scheduler_of_kind
+
         self.job = job
         self.pipeline = pipeline
         self.previews = previews
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
         self.detail = wants_detail(job)
-        self.scheduler = _scheduler(pipeline, job.request.scheduler)
+        self.scheduler = scheduler_of_kind(job.request.scheduler, pipeline.scheduler)
         self.continuity = Continuity(pipeline, job.request.seed, job.request.steps)
         self.notices: tuple[str, ...] = ()
         self.changed = 0.0  # shares of the pictures written so far, added up
@@ -185,15 +186,6 @@ class _Feed:
             self._read += 1
         first = self._read - len(self._held)
         return np.stack(list(self._held)[start - first : stop - first])
-
-
-def _scheduler(pipeline: SamaPipeline, name: str) -> FlowScheduler:
-    """The scheduler that a request asks for: the pipeline's own where it is of that kind."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-
-    kind = dict(zip(SCHEDULERS, (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler), strict=True))[name]
-    own = pipeline.scheduler
-    return own if isinstance(own, kind) else kind()  # the run takes the kind only: its noise levels are the pipeline's
 
 
 def _to_uint8(frames: Any) -> NDArray[np.uint8]:
