@@ -45,9 +45,9 @@ class Sampling:
 _UNTRIED = "not tried on real weights of this model"
 WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
     {
-        "fast": Sampling(12, WAN_GUIDANCE, "unipc", (0.7, 1.0), said=_UNTRIED),
-        "balanced": Sampling(25, WAN_GUIDANCE, "unipc", said=_UNTRIED),
-        "best": Sampling(WAN_STEPS, WAN_GUIDANCE, said="as Wan2.1 is published"),
+        "fast": Sampling(12, None, "unipc", (0.7, 1.0), said=_UNTRIED),
+        "balanced": Sampling(25, None, "unipc", said=_UNTRIED),
+        "best": Sampling(said="as published"),
     }
 )
 TINY_QUALITIES: Mapping[str, Sampling] = MappingProxyType(

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import EditRequest, plan_of
+from sama.edit.request import EditRequest, plan_of, sampled
 from sama.flops import block_flops, known_gpu
 from sama.placement import default_device
 from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS, canvas_of
@@ -52,6 +52,7 @@ class Architecture:
     vae: Mapping[str, Any]
     steps: int
     guidance: float
+    shift: float = 5.0
 
     @property
     def parameters(self) -> float:
@@ -132,6 +133,7 @@ def _architecture(
         vae=vae,
         steps=index.get("default_steps", WAN_STEPS),
         guidance=index.get("default_guidance", WAN_GUIDANCE),
+        shift=index.get("shift", 5.0),
     )
 
 
@@ -145,6 +147,7 @@ def estimate(
     Without `speed`, a known GPU's figures are looked up and anything else is measured, which takes about a second.
     Raises EditError for a start beyond the clip's end, ValueError for a preset whose weights are not there.
     """
+    request = sampled(request)
     plan = plan_of(request, info, canvas_of(request.preset, request.model))
     model = architecture_of(request.preset, request.model)
     steps = request.steps or model.steps
@@ -161,8 +164,9 @@ def estimate(
     vae = pixels * (len(plan.windows) * length * (encode + decodes * decode) + handed_on)
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
-    forwards = len(plan.windows) * steps * passes
-    step = passes * (linear / speed.linear + attention / speed.attention)
+    mean_passes = passes if passes == 1 else 1 + (passes - 1) * guided_share(steps, model.shift, request)
+    forwards = round(len(plan.windows) * steps * mean_passes)
+    step = mean_passes * (linear / speed.linear + attention / speed.attention)
     painting = len(plan.windows) * steps * step + vae / speed.convolution
     writing = _WRITE_SECONDS * plan.frames * info.width * info.height
     return Estimate(
@@ -179,6 +183,16 @@ def estimate(
         device=device,
         basis=speed.basis,
     )
+
+
+def guided_share(steps: int, shift: float, request: EditRequest) -> float:
+    """The share of the steps on which guidance acts."""
+    if request.guidance_interval is None:
+        return 1.0
+    from sama.pipeline.schedule import guided_at, shifted_sigmas
+
+    sigmas = shifted_sigmas(steps, shift)
+    return sum(guided_at(sigma, request.guidance_interval) for sigma in sigmas) / steps
 
 
 def memory_bytes(model: Architecture, tokens: int, pixels: int, device: str) -> float:

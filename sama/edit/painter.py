@@ -16,7 +16,7 @@ from sama.edit.compose import changes_everything, differences, edit_mask
 from sama.edit.events import MAX_PLANS, EditEvent
 from sama.edit.painted import Painted
 from sama.edit.region import planned_region, source_tokens, vouched
-from sama.edit.request import Job, wants_detail
+from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
 from sama.edit.user_mask import open_mask
 from sama.edit.windows import Continuity, as_pixels, faithful_latents
@@ -44,7 +44,7 @@ class Painter:
         self.previews = previews
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
         self.detail = wants_detail(job)
-        self.scheduler = scheduler_of_kind(job.request.scheduler, pipeline.scheduler)
+        self.scheduler = scheduler_of_kind(job.request.scheduler or SCHEDULERS[0], pipeline.scheduler)
         self.continuity = Continuity(pipeline, job.request.seed, job.request.steps)
         self.notices: tuple[str, ...] = ()
         self.changed = 0.0  # shares of the pictures written so far, added up
@@ -98,6 +98,8 @@ class Painter:
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             source_guidance_scale=request.source_guidance,
+            guidance_interval=request.guidance_interval,
+            cache_threshold=request.cache,
             output_type="latent",
             scheduler=self.scheduler,
             **self.continuity.start(source, held),
