@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for other in options.add:
             results.join(read_results(other))
         write_results(results, raw)
-        text = page_text(results, f"python -m training.evaluation.samplers {_told(results)}")
+        text = page_text(results, command_of(results))
     except (PackError, ResultsError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -108,11 +108,11 @@ def _about(device: str, ocr: bool, options: argparse.Namespace) -> dict[str, Any
     }
 
 
-def _told(results: Results) -> str:
-    """The arguments by which all of the results are made again."""
+def command_of(results: Results) -> str:
+    """The command that makes all of the results again."""
     largest = max((sum(name.rpartition("-")[0] == task for name in results.ids) for task in TASKS), default=0)
     device = "" if results.about["device"] == "CPU" else " --device cuda"
-    return f"--out docs/samplers.md{device} --per-task {largest}"
+    return f"python -m training.evaluation.samplers --out docs/samplers.md{device} --per-task {largest}"
 
 
 def _sampler(text: str) -> Variant:
