@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measured(options: argparse.Namespace, known: Results | None, raw: Path) -> Results:
     """The results with everything that was asked for, written after each sampler."""
-    from sama.placement import resolve_device
+    from sama.device.placement import resolve_device
     from sama.presets import TINY_FOLDER
     from training.evaluation.held_out.editor import load_editor
 
