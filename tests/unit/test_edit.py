@@ -11,9 +11,11 @@ from safetensors.torch import save_file
 from sama.device.memory import MemoryMode
 from sama.device.placement import put, resolve_device
 from sama.edit import PHASES, edit_video, load_pipeline
-from sama.edit.request import EditRequest, check_request, free_output, parse_lora
+from sama.edit.request import EditRequest, check_request, free_output, parse_lora, sampled
 from sama.edit.settings_file import load_settings
 from sama.errors import EditError
+from sama.pipeline.schedule import shifted_sigmas
+from sama.presets import PRESETS
 from sama.shapes import Bucket, Canvas
 from sama.video import probe, read_clip
 from tests.media import (
@@ -146,6 +148,30 @@ def test_both_schedulers_run_and_the_pipeline_keeps_its_own(clip, pipe, request_
         outputs.append(result.anchor_result.astype(int))
     assert pipe.scheduler is before
     assert np.abs(outputs[0] - outputs[1]).max() > 0
+
+
+def test_a_quality_says_what_is_not_given_and_its_result_is_repeated(clip, pipe, request_for):
+    fast = PRESETS["tiny"].qualities["fast"]
+    asked = request_for(clip, frames=1, quality="fast", guidance_interval=[0.9, 1.0], steps=None, keep_source="off")
+    job = check_request(asked, with_weights=False)
+    assert (job.request.steps, job.request.guidance) == (fast.steps, fast.guidance) != (None, None)
+    assert (job.request.scheduler, job.request.guidance_interval) == (fast.scheduler, (0.9, 1.0))
+    by_hand = sampled(replace(asked, steps=7, guidance=3.5, scheduler="unipc"))
+    assert (by_hand.steps, by_hand.guidance, by_hand.scheduler) == (7, 3.5, "unipc")
+    for name, preset in PRESETS.items():  # the model's own defaults, where nobody asks for anything
+        plain = sampled(EditRequest(clip, "x", "y.mp4", preset=name))
+        assert (plain.steps, plain.guidance, plain.guidance_interval, plain.scheduler) == (None, None, None, "euler")
+        assert plain.quality == preset.quality != "fast"
+
+    passes = []
+    hook = pipe.transformer.register_forward_hook(lambda *_: passes.append(1))
+    result = run(replace(asked, guidance=3.0, cache=0.0), pipe)[-1].result
+    hook.remove()
+    sigmas = shifted_sigmas(fast.steps, pipe.config["shift"])
+    assert len(passes) == fast.steps + sum(sigma >= 0.9 for sigma in sigmas) < 2 * fast.steps
+    values = load_settings(result.settings)
+    assert (values["quality"], values["steps"], values["guidance_interval"]) == ("fast", fast.steps, (0.9, 1.0))
+    assert check_request(EditRequest(**values), with_weights=False).request.steps == fast.steps
 
 
 def test_unicode_and_spaces_in_names(tmp_path, pipe, request_for, clip):
@@ -324,6 +350,10 @@ def test_free_names_do_not_replace_results(tmp_path):
         ({"preset": "huge"}, "choose one of tiny, 14b, 1.3b"),
         ({"keep_source": "maybe"}, "auto, on, off"),
         ({"scheduler": "ddim"}, "euler, unipc"),
+        ({"quality": "superb"}, "fast, balanced, best"),
+        ({"guidance_interval": (0.8, 0.2)}, "the lower one first"),
+        ({"guidance_interval": "all"}, "two numbers from 0 to 1"),
+        ({"cache": 2.0}, "from 0 to 1"),
         ({"lora": ("nowhere.safetensors",)}, "no LoRA file"),
         ({"lora": "one.safetensors"}, "list of files"),
         ({"output": "result.txt"}, "must end in one of"),
