@@ -163,10 +163,15 @@ def test_a_quality_says_what_is_not_given_and_its_result_is_repeated(clip, pipe,
         assert (plain.steps, plain.guidance, plain.guidance_interval, plain.scheduler) == (None, None, None, "euler")
         assert plain.quality == preset.quality != "fast"
 
-    passes = []
-    hook = pipe.transformer.register_forward_hook(lambda *_: passes.append(1))
-    result = run(replace(asked, guidance=3.0, cache=0.0), pipe)[-1].result
-    hook.remove()
+    passes, computed = [], []
+    hooks = [
+        module.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        for module, seen in ((pipe.transformer, passes), (pipe.transformer.blocks[-1].ffn, computed))
+    ]
+    result = run(replace(asked, guidance=3.0, cache=1.0), pipe)[-1].result
+    for hook in hooks:
+        hook.remove()
+    assert 0 < len(computed) < len(passes), "the cache leaves out blocks"
     sigmas = shifted_sigmas(fast.steps, pipe.config["shift"])
     assert len(passes) == fast.steps + sum(sigma >= 0.9 for sigma in sigmas) < 2 * fast.steps
     values = load_settings(result.settings)
