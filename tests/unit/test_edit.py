@@ -18,6 +18,7 @@ from sama.pipeline.schedule import shifted_sigmas
 from sama.presets import PRESETS
 from sama.shapes import Bucket, Canvas
 from sama.video import probe, read_clip
+from sama.workers.edit import edit_on_workers, edit_shared
 from tests.media import (
     audio_packets,
     frame_times,
@@ -177,6 +178,13 @@ def test_a_quality_says_what_is_not_given_and_its_result_is_repeated(clip, pipe,
     values = load_settings(result.settings)
     assert (values["quality"], values["steps"], values["guidance_interval"]) == ("fast", fast.steps, (0.9, 1.0))
     assert check_request(EditRequest(**values), with_weights=False).request.steps == fast.steps
+
+
+def test_a_cache_is_refused_on_several_gpus_before_any_is_started(clip, request_for):
+    with pytest.raises(EditError, match="one GPU only"):
+        next(edit_on_workers(request_for(clip, cache=0.1), 2))
+    with pytest.raises(EditError, match="one GPU only"):
+        next(edit_shared(request_for(clip, cache=0.1), tiny_pipeline()))
 
 
 def test_unicode_and_spaces_in_names(tmp_path, pipe, request_for, clip):
