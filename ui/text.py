@@ -22,6 +22,16 @@ PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make 
 NO_LORA = "None"
 _LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
 
+QUALITY = "Quality"
+
+
+def quality_choice(name: str, said: str, seconds: float | None) -> str:
+    """A quality as the page offers it: "Fast · about 3 s · less sharp"."""
+    return " · ".join(
+        [name.capitalize(), *([f"about {duration(seconds)}"] if seconds else []), *([said] if said else [])]
+    )
+
+
 PHASES = {
     "loading": "Loading the model",
     "reading": "Reading the clip",

@@ -23,6 +23,7 @@ PAGES = [
 ]
 BENCH = Path("docs/performance/results.json")
 SPEED, ABLATION = Path("docs/training/speed.json"), Path("docs/ablation/results.json")
+SAMPLERS = Path("docs/samplers/results.json")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,22 @@ def test_the_ablations_page_follows_from_its_results():
 
     page = page_text(read_record(ABLATION), "ablation", Path("docs/ablation/notes.md"))
     assert page == Path("docs/ablation.md").read_text()
+
+
+@pytest.mark.skipif(not SAMPLERS.is_file(), reason=f"{SAMPLERS} is not there: no samplers were compared")
+def test_the_page_of_samplers_follows_from_its_results_and_defaults_lose_little():
+    from sama.presets import PRESETS
+    from training.evaluation.samplers.__main__ import command_of
+    from training.evaluation.samplers.page import ALLOWED_LOSS, loss, page_text, used_by
+    from training.evaluation.samplers.results import read_results
+
+    results = read_results(SAMPLERS)
+    assert page_text(results, command_of(results)) == Path("docs/samplers.md").read_text()
+    for quality, variant in used_by().items():
+        lost = max(loss(results, variant, where).mean for where in ("inside", "outside"))
+        assert quality == "fast" or lost <= ALLOWED_LOSS, f"{quality} loses {lost} dB"
+    for preset in PRESETS.values():
+        assert preset.qualities["fast"].said and preset.quality != "fast"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
