@@ -16,11 +16,10 @@ METHODS = {
     "apart": "each window by itself, from the same noise: a fade is all that joins them",
     "held": "shared frames held at what the earlier window made of them, encoded anew as the start of a clip",
     "continued": "of the shared frames, the first held as before and the others at the earlier window's own latents; "
-    "source and result are encoded and decoded after the frames before them, as parts of one clip",
+    "source and result are encoded and decoded after those of the window before, as parts of one clip",
     "free": "the same, and the first latent frame, which is not shown, is not held",
 }
 _CONTINUED = ("continued", "free")
-_CONTEXT = 11  # latent frames after which a window is decoded: what lies further back is not seen in it
 
 
 class Recorded:
@@ -34,7 +33,7 @@ class Recorded:
         self._noise: Any = None
         self._frames: list[Any] = [None, None]  # of the source, in the window before and this one
         self._latents: list[Any] = [None, None]  # of source and result, in the latest window
-        self._chain: list[Any] = [None, None]  # the same, and those before them, as far as they matter
+        self._before: list[Any] = [None, None]  # the same, in the window before
         self._asked: Any = None
         self._shared = 0  # latent frames
         self.windows: list[Clip] = []
@@ -62,17 +61,8 @@ class Recorded:
         self._frames = [self._frames[1], None]
         for event in self._pipeline.stream(**values):
             if isinstance(event, SamaPipelineOutput):
-                self._latents = [values["source_latents"], event.frames]
-                self._chain = [
-                    own if before is None or not self._shared else self._after(before, own)
-                    for before, own in zip(self._chain, self._latents, strict=True)
-                ]
+                self._before, self._latents = self._latents, [values["source_latents"], event.frames]
             yield event
-
-    def _after(self, before: Tensor, own: Tensor) -> Tensor:
-        import torch
-
-        return torch.cat([before[:, :, -_CONTEXT:], own[:, :, self._shared :]], dim=2)
 
     def _continuing(self, hold: Any) -> dict[str, Any]:
         """Arguments that hold the shared frames at the latents of the window before, which stay its own."""
@@ -102,6 +92,11 @@ class Recorded:
         return self._pipeline.decode_latents(latents)
 
     def _decoded(self, stream: int) -> Tensor:
-        """The latest window, decoded after those before it."""
-        frames = 4 * (self._latents[stream].shape[2] - 1) + 1
-        return self._pipeline.decode_latents(self._chain[stream])[:, -frames:]
+        """The latest window, decoded after the one before."""
+        import torch
+
+        latents, before = self._latents[stream], self._before[stream]
+        if before is None or not self._shared:
+            return self._pipeline.decode_latents(latents)
+        together = torch.cat([before, latents[:, :, self._shared :]], dim=2)
+        return self._pipeline.decode_latents(together)[:, -(4 * (latents.shape[2] - 1) + 1) :]
