@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test lint train-tiny benchmark chromium
+.PHONY: app test lint train-tiny benchmark bench chromium
 
 app: .venv/app-installed          ## set up and open the app
 	$(BIN)/python app.py
@@ -18,6 +18,9 @@ train-tiny: .venv/dev-installed   ## train the embedded model from nothing, on a
 
 benchmark: .venv/dev-installed data/pack/pack.json  ## score the embedded model on held-out pairs
 	$(BIN)/python -m training.evaluate --model assets/sama-tiny --out docs/benchmark --per-task 10 --sheets 4
+
+bench: .venv/app-installed        ## speed and memory of an edit on this machine, in about five minutes
+	$(BIN)/python -m benchmarks.speed --out runs/bench
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

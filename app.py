@@ -6,6 +6,7 @@ import argparse
 import os
 
 import ui  # first: on a Space it prepares the GPU before torch is imported
+from sama.device.memory import COMPILE, MEMORY_MODES
 from ui.loras import named_by_environment
 from ui.settings import PRESETS, Settings
 
@@ -20,6 +21,10 @@ def parse(arguments: list[str] | None = None) -> Settings:
     parser.add_argument("--host", help="interface to listen on; this machine only if left out")
     parser.add_argument("--port", type=int, help="the first free one from 7860 if left out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
+    parser.add_argument(
+        "--memory", choices=MEMORY_MODES, default="auto", help="where weights wait on a GPU; what fits if left out"
+    )
+    parser.add_argument("--compile", choices=COMPILE, default="auto", help="compile the blocks on a GPU, where it pays")
     parser.add_argument("--share", action="store_true", help="make a public link through gradio's servers")
     parser.add_argument(
         "--gpus",
@@ -34,7 +39,8 @@ def parse(arguments: list[str] | None = None) -> Settings:
     try:
         return Settings(
             preset=options.preset, host=options.host, port=options.port, share=options.share, device=options.device,
-            lora=lora, gpus=options.gpus, time_limit=None if options.time_limit is None else 60 * options.time_limit,
+            lora=lora, memory=options.memory, compile=options.compile, gpus=options.gpus,
+            time_limit=None if options.time_limit is None else 60 * options.time_limit,
         )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))

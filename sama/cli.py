@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sama.device.memory import MEMORY_MODES
 from sama.errors import CheckpointError, EditError, EditFailedError
 from sama.files import whole_folder
 from sama.presets import PRESETS
@@ -116,8 +117,25 @@ def _info(arguments: argparse.Namespace) -> int:
     from sama.edit.estimate import estimate
     from sama.workers.estimate import on_several
 
-    print(_told(on_several(estimate(request, info), request, arguments.gpus)))
+    told = on_several(estimate(request, info), request, arguments.gpus)
+    print(_told(told))
+    for line in _memory(request, info, told):
+        print(line)
     return OK
+
+
+def _memory(request: EditRequest, info: VideoInfo, told: Estimate) -> list[str]:
+    """Where the weights will wait and why, and on a GPU what every mode would take."""
+    if not told.device.startswith("cuda"):
+        return ["Memory mode: resident (all weights stay in main memory)"]
+    from sama.device.placement import can_compile, free_bytes, host_memory
+    from sama.edit.estimate import architecture_of, known_speed, measure_speed
+    from sama.edit.outlook import outlook
+
+    device, tokens = told.device, told.tokens.total
+    speed = known_speed(device) or measure_speed(device, tokens, architecture_of(request.preset, request.model))
+    free = free_bytes(device)
+    return outlook(request, info, speed, free, host_memory(), can_compile=can_compile()).sentences()
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -214,7 +232,7 @@ class _Progress:
 
 
 def _outcome(result: EditResult) -> str:
-    from sama.edit.change import told_change
+    from sama.edit.composing.change import told_change
 
     told = told_change(result.changed)
     return f"{result.frames} frames in {result.seconds:.1f} s" + (f", {told}" if told else "")
@@ -349,6 +367,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--detail", help="the source's detail in the edit: auto (default), on or off")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; the best there is if left out")
+    parser.add_argument("--memory", help=f"where weights wait on a GPU: {', '.join(MEMORY_MODES)}")
+    parser.add_argument("--compile", help="compile the blocks on a GPU: auto (default), on or off")
     parser.add_argument(
         "--gpus", type=int, default=1, metavar="N", help="share the edit among N GPUs, or processes of a CPU (1)"
     )

@@ -214,7 +214,7 @@ def _devices(preset: str) -> Iterator[Finding]:
     for index in range(count):
         properties = torch.cuda.get_device_properties(index)
         yield Finding(f"cuda:{index}", True, f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
-    from sama.placement import mps_works
+    from sama.device.placement import mps_works
 
     if count == 0:
         ok, where = preset == "tiny", "Apple GPU" if mps_works() else "CPU"

@@ -33,6 +33,18 @@ def block_flops(tokens: int, text_tokens: int, width: int, ffn: int, blocks: int
     return Flops(blocks * linear, blocks * attention)
 
 
+def unread_flops(source: int, tokens: int, text_tokens: int, width: int, ffn: int) -> Flops:
+    """What the last block leaves out without gradients (see `sama.model.blocks`): the queries, cross-attention and
+    feed-forward of `source` of its tokens."""
+    linear = source * (8 * width**2 + 4 * width * ffn)
+    return Flops(linear, 4 * source * width * (tokens + text_tokens))
+
+
+def shared_flops(tokens: int, width: int) -> Flops:
+    """What an evaluation leaves out that takes the first block's self-attention from another one of the same step."""
+    return Flops(8 * tokens * width**2, 4 * tokens**2 * width)
+
+
 class Rates(NamedTuple):
     """FLOP per second that a GPU reaches in bfloat16 on long sequences, measured or published."""
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from sama.checkpoints import load_transformer
-from sama.errors import CheckpointError
+from sama.device.placement import fast_dtype, place, resolve_device, use_growing_segments, vae_dtype
+from sama.errors import CheckpointError, EditError
 from sama.presets import Preset, get_preset, missing_weights
 
 if TYPE_CHECKING:
@@ -19,49 +17,93 @@ if TYPE_CHECKING:
 
 def load_pipeline(
     preset: str,
-    device: torch.device | str | None = None,
-    lora: Sequence[str | os.PathLike[str]] = (),
-    weights: str | os.PathLike[str] | None = None,
-    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    lora: Sequence[str] = (),
+    model: str | os.PathLike[str] | None = None,
+    memory: str = "auto",
+    compile: str = "auto",
+    window: tuple[int, int, int] | None = None,
+    forwards: int | None = None,
 ) -> SamaPipeline:
-    """A ready pipeline.
+    """A preset's pipeline on a device, ready to edit.
 
-    preset: "tiny", "14b" or "1.3b".
-    device: moved there; None keeps it on the CPU, for the caller to place or to offload.
-    lora: LoRA files or folders, all active at full strength.
+    device: None takes the best there is, see `sama.device.placement.default_device`.
+    lora: files, each optionally with `@scale`.
+    model: folder of a saved pipeline in place of the preset's weights.
+    memory, compile, window, forwards: how it runs there, see `sama.device.placement.place`.
+    Raises EditError for weights, LoRAs, devices or ways that are not there or do not fit.
+    """
+    from sama.edit.request import check_lora, check_preset, check_ways, check_weights, parse_lora
+
+    check_preset(preset)
+    check_ways(memory, compile)
+    check_weights(preset, model)
+    loras = [parse_lora(spec) for spec in lora]
+    for path, _ in loras:
+        check_lora(path)
+    target = resolve_device(device, needs_gpu(preset, model))
+    use_growing_segments()
+    names = [f"lora_{index}" for index in range(len(loras))]
+    try:
+        pipeline = assemble(preset, target, model=model)
+        for name, (path, _) in zip(names, loras, strict=True):
+            pipeline.load_lora_weights(path, adapter_name=name)
+    except CheckpointError as error:
+        raise EditError(str(error)) from error
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EditError(f"The weights could not be read or fetched: {reason}") from error
+    if names:
+        pipeline.set_adapters(names, [scale for _, scale in loras])
+    place(pipeline, target, memory, compile, window, forwards)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def assemble(
+    preset: str,
+    device: str = "cpu",
+    model: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> SamaPipeline:
+    """A preset's pipeline in main memory, in the types that `device` computes with.
+
+    model: folder of a saved pipeline in place of the preset's.
     weights: a SAMA transformer in place of the released one: a file, shards or a folder. The 1.3b preset, which has no
-        released weights, needs it.
-    dtype: of transformer and text encoder; bfloat16 for the Wan presets, float32 for the tiny one if None. The Wan VAE
-        stays in float32.
+        released weights, needs it or `model`.
     Raises CheckpointError for weights that do not fit, ValueError for an unknown preset.
     """
     chosen = get_preset(preset)
-    pipeline = _from_folder(chosen, weights, dtype) if chosen.folder else _from_hub(chosen, weights, dtype)
-    names = []
-    for index, path in enumerate(lora):
-        names.append(f"lora_{index}")
-        pipeline.load_lora_weights(path, adapter_name=names[-1])
-    if names:
-        pipeline.set_adapters(names)
-    return pipeline.to(device) if device is not None else pipeline
+    folder = model or chosen.folder
+    return _from_folder(chosen, Path(folder), device, weights) if folder else _from_hub(chosen, weights)
 
 
-def _from_folder(preset: Preset, weights: str | os.PathLike[str] | None, dtype: torch.dtype | None) -> SamaPipeline:
+def needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
+    """Whether an edit without a GPU would take so long that it must be asked for by name."""
+    return model is None and get_preset(preset).folder is None
+
+
+def _from_folder(preset: Preset, folder: Path, device: str, weights: str | os.PathLike[str] | None) -> SamaPipeline:
+    import torch
+
+    from sama.checkpoints import load_transformer
     from sama.pipeline import SamaPipeline
 
-    folder = Path(preset.folder or "")
     if not (folder / "model_index.json").is_file():
         raise CheckpointError(missing_weights(preset))
-    dtype = dtype or torch.float32
-    pipeline = SamaPipeline.from_pretrained(folder, dtype=dtype)
+    dtype = fast_dtype(device)
+    types = {"transformer": dtype, "vae": vae_dtype(device), "default": torch.float32}
+    pipeline = SamaPipeline.from_pretrained(folder, dtype=types)
     if weights is not None:
         pipeline.register_modules(transformer=load_transformer(weights, pipeline.transformer_arguments, dtype))
     return pipeline
 
 
-def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None, dtype: torch.dtype | None) -> SamaPipeline:
+def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None) -> SamaPipeline:
+    import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    from sama.checkpoints import load_transformer
     from sama.pipeline import SamaPipeline
 
     if weights is None:
@@ -70,7 +112,7 @@ def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None, dtype: tor
         from huggingface_hub import hf_hub_download
 
         weights = hf_hub_download(preset.weights_repo, preset.weights_file, revision=preset.weights_revision)
-    dtype = dtype or torch.bfloat16
+    dtype = torch.bfloat16
     return SamaPipeline.from_pretrained(
         preset.base_repo,
         transformer=load_transformer(weights, preset.transformer, dtype),

@@ -41,6 +41,8 @@ class Source(NamedTuple):
     preset: str
     loader: Callable[[], SamaPipeline] | None
     loras: tuple[str, ...]
+    memory: str = "auto"
+    compile: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Settings:
     preset: the model, a key of PRESETS.
     pipeline_loader: gives the pipeline instead of the preset's; used by tests and by people with their own weights.
     on_spaces: whether the app runs on a Hugging Face Space; zero_gpu: on one whose GPU is lent per call.
+    memory, compile: see `EditRequest`.
     lora: LoRAs that visitors may choose, the first one chosen at the start: files or folders, each optionally followed
         by `@` and a strength; those of the environment's SAMA_LORA (separated like paths in PATH) if left out.
     warm: load the model and run it once in the background, so that the first edit is quick.
@@ -64,6 +67,8 @@ class Settings:
     port: int | None = None
     share: bool = False
     device: str | None = None
+    memory: str = "auto"
+    compile: str = "auto"
     lora: tuple[str, ...] = field(default_factory=named_by_environment)
     warm: bool = True
     queue_size: int = 12
@@ -93,7 +98,8 @@ class Settings:
     @property
     def source(self) -> Source:
         """Where the pipeline comes from."""
-        return Source(self.preset, self.pipeline_loader, tuple(str(lora.path) for lora in self.loras.values()))
+        loras = tuple(str(lora.path) for lora in self.loras.values())
+        return Source(self.preset, self.pipeline_loader, loras, self.memory, self.compile)
 
     @cached_property
     def info(self) -> PresetInfo:

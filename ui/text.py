@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sama.edit.change import told_change
+from sama.edit.composing.change import told_change
 
 TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."

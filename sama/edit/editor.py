@@ -7,34 +7,26 @@ full-size frame are ever held.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sama.edit.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE
+from sama.device.placement import resolve_device
+from sama.edit.composing.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED_INSIDE
 from sama.edit.events import EditEvent, EditResult
 from sama.edit.failures import user_errors
 from sama.edit.painter import Painter
-from sama.edit.request import (
-    EditRequest,
-    Job,
-    check_lora,
-    check_preset,
-    check_request,
-    check_weights,
-    parse_lora,
-)
+from sama.edit.request import EditRequest, Job, check_preset, check_request
 from sama.edit.settings_file import write_settings
 from sama.edit.texts import Unread
-from sama.errors import CheckpointError, EditError, EditFailedError
-from sama.placement import fast_dtype, place, resolve_device, vae_dtype
-from sama.presets import PRESETS, canvas_of
-from sama.shapes import Canvas
+from sama.errors import EditFailedError
+from sama.loading import load_pipeline, needs_gpu
+from sama.presets import canvas_of
+from sama.shapes import Canvas, padded_frame_count
 from sama.video import VideoWriter
 from sama.video.writing import holds_alpha
 
@@ -60,15 +52,18 @@ def edit_video(
     job = check_request(
         request, with_weights=pipeline is None, canvas=None if pipeline is None else _canvas(request, pipeline)
     )
-    if pipeline is None and (request.device not in (None, "cpu") or _needs_gpu(request.preset, request.model)):
-        resolve_device(request.device, _needs_gpu(request.preset, request.model))
+    if pipeline is None and (request.device not in (None, "cpu") or needs_gpu(request.preset, request.model)):
+        resolve_device(request.device, needs_gpu(request.preset, request.model))
     windows = len(job.plan.windows)
     with user_errors(), ExitStack() as stack:
         writer = stack.enter_context(_writer(job))
         yield EditEvent("reading", windows=windows, message=f"Reading {job.plan.frames} frames")
         if pipeline is None:
             yield EditEvent("planning", windows=windows, message="Loading the model")
-            pipeline = load_pipeline(request.preset, request.device, request.lora, request.model)
+            pipeline = load_pipeline(
+                request.preset, request.device, request.lora, request.model, request.memory, request.compile,
+                *_extent(job),
+            )  # fmt: skip
         yield EditEvent("planning", windows=windows, message="Planning the edit")
         unread = Unread.of(request, pipeline)
         for sentence in unread.sentences():
@@ -115,60 +110,19 @@ def edit_video(
     yield EditEvent("done", windows=windows, window=windows, message=f"Saved {job.output.name}", result=result)
 
 
-def load_pipeline(
-    preset: str, device: str | None = None, lora: Sequence[str] = (), model: str | os.PathLike[str] | None = None
-) -> SamaPipeline:
-    """A preset's pipeline on a device, ready to edit.
-
-    device: None takes the best there is, see `sama.placement.default_device`. A GPU that cannot hold the whole model
-        gets it in parts.
-    lora: files, each optionally with `@scale`.
-    model: folder of a saved pipeline in place of the preset's weights.
-    Raises EditError for weights, LoRAs or devices that are not there or do not fit.
-    """
-    check_preset(preset)
-    check_weights(preset, model)
-    loras = [parse_lora(spec) for spec in lora]
-    for path, _ in loras:
-        check_lora(path)
-    target = resolve_device(device, _needs_gpu(preset, model))
-    from sama import loading
-
-    names = [f"lora_{index}" for index in range(len(loras))]
-    try:
-        folder = model or PRESETS[preset].folder
-        pipeline = _saved_pipeline(folder, target) if folder else loading.load_pipeline(preset)
-        for name, (path, _) in zip(names, loras, strict=True):
-            pipeline.load_lora_weights(path, adapter_name=name)
-    except CheckpointError as error:
-        raise EditError(str(error)) from error
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EditError(f"The weights could not be read or fetched: {reason}") from error
-    if names:
-        pipeline.set_adapters(names, [scale for _, scale in loras])
-    place(pipeline, target)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def _extent(job: Job) -> tuple[tuple[int, int, int], int | None]:
+    """The largest window of a job (frames, height, width), and how many evaluations of the model it takes; None where
+    only the model knows its steps."""
+    start, stop = job.plan.windows[0]
+    window = (padded_frame_count(stop - start), job.plan.bucket.height, job.plan.bucket.width)
+    steps = job.request.steps
+    return window, None if steps is None else 2 * steps * len(job.plan.windows)
 
 
 def _canvas(request: EditRequest, pipeline: SamaPipeline) -> Canvas:
     """Sizes and window of a loaded pipeline; of one that was saved without them, the preset's."""
     check_preset(request.preset)
     return pipeline.canvas or canvas_of(request.preset)
-
-
-def _needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
-    return model is None and PRESETS[preset].folder is None
-
-
-def _saved_pipeline(folder: str | os.PathLike[str], device: str) -> SamaPipeline:
-    import torch
-
-    from sama.pipeline import SamaPipeline
-
-    dtypes = {"transformer": fast_dtype(device), "vae": vae_dtype(device), "default": torch.float32}
-    return SamaPipeline.from_pretrained(folder, dtype=dtypes)
 
 
 def _save_settings(job: Job, pipeline: SamaPipeline, facts: dict[str, Any]) -> None:

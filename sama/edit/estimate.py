@@ -18,11 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sama.device.memory import MemoryMode, peak_bytes
+from sama.device.placement import default_device
 from sama.edit.request import EditRequest, plan_of
-from sama.flops import block_flops, known_gpu
-from sama.placement import default_device
+from sama.flops import Flops, block_flops, known_gpu, shared_flops, unread_flops
 from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS, canvas_of
-from sama.shapes import TokenCounts, latent_shape, padded_frame_count, token_counts
+from sama.shapes import NUM_SEMANTIC_TOKENS, TokenCounts, latent_shape, padded_frame_count, token_counts
 from sama.video import VideoInfo
 
 if TYPE_CHECKING:
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
 
 _BACKGROUND_BYTES = 0.7e9  # Python, torch, diffusers and a decoder
 _STARTUP_SECONDS = 8.0  # importing torch and diffusers, reading a small model
-_ACTIVATION_COPIES = 16  # tensors of (tokens, width) alive in a block; 39.8 GB measured for 65,585 tokens of the 14B
+_CPU_SIZE = 4  # bytes of an element on a CPU
+_ACTIVATION_COPIES = 16  # tensors of (tokens, width) alive in a block
 _VAE_BYTES_PER_PIXEL = 20e3  # of one frame, with 96 base channels; encoding and decoding go frame by frame
+# What norms, rotation and modulation take, as FLOP of a matrix product in the same time, for each element of the tokens
+# and each block; from a 14B on an H200 (docs/performance.md).
+_BETWEEN, _BETWEEN_COMPILED = 76e3, 24e3
 _WRITE_SECONDS = 40e-9  # reading twice, composing and encoding, per pixel of the result
 _COUNTED = (9, 96, 96)  # frames, height, width on which the autoencoder is counted and timed
 _PROBED_TOKENS = 4096  # a few thousand reach a device's full speed; more would only make the probe slow
@@ -52,6 +57,8 @@ class Architecture:
     vae: Mapping[str, Any]
     steps: int
     guidance: float
+    text_width: int = 4096
+    vae_parameters: float = 127e6
 
     @property
     def parameters(self) -> float:
@@ -61,12 +68,17 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Speed:
-    """FLOP per second of a device for linear layers, attention and convolutions, and where the figures come from."""
+    """FLOP per second of a device for linear layers, attention and convolutions, and where the figures come from.
+
+    kernels_only: the figures are those of single kernels, so that what stands between them (norms, rotation,
+    modulation) comes on top.
+    """
 
     linear: float
     attention: float
     convolution: float
     basis: str
+    kernels_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ class Estimate:
 
 _WAN_VAE = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 _WAN_TEXT_PARAMETERS = 5.7e9
+_WAN_VAE_PARAMETERS = 127e6
 
 
 def architecture_of(preset: str, model: str | os.PathLike[str] | None = None) -> Architecture:
@@ -132,6 +145,8 @@ def _architecture(
         vae=vae,
         steps=index.get("default_steps", WAN_STEPS),
         guidance=index.get("default_guidance", WAN_GUIDANCE),
+        text_width=transformer.get("text_dim", 4096),
+        vae_parameters=_WAN_VAE_PARAMETERS * ((vae.get("decoder_base_dim") or vae["base_dim"]) / 96) ** 2,
     )
 
 
@@ -162,7 +177,7 @@ def estimate(
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
     forwards = len(plan.windows) * steps * passes
-    step = passes * (linear / speed.linear + attention / speed.attention)
+    step = step_seconds(model, tokens.total, speed, passes, guidance != 1)
     painting = len(plan.windows) * steps * step + vae / speed.convolution
     writing = _WRITE_SECONDS * plan.frames * info.width * info.height
     return Estimate(
@@ -172,7 +187,7 @@ def estimate(
         forwards=forwards,
         forward_flops=linear + attention,
         vae_flops=vae,
-        memory_bytes=memory_bytes(model, tokens.total, pixels, device),
+        memory_bytes=memory_bytes(model, length, plan.bucket.height, plan.bucket.width, device),
         seconds=_STARTUP_SECONDS + painting + writing,
         startup_seconds=_STARTUP_SECONDS,
         step_seconds=step,
@@ -181,19 +196,42 @@ def estimate(
     )
 
 
-def memory_bytes(model: Architecture, tokens: int, pixels: int, device: str) -> float:
-    """Peak memory on a device: weights, and the larger of the transformer's and the autoencoder's working memory.
+def step_seconds(
+    model: Architecture, tokens: int, speed: Speed, passes: int = 1, guided: bool = False, compiled: bool = False
+) -> float:
+    """Seconds of one denoising step of `passes` evaluations of the transformer's blocks. guided: whether two of them
+    differ in their text alone, and so share what comes before the text."""
+    linear, attention = block_flops(tokens, model.text_tokens, model.width, model.ffn, model.blocks)
+    source = (tokens - NUM_SEMANTIC_TOKENS) // 2
+    unread = unread_flops(source, tokens, model.text_tokens, model.width, model.ffn)
+    shared = shared_flops(tokens, model.width) if guided else Flops(0, 0)
+    linear = passes * (linear - unread.linear) - shared.linear
+    attention = passes * (attention - unread.attention) - shared.attention
+    between = 0.0
+    if speed.kernels_only:
+        cost = _BETWEEN_COMPILED if compiled else _BETWEEN
+        between = passes * cost * tokens * model.width * model.blocks / speed.linear
+    return linear / speed.linear + attention / speed.attention + between
 
-    On a CPU or an Apple GPU that is the process, libraries and text encoder included; with CUDA the text encoder has
-    left by then.
+
+def memory_bytes(model: Architecture, frames: int, height: int, width: int, device: str) -> float:
+    """Peak memory on a device for one window.
+
+    On a CPU or an Apple GPU that is the process: libraries, all weights, and the larger of the transformer's and the
+    autoencoder's working memory. With CUDA it is the GPU's, while the text encoder waits in main memory;
+    `sama.edit.outlook` has the other modes.
     """
-    on_cpu = not device.startswith("cuda")
-    size = 4 if on_cpu else 2
+    from sama.edit.outlook import weights_of_architecture, work_of_architecture
+
+    if device.startswith("cuda"):
+        work = work_of_architecture(model, frames, height, width, compiled=False)
+        return peak_bytes(MemoryMode.OFFLOAD, weights_of_architecture(model), work)
+    tokens = token_counts(latent_shape(frames, height, width)).total
     patch = int(model.vae.get("patch_size") or 1)
-    activations = _ACTIVATION_COPIES * tokens * model.width * size
-    autoencoder = _VAE_BYTES_PER_PIXEL * pixels * model.vae["base_dim"] / _WAN_VAE["base_dim"] / patch**2
-    weights = size * (model.parameters + (model.text_parameters if on_cpu else 0))
-    return weights + max(activations, autoencoder) + (_BACKGROUND_BYTES if on_cpu else 0)
+    activations = _ACTIVATION_COPIES * tokens * model.width * _CPU_SIZE
+    autoencoder = _VAE_BYTES_PER_PIXEL * height * width * model.vae["base_dim"] / _WAN_VAE["base_dim"] / patch**2
+    weights = _CPU_SIZE * (model.parameters + model.text_parameters)
+    return weights + max(activations, autoencoder) + _BACKGROUND_BYTES
 
 
 def known_speed(device: str) -> Speed | None:
@@ -203,7 +241,11 @@ def known_speed(device: str) -> Speed | None:
     import torch
 
     gpu = known_gpu(torch.cuda.get_device_name(device))
-    return None if gpu is None or gpu.rates is None else Speed(*gpu.rates, basis=f"known figures for {gpu.name}")
+    return (
+        None
+        if gpu is None or gpu.rates is None
+        else Speed(*gpu.rates, basis=f"known figures for {gpu.name}", kernels_only=True)
+    )
 
 
 def measure_speed(device: str, tokens: int, model: Architecture) -> Speed:
@@ -224,7 +266,7 @@ def _block_run(device: str, tokens: int, model: Architecture) -> Callable[[], An
     import torch
     from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
-    from sama.placement import fast_dtype
+    from sama.device.placement import fast_dtype
 
     dtype = fast_dtype(device)
     with torch.device("meta"):
@@ -243,7 +285,7 @@ def _vae_run(device: str, config: Mapping[str, Any]) -> Callable[[], Any]:
     import torch
     from diffusers import AutoencoderKLWan
 
-    from sama.placement import vae_dtype
+    from sama.device.placement import vae_dtype
 
     with torch.device("meta"):
         vae = AutoencoderKLWan.from_config(dict(config)).eval()

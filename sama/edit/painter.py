@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.change import shown_change
-from sama.edit.compose import changes_everything, differences, edit_mask
+from sama.device.placement import previews_by_map
+from sama.edit.composing.change import shown_change
+from sama.edit.composing.compose import changes_everything, differences, edit_mask
+from sama.edit.composing.painted import Painted
+from sama.edit.composing.region import means_a_change, planned_region, source_tokens, vouched
+from sama.edit.composing.user_mask import open_mask
 from sama.edit.events import MAX_PLANS, EditEvent
-from sama.edit.painted import Painted
-from sama.edit.region import planned_region, source_tokens, vouched
 from sama.edit.request import SCHEDULERS, Job, wants_detail
 from sama.edit.texts import Texts
-from sama.edit.user_mask import open_mask
 from sama.edit.windows import Continuity, as_pixels, faithful_latents
 from sama.errors import EditError
-from sama.placement import decoding_evicts
 from sama.shapes import padded_frame_count
 from sama.video import Frame, FrameReader, VideoWriter
 
@@ -47,6 +47,7 @@ class Painter:
         self.continuity = Continuity(pipeline, job.request.seed, job.request.steps)
         self.notices: tuple[str, ...] = ()
         self.changed = 0.0  # shares of the pictures written so far, added up
+        self.meant: bool | None = None  # whether the first window's plan means a change
         self.plans: list[NDArray[np.float32]] = []
         self.linear: LinearPreview | None = None
         self.anchors: tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -86,7 +87,7 @@ class Painter:
         padded = np.concatenate([frames, np.repeat(frames[-1:], padded_frame_count(count) - count, axis=0)])
         held = None if known is None else faithful_latents(self.pipeline, as_pixels(known))
         source = self.pipeline.encode_video(as_pixels(padded))
-        if self.previews and self.linear is None and decoding_evicts(self.pipeline):
+        if self.previews and self.linear is None and previews_by_map(self.pipeline):
             from sama.edit.preview import LinearPreview
 
             self.linear = LinearPreview.fit(self.pipeline, frames[0], source)
@@ -129,7 +130,11 @@ class Painter:
         mask = edit_mask(apart) if self.keep else None
         region = planned_region(tokens, output.semantic_tokens[0, -1])
         if mask is not None and tokens is not None and region is not None:
-            mask = vouched(mask, region, token_scale(tokens))
+            meant = means_a_change(region, scale := token_scale(tokens))
+            self.meant = meant if self.meant is None else self.meant
+            # A later window goes on with the edit of the first, also where its own plan no longer speaks of it.
+            if meant or not self.meant:
+                mask = vouched(mask, region, scale)
         return Painted.of(result, shown_change(apart, mask), mask, reference if self.detail else None)
 
     def _limits(self) -> AbstractContextManager[Limits]:

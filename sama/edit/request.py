@@ -16,7 +16,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sama.edit.user_mask import MaskError, check_mask
+from sama.device.memory import COMPILE, MEMORY_MODES
+from sama.edit.composing.user_mask import MaskError, check_mask
 from sama.errors import EditError, VideoError
 from sama.model.lora_keys import Stored, complaint
 from sama.presets import PRESETS, canvas_of, missing_weights
@@ -32,6 +33,7 @@ MAX_SEED = 2**32 - 1
 KEEP_SOURCE = ("auto", "on", "off")
 DETAIL = ("auto", "on", "off")
 SCHEDULERS = ("euler", "unipc")
+
 SETTINGS_MARK = "sama_version"
 """The field by which a file of settings is known."""
 
@@ -58,6 +60,8 @@ class EditRequest:
         mask `keep_source` chooses between edit and source as ever; "off" shows there all that the model painted.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
+    memory: where the weights wait, see `sama.device.memory.MemoryMode`; "auto" chooses from what is free.
+    compile: whether the transformer's blocks are compiled: "on", "off", or "auto", which is "on" where that pays.
     model: folder of a saved pipeline, such as training writes, in place of the preset's weights. Where it was saved
         without its sizes and window, the preset's hold.
     """
@@ -78,6 +82,8 @@ class EditRequest:
     mask: str | os.PathLike[str] | None = None
     lora: tuple[str, ...] = ()
     device: str | None = None
+    memory: str = "auto"
+    compile: str = "auto"
     scheduler: str = "euler"
     model: str | os.PathLike[str] | None = None
 
@@ -151,6 +157,7 @@ def check_values(request: EditRequest) -> None:
     _check_choice(request.keep_source, KEEP_SOURCE, "way to keep the source")
     _check_choice(request.detail, DETAIL, "way to keep detail")
     _check_choice(request.scheduler, SCHEDULERS, "scheduler")
+    check_ways(request.memory, request.compile)
     _check_numbers(request)
     if not isinstance(request.lora, (tuple, list)):
         raise EditError("The LoRAs must be a list of files; put the one you have into a list.")
@@ -193,6 +200,12 @@ def plan_of(request: EditRequest, info: VideoInfo, canvas: Canvas) -> Plan:
 def check_preset(name: str) -> None:
     """Raise `EditError` unless there is a preset of this name."""
     _check_choice(name, PRESETS, "preset")
+
+
+def check_ways(memory: str, compile: str) -> None:
+    """Raise `EditError` unless there are such a memory mode and such a way to compile."""
+    _check_choice(memory, MEMORY_MODES, "memory mode")
+    _check_choice(compile, COMPILE, "way to compile")
 
 
 def check_weights(preset: str, model: str | os.PathLike[str] | None = None) -> None:

@@ -29,6 +29,7 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, Wan
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
+from sama.model.blocks import SamaBlock, may_drop_queries, may_share
 from sama.shapes import NUM_SEMANTIC_TOKENS, SEMANTIC_GRID
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
@@ -155,6 +156,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
 
     # diffusers' context parallelism needs an even number of tokens; `sama.model.parallel` shares any number.
     _cp_plan = None
+    _no_split_modules = ["WanTransformerBlock", "SamaBlock"]  # noqa: RUF012 - diffusers' interface
+    _repeated_blocks = ["WanTransformerBlock", "SamaBlock"]  # noqa: RUF012 - diffusers' interface
 
     @register_to_config
     def __init__(
@@ -193,6 +196,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             pos_embed_seq_len,
         )  # fmt: skip
         dim = num_attention_heads * attention_head_dim
+        for block in (self.blocks[0], self.blocks[-1]):
+            SamaBlock.take_over(block)
         self.rope = SamaRotaryPosEmbed(
             attention_head_dim, patch_size, rope_max_seq_len, semantic_positions, source_positions
         )
@@ -214,6 +219,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_hidden_states: Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 - read by the decorator
+        attended: list[Tensor] | None = None,
     ) -> SamaTransformerOutput | tuple[Tensor, Tensor | None]:
         """One evaluation of the velocity field.
 
@@ -222,6 +228,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         encoder_hidden_states: text states, (B, T, text_dim), padded rows zero.
         source_hidden_states: clean source latents, (B, C, F, H, W), or None to generate without a source.
         semantic_hidden_states: noisy anchors, (B, N, semantic_dim), or None to run without a plan.
+        attended: an empty list to be filled with what evaluations that differ in their text alone have in common, or
+            one that the first of them filled.
         """
         if source_hidden_states is not None and source_hidden_states.shape != hidden_states.shape:
             raise ValueError(
@@ -248,11 +256,12 @@ class SamaTransformer3DModel(WanTransformer3DModel):
 
         # 3. The blocks
         tokens = self.before_blocks(tokens)
-        for block in self.blocks:
+        savings = self._savings(attended, num_semantic + num_video if source_hidden_states is not None else None)
+        for index, block in enumerate(self.blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, rotary)
             else:
-                tokens = block(tokens, text, modulation, rotary)
+                tokens = block(tokens, text, modulation, rotary, **savings.get(index, {}))
         tokens = self.after_blocks(tokens)
 
         # 4. Both heads
@@ -261,6 +270,16 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             semantic = self.semantic_head(tokens[:, -num_video - num_semantic : -num_video])
         sample = self._to_latents(tokens[:, -num_video:], temb, grid)
         return SamaTransformerOutput(sample, semantic) if return_dict else (sample, semantic)
+
+    def _savings(self, attended: list[Tensor] | None, kept: int | None) -> dict[int, dict[str, Any]]:
+        """What the first and the last block may leave out, see `sama.model.blocks`; nothing in training."""
+        last = len(self.blocks) - 1
+        savings: dict[int, dict[str, Any]] = {0: {}, last: {}}
+        if attended is not None and may_share(self.blocks[0]):
+            savings[0]["attended"] = attended
+        if kept is not None and may_drop_queries(self.blocks[last]):
+            savings[last]["kept"] = kept
+        return savings
 
     def _embed_patches(self, latents: Tensor) -> Tensor:
         return self.patch_embedding(latents).flatten(2).transpose(1, 2)  # (B, C, F, H, W) -> (B, patches, D)

@@ -14,6 +14,8 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from transformers import BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from sama.model import vae_stripes
+
 PADDING = -1
 """Stands in token ids where the tokenizer padded."""
 
@@ -47,6 +49,7 @@ def encode_clips(
     frames: Tensor,
     statistics: LatentStatistics | None = None,
     encode: Callable[[Tensor], Tensor] | None = None,
+    stripes: int = 1,
 ) -> Tensor:
     """Frames (B, T, H, W, 3), uint8 or floats in [0, 1], T = 4k+1 and sides divisible by 16, on the VAE's device, as
     normalised latents (B, C, F, H / 8, W / 8), float32.
@@ -54,19 +57,23 @@ def encode_clips(
     statistics: of this VAE, where they are on the device already.
     encode: a quicker way from pixels (B, 3, T, H, W), float32 in [-1, 1], to the means of this VAE's latents, in place
         of its own.
+    stripes: in how many the VAE takes the picture, see `sama.model.vae_stripes`.
     """
     if encode is None:
-        latents = vae.encode(to_pixels(frames, vae.dtype)).latent_dist.mode().float()
+        latents = vae_stripes.encode(vae, to_pixels(frames, vae.dtype), stripes).float()
     else:
         latents = encode(to_pixels(frames, torch.float32)).float()
     mean, std = statistics or LatentStatistics.of(vae, latents.device)
     return (latents - mean) / std
 
 
-def decode_clips(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """Normalised latents (B, C, F, h, w), float32 on the VAE's device, as frames (B, T, H, W, 3) in [0, 1], float32."""
+def decode_clips(vae: AutoencoderKLWan, latents: Tensor, stripes: int = 1) -> Tensor:
+    """Normalised latents (B, C, F, h, w), float32 on the VAE's device, as frames (B, T, H, W, 3) in [0, 1], float32.
+
+    stripes: in how many the VAE takes the picture, see `sama.model.vae_stripes`.
+    """
     mean, std = LatentStatistics.of(vae, latents.device)
-    pixels = vae.decode((latents * std + mean).to(vae.dtype), return_dict=False)[0].float()
+    pixels = vae_stripes.decode(vae, (latents * std + mean).to(vae.dtype), stripes).float()
     return (pixels.clamp(-1, 1) / 2 + 0.5).movedim(1, -1)
 
 

@@ -21,6 +21,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionModel
 
+from sama.device.placement import stripes_that_fit
+from sama.device.streaming import release
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.processes import Dismissed, OneProcess, Processes, RunLeft
@@ -105,6 +107,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             round_timestep_to_bf16=round_timestep_to_bf16,
             **(canvas.settings() if canvas else {}),
         )
+        self.share_attention = True  # between the evaluations of a step; False saves a tensor of all tokens
         self._processes: Processes | OneProcess = OneProcess()
         self._vae_lock = threading.Lock()  # Wan's VAE keeps its frame cache in the module
         self._interrupt = False
@@ -199,13 +202,17 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         (B, C, F, H / 8, W / 8), float32. Raises ValueError for other sizes."""
         self._latent_shape(frames)
         with self._vae_lock:
-            return encode_clips(self.vae, frames.to(self._execution_device))
+            device = self._execution_device
+            return encode_clips(self.vae, frames.to(device), stripes=self._stripes(frames.shape[:4]))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, F, h, w) as frames (B, T, H, W, 3) in [0, 1], float32."""
         with self._vae_lock:
-            return decode_clips(self.vae, latents.to(self._execution_device, torch.float32))
+            scale = self.vae.config["scale_factor_spatial"]
+            clip = (len(latents), 4 * latents.shape[2] - 3, *(scale * side for side in latents.shape[3:]))
+            latents = latents.to(self._execution_device, torch.float32)
+            return decode_clips(self.vae, latents, self._stripes(clip))
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
@@ -235,6 +242,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
     def _latent_shape(self, frames: Tensor) -> LatentShape:
         _, num_frames, height, width, _ = frames.shape
         return latent_shape(num_frames, height, width, self.vae.config["scale_factor_spatial"])
+
+    def _stripes(self, clip: Sequence[int]) -> int:
+        """In how many stripes the VAE takes a clip (B, T, H, W); what waits for the transformer makes room."""
+        release(self.transformer)
+        return stripes_that_fit(self, clip)
 
     # --- The run -----------------------------------------------------------------------------------------------------
 
@@ -344,10 +356,11 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
         if run.source_guidance_scale != 1 and run.source_latents is not None:
             passes["without_source"] = (reference, None)
         context = {"step_index": index, "sigma": sigma, "num_inference_steps": run.num_steps}
+        attended: list[Tensor] | None = [] if "uncond" in passes and self.share_attention else None
 
         def evaluate(name: str) -> Velocity:
             with self.transformer.cache_context(name, **context):
-                return self._evaluate(run, sigma, *passes[name])
+                return self._evaluate(run, sigma, *passes[name], None if name == "without_source" else attended)
 
         like = Velocity(run.latents, run.semantic_latents)
         answers = self._processes.evaluate({name: partial(evaluate, name) for name in passes}, like)
@@ -363,7 +376,9 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             )
         )
 
-    def _evaluate(self, run: SamaRun, sigma: float, text: Tensor, source: Tensor | None) -> Velocity:
+    def _evaluate(
+        self, run: SamaRun, sigma: float, text: Tensor, source: Tensor | None, attended: list[Tensor] | None = None
+    ) -> Velocity:
         dtype = self.transformer.dtype
         # From the noise level: UniPC's own timesteps are whole numbers.
         timesteps = torch.full((len(run.latents),), sigma * TIMESTEPS, device=run.latents.device)
@@ -376,6 +391,7 @@ class SamaPipeline(SamaLoraMixin, DiffusionPipeline):
             source_hidden_states=None if source is None else source.to(dtype),
             semantic_hidden_states=run.semantic_latents.to(dtype),
             attention_kwargs=run.attention_kwargs,
+            attended=attended,
         )
         return Velocity(out.sample.float(), out.semantic.float())
 

@@ -77,6 +77,6 @@ def told_unused(request: EditRequest, pipeline: SamaPipeline) -> str:
 
 
 def _load(request: EditRequest, device: str) -> SamaPipeline:
-    from sama.edit.editor import load_pipeline
+    from sama.loading import load_pipeline
 
-    return load_pipeline(request.preset, device, request.lora, request.model)
+    return load_pipeline(request.preset, device, request.lora, request.model, request.memory, request.compile)

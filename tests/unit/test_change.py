@@ -9,8 +9,8 @@ import pytest
 
 from sama import cli
 from sama.edit import edit_video
-from sama.edit.change import NOTHING_CHANGED, changed_share, shown_change, told_change
-from sama.edit.compose import differences
+from sama.edit.composing.change import NOTHING_CHANGED, changed_share, shown_change, told_change
+from sama.edit.composing.compose import differences
 from sama.edit.request import EditRequest
 from sama.shapes import Bucket, Canvas
 from tests.media import make_clip

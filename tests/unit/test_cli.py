@@ -77,6 +77,7 @@ def test_settings_fill_what_is_not_given(clip, model, tmp_path):
         (["{clip}", "Make it snowy", "--steps", "none"], "invalid int value"),
         (["{clip}", "Make it snowy", "--guidance", "nan"], "guidance cannot be nan"),
         (["{clip}", "Make it snowy", "--preset", "huge"], "tiny, 14b, 1.3b"),
+        (["{clip}", "Make it snowy", "--memory", "lots"], "auto, resident, offload"),
         (["{clip}", "Make it snowy", "--sharpen"], "nrecognized arguments"),
         (["{clip}", "Make it snowy", "--steps", "0"], "steps cannot be 0"),
         (["{clip}", "Make it snowy", "-o", "y" * 300 + ".mp4"], "too long"),
@@ -163,7 +164,8 @@ def test_a_failure_of_ours_exits_1_and_says_how_to_see_more(clip, monkeypatch, c
 
 def test_info_tells_facts_and_what_an_edit_takes(clip, model, capsys):
     assert cli.main(["info", str(clip), "--model", str(model), "--steps", "7"]) == 0
-    facts, work, duration = capsys.readouterr().out.splitlines()
+    facts, work, duration, mode = capsys.readouterr().out.splitlines()
+    assert mode == "Memory mode: resident (all weights stay in main memory)"
     assert "96 x 54, 6 frames, 24 frames per second, 0.25 s" in facts
     assert "with sound" in facts
     assert "7 steps" in work

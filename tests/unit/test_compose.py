@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sama.edit.compose import changes_everything, compose, crossfade, differences, edit_mask, enlarge
+from sama.edit.composing.compose import changes_everything, compose, crossfade, differences, edit_mask, enlarge
 
 FRAMES, HEIGHT, WIDTH = 5, 96, 128
 

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sama.edit import detail, painted
-from sama.edit.compose import differences, edit_mask, enlarge
-from sama.edit.detail import fit_detail, shared_structure, with_detail, without_grain
-from sama.edit.painted import Painted
+from sama.edit.composing import detail, painted
+from sama.edit.composing.compose import differences, edit_mask, enlarge
+from sama.edit.composing.detail import fit_detail, shared_structure, with_detail, without_grain
+from sama.edit.composing.painted import Painted
 from training.evaluation.held_out.metrics import psnr, ssim
 
 LARGE, SMALL = (832, 480), (256, 144)  # width, height

@@ -1,12 +1,15 @@
 """What the documents say is what the repository holds: figures follow from raw results, commands and files exist."""
 
 import importlib.util
+import json
 import math
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.parallel_steps import table as steps_table
+from benchmarks.speed_table import tables as edit_tables
 from benchmarks.training_costs import costs
 from benchmarks.training_settings import results_table as speed_table
 from training.evaluation.held_out.report import read_report
@@ -18,6 +21,7 @@ PAGES = [
     Path("assets/sama-tiny/README.md"),
     *sorted(Path("docs").rglob("*.md")),
 ]
+BENCH = Path("docs/performance/results.json")
 SPEED, ABLATION = Path("docs/training/speed.json"), Path("docs/ablation/results.json")
 
 
@@ -70,6 +74,17 @@ def test_the_table_of_costs_is_the_commands():
 @pytest.mark.skipif(not SPEED.is_file(), reason=f"{SPEED} is not there: the speed of training is not measured")
 def test_the_table_of_speed_follows_from_its_results():
     assert speed_table(SPEED) in Path("docs/training.md").read_text()
+
+
+@pytest.mark.skipif(not BENCH.is_file(), reason=f"{BENCH} is not there: no benchmark of edits is kept")
+def test_the_tables_of_edits_follow_from_their_results():
+    assert edit_tables(BENCH) in Path("docs/performance.md").read_text()
+
+
+def test_the_table_of_several_gpus_follows_from_its_results():
+    rows = json.loads(Path("docs/performance/steps.json").read_text())
+    assert len(rows) >= 16
+    assert steps_table(rows) in Path("docs/serving.md").read_text()
 
 
 @pytest.mark.skipif(not ABLATION.is_file(), reason=f"{ABLATION} is not there: no ablation is kept")

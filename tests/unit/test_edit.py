@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sama.device.memory import MemoryMode
+from sama.device.placement import put, resolve_device
 from sama.edit import PHASES, edit_video, load_pipeline
 from sama.edit.request import EditRequest, check_request, free_output, parse_lora
 from sama.edit.settings_file import load_settings
 from sama.errors import EditError
-from sama.placement import resolve_device, stream_weights
 from sama.shapes import Bucket, Canvas
 from sama.video import probe, read_clip
 from tests.media import (
@@ -422,7 +423,7 @@ def test_weights_that_are_not_there_are_named(clip, request_for, tmp_path):
 
 def test_streamed_weights_paint_the_same(clip, pipe, request_for):
     streamed = tiny_pipeline(tower=False, **SMALL)
-    stream_weights(streamed, "cpu")
+    put(streamed, "cpu", MemoryMode.STREAMED)
     frames = [run(request_for(clip, frames=5), model)[-1].result.anchor_result for model in (pipe, streamed)]
     assert np.array_equal(*frames)
 

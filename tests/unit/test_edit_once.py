@@ -9,13 +9,13 @@ import torch
 from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
-from sama import placement
+from sama.device import placement
+from sama.device.placement import default_device, previews_by_map, resolve_device
 from sama.edit import edit_video
 from sama.edit.failures import user_errors
 from sama.edit.preview import LinearPreview
 from sama.edit.request import EditRequest
 from sama.errors import EditError, EditFailedError
-from sama.placement import decoding_evicts, default_device, resolve_device
 from sama.presets import TINY_FOLDER
 from sama.shapes import Bucket, Canvas
 from sama.video import probe
@@ -160,7 +160,7 @@ def decodings(pipeline, request, previews):
 
 def test_previews_never_decode_where_that_sends_the_transformer_away(clip, pipe, offloaded, request_for):
     request = request_for(clip, frames=8, steps=4)
-    assert decoding_evicts(offloaded) and not decoding_evicts(pipe)
+    assert previews_by_map(offloaded) and not previews_by_map(pipe)
     _, without = decodings(offloaded, request, previews=False)
     events, count = decodings(offloaded, request, previews=True)
     assert count == without

@@ -7,10 +7,12 @@ from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
 from sama.edit.estimate import Speed, architecture_of, estimate, measure_speed
+from sama.edit.outlook import outlook, weights_of_architecture
 from sama.edit.request import EditRequest
 from sama.errors import EditError
-from sama.flops import block_flops
+from sama.flops import block_flops, shared_flops, unread_flops
 from sama.model.transformer import SamaTransformer3DModel
+from sama.presets import PRESETS
 from sama.video import VideoInfo
 from sama.workers.estimate import on_several
 from tests.tiny import tiny_pipeline
@@ -34,14 +36,22 @@ def test_the_formula_counts_what_the_model_computes():
             semantic_dim=32, semantic_hidden_dim=32,
         )  # fmt: skip
     latents, tokens = torch.zeros(1, 16, 2, 8, 8, device="meta"), 2 * 2 * 16 + 65
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(
-            latents, torch.zeros(1, device="meta"), torch.zeros(1, text, 32, device="meta"), latents,
-            torch.zeros(1, 65, 32, device="meta"),
-        )  # fmt: skip
-    per_module = counter.get_flop_counts()
-    counted = sum(sum(per_module[f"SamaTransformer3DModel.blocks.{index}"].values()) for index in range(blocks))
-    assert block_flops(tokens, text, dim, ffn, blocks).total == counted
+
+    def counted(attended=None):
+        with FlopCounterMode(display=False) as counter:
+            model(
+                latents, torch.zeros(1, device="meta"), torch.zeros(1, text, 32, device="meta"), latents,
+                torch.zeros(1, 65, 32, device="meta"), attended=attended,
+            )  # fmt: skip
+        per_module = counter.get_flop_counts()
+        return sum(sum(per_module[f"SamaTransformer3DModel.blocks.{index}"].values()) for index in range(blocks))
+
+    whole = block_flops(tokens, text, dim, ffn, blocks).total
+    assert counted() == whole
+    with torch.no_grad():
+        unread, attended = unread_flops(2 * 16, tokens, text, dim, ffn).total, []
+        assert counted() == counted(attended) == whole - unread
+        assert counted(attended) == whole - unread - shared_flops(tokens, dim).total
 
 
 def test_the_14b_edit_takes_what_is_published():
@@ -66,6 +76,38 @@ def test_longer_clips_take_more_windows_and_more_time():
     assert (short.windows, long.windows) == (1, 3)
     assert long.seconds > 2.5 * short.seconds
     assert long.memory_bytes == short.memory_bytes
+
+
+H100 = Speed(linear=730e12, attention=566e12, convolution=250e12, basis="known", kernels_only=True)
+
+
+@pytest.mark.parametrize(
+    ("free", "mode", "largest"), [(80, "resident", 81), (40, "offload", 81), (24, "streamed", 81), (7, "streamed", 65)]
+)
+def test_the_outlook_names_the_mode_and_what_fits(free, mode, largest):
+    told = outlook(request(preset="14b", device="cuda"), clip_of(), H100, free * 2**30, 200e9)
+    assert (told.choice.mode.value, told.compiled, told.largest) == (mode, True, largest)
+    lines = told.sentences()
+    assert lines[0].startswith(f"Memory mode: {mode}, compiled (") and f"{free * 2**30 / 1e9:.1f} GB" in lines[0]
+    assert [line.split()[0] for line in lines[1:-1]] == ["resident", "offload", "float8", "streamed", "streamed-disk"]
+    assert sum("does not fit" in line for line in lines[1:-1]) == {80: 0, 40: 1, 24: 2, 7: 5}[free]
+    assert lines[-1] == f"Largest window that is safe on this card: {largest} frames of 832 x 480"
+
+
+def test_the_outlooks_times_are_those_that_were_measured():
+    def step(frames=81, **changes):
+        told = outlook(request(preset="14b", **changes), clip_of(frames), H100, 80 * 2**30)
+        return {one.mode.value: one.step_seconds for one in told.modes}
+
+    # docs/performance.md: two evaluations of a 14B on an H200
+    assert step(compile="off")["resident"] == pytest.approx(2 * 9.34, rel=0.1)
+    assert step(compile="on")["resident"] == pytest.approx(2 * 8.42, rel=0.1)
+    assert step(17, compile="off")["resident"] == pytest.approx(2 * 1.15, rel=0.1)
+    assert step()["streamed"] == step()["resident"]  # the weights come while the blocks compute
+    assert step(5)["streamed"] > 1.5 * step(5)["resident"]
+    assert step(17)["streamed-disk"] > 5 * step(17)["streamed"]
+    asked = outlook(request(preset="14b", memory="float8", compile="on"), clip_of(), H100, 80 * 2**30)
+    assert (asked.choice.reason, asked.compiled) == ("asked for", False)
 
 
 def test_keeping_the_source_costs_one_more_decoding():
@@ -112,6 +154,18 @@ def test_a_large_picture_takes_longer_to_write():
 def test_a_start_beyond_the_clip_is_refused():
     with pytest.raises(EditError, match="beyond"):
         estimate(request(preset="14b", start=81), clip_of(), FAST)
+
+
+def test_weights_by_formula_are_those_of_the_layers():
+    model = architecture_of("14b")
+    with torch.device("meta"):
+        transformer = SamaTransformer3DModel(**PRESETS["14b"].transformer)
+    block = 2 * sum(weight.numel() for weight in transformer.blocks[0].parameters())
+    told = weights_of_architecture(model)
+    assert told.block == pytest.approx(block, rel=0.001)
+    assert told.blocks == 40 * told.block
+    outside = 2 * sum(weight.numel() for name, weight in transformer.named_parameters() if "blocks." not in name)
+    assert told.outside == pytest.approx(outside, rel=0.2)  # some of it is in float32
 
 
 def test_an_incomplete_model_is_named(tmp_path):

@@ -35,8 +35,10 @@ COMMANDS = {"train.py", "dry_run.py", "export.py", "evaluate.py", "data/check.py
 """What is started by hand puts the rooms together and may import all of them; no room imports it."""
 
 ROOMS = {
+    "sama/device": ("sama.edit", "sama.video", "sama.workers"),
     "sama/model": ("sama.pipeline", "sama.edit", "sama.video"),
     "sama/pipeline": ("sama.edit", "sama.video"),
+    "sama/edit/composing": ("sama.edit.editor", "sama.edit.painter", "sama.edit.request", "sama.edit.windows"),
     "sama/video": ("sama.model", "sama.pipeline", "sama.edit"),
     "sama/video/picture": ("sama.video.tracks", "sama.video.reading", "sama.video.writing", "sama.video.uploads"),
     "sama/video/tracks": ("sama.video.picture", "sama.video.reading", "sama.video.writing", "sama.video.uploads"),

@@ -12,7 +12,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from sama.checkpoints import load_transformer, save_official
 from sama.errors import CheckpointError
-from sama.loading import load_pipeline
+from sama.loading import assemble
 from sama.model.pretext import PRETEXT_TASKS
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline, SamaPipelineOutput, SamaStep
@@ -418,12 +418,12 @@ def test_the_tiny_preset_loads_from_its_folder(tmp_path, monkeypatch):
     tuned.save_pretrained(tmp_path / "tuned")
     presets = {**PRESETS, "tiny": type(PRESETS["tiny"])("tiny", folder=folder)}
     monkeypatch.setattr("sama.presets.PRESETS", presets)
-    assert isinstance(load_pipeline("tiny", device="cpu"), SamaPipeline)
-    loaded = load_pipeline("tiny", weights=tmp_path / "tuned").transformer
-    assert torch.equal(loaded.proj_out.weight, tuned.proj_out.weight)
+    assert isinstance(assemble("tiny"), SamaPipeline)
+    loaded = assemble("tiny", weights=tmp_path / "tuned").transformer
+    assert torch.equal(loaded.proj_out.weight, tuned.proj_out.weight.to(loaded.dtype))
     presets["tiny"] = type(PRESETS["tiny"])("tiny", folder=tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="nowhere"):
-        load_pipeline("tiny")
+        assemble("tiny")
 
 
 def test_a_wan_preset_joins_its_base_components_and_the_released_weights(tmp_path, monkeypatch):
@@ -441,7 +441,7 @@ def test_a_wan_preset_joins_its_base_components_and_the_released_weights(tmp_pat
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     preset = replace(PRESETS["14b"], base_repo=str(tmp_path / "base"), transformer=tiny.transformer_arguments)
     monkeypatch.setattr("sama.presets.PRESETS", {"14b": preset})
-    pipe = load_pipeline("14b")
+    pipe = assemble("14b")
     assert asked == [("syxbb/SAMA-14B", "sama_14b_ema.safetensors", preset.weights_revision)]
     assert pipe.transformer.dtype == pipe.text_encoder.dtype == torch.bfloat16
     assert pipe.vae.dtype == torch.float32
@@ -461,9 +461,9 @@ def test_a_prompt_that_is_too_long_is_not_cut_in_silence(pipe, caplog):
 
 def test_presets_name_real_models():
     with pytest.raises(ValueError, match=r"choose one of tiny, 14b, 1\.3b"):
-        load_pipeline("15b")
+        assemble("15b")
     with pytest.raises(CheckpointError, match=r"No weights are released for 1\.3b"):
-        load_pipeline("1.3b")
+        assemble("1.3b")
     with torch.device("meta"):
         large = SamaTransformer3DModel(**transformer_config("14b"))
         small = SamaTransformer3DModel(**transformer_config("1.3b"))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sama.edit import edit_video
-from sama.edit.change import NOTHING_CHANGED
-from sama.edit.region import vouched
+from sama.edit.composing.change import NOTHING_CHANGED
+from sama.edit.composing.region import vouched
 from sama.edit.request import EditRequest
 from sama.model.semantics import plan_region, token_scale
 from sama.shapes import Bucket, Canvas
@@ -79,13 +79,13 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=5, width=96, height=72)
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=8, width=96, height=72)
 
 
 @pytest.mark.parametrize("tower", [True, False])
 def test_every_step_says_where_the_plan_means_a_change(tower, pipe, clip, tmp_path):
     pipe = pipe if tower else tiny_pipeline(tower=False, default_steps=2, **SMALL)
-    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4"), pipe))
+    events = list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", frames=5), pipe))
     regions = [event.region for event in events if event.phase == "painting" and event.step]
     assert len(regions) == 2
     if tower:
@@ -95,15 +95,19 @@ def test_every_step_says_where_the_plan_means_a_change(tower, pipe, clip, tmp_pa
         assert regions == [None, None]
 
 
-@pytest.mark.parametrize(("value", "changes"), [(0.1, False), (0.9, True)])
-def test_an_edit_that_the_plan_does_not_mean_is_not_shown(value, changes, pipe, clip, tmp_path, monkeypatch):
-    region = np.full((8, 8), value, np.float32)
+@pytest.mark.parametrize(
+    ("values", "shown"), [((0.1, 0.1), "none"), ((0.9, 0.9), "all"), ((0.9, 0.1), "all"), ((0.1, 0.9), "later")]
+)
+def test_an_edit_that_the_plan_does_not_mean_is_not_shown(values, shown, pipe, clip, tmp_path, monkeypatch):
+    """Two windows; a later one goes on with what the first one shows, whatever its own plan says."""
+    asked = iter([value for value in values for _ in range(2)])  # after the step, and at the window's end
+    monkeypatch.setattr("sama.edit.painter.planned_region", lambda *_: np.full((8, 8), next(asked), np.float32))
     monkeypatch.setattr("sama.model.semantics.token_scale", lambda _: 1.0)
-    monkeypatch.setattr("sama.edit.painter.planned_region", lambda *_: region)
     request = EditRequest(clip, "Make it snowy", tmp_path / "out.mp4", steps=1, keep_source="on")
     result = list(edit_video(request, Copier(pipe, BOX)))[-1].result
-    assert (result.changed > 0.05) == changes
-    assert (NOTHING_CHANGED in result.notices) == (not changes)
+    share = {"none": 0, "all": 0.104, "later": 0.051}[shown]  # the box, a twelfth of the picture, and its soft rim
+    assert result.changed == pytest.approx(share, rel=0.1)
+    assert (NOTHING_CHANGED in result.notices) == (shown == "none")
 
 
 def test_rules_are_judged_by_what_they_show():

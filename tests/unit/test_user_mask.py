@@ -11,10 +11,10 @@ import pytest
 
 from sama import cli
 from sama.edit import EditError, edit_video
-from sama.edit.change import NOTHING_CHANGED_INSIDE
+from sama.edit.composing.change import NOTHING_CHANGED_INSIDE
+from sama.edit.composing.user_mask import open_mask
 from sama.edit.request import EditRequest
 from sama.edit.settings_file import load_settings
-from sama.edit.user_mask import open_mask
 from sama.shapes import Bucket, Canvas
 from sama.video import VideoWriter, read_clip, write_clip
 from tests.media import make_clip, make_text

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.compose import FAINT, Mask, changes_everything, compose, differences, edit_mask
-from sama.edit.region import MEANT, vouched
+from sama.edit.composing.compose import FAINT, Mask, changes_everything, compose, differences, edit_mask
+from sama.edit.composing.region import MEANT, vouched
 from sama.files import whole_file
 from training.data.sizes import tiny_buckets
 from training.errors import PackError
@@ -318,9 +318,9 @@ def table(rows: Mapping[str, Sequence[Shown]]) -> str:
 _PAGE = """# Where an edit is shown
 
 An edit repaints the whole clip. Where it changes nothing, the editor shows the source's own pixels (`keep_source`): the
-decoded result is compared with the decoded source, and what differs is shown (`sama/edit/compose.py`). The plan also
-says where the edit will be, from the first step on: 1 - cosine of each planned token and the source's own, 8 x 8
-(`sama.model.semantics.plan_region`). Does it help to use it beside the pixels?
+decoded result is compared with the decoded source, and what differs is shown (`sama/edit/composing/compose.py`). The
+plan also says where the edit will be, from the first step on: 1 - cosine of each planned token and the source's own,
+8 x 8 (`sama.model.semantics.plan_region`). Does it help to use it beside the pixels?
 
 ## Measured
 `{command}`
@@ -342,7 +342,8 @@ The rules:
 
 ## In use
 Pixels decide what is shown and whether it is the whole picture; the plan takes away what it does not mean
-(`sama/edit/region.py`). A cell of the plan means a change from {meant} of the scale on that the source's own tokens
+(`sama/edit/composing/region.py`). A cell of the plan means
+a change from {meant} of the scale on that the source's own tokens
 have (the 90th percentile of 1 - cosine between its cells). In clips that were left alone the highest cell reaches
 {alone:.2f} at most, in local edits that come nearer to the truth by {nearer:.0f} dB {followed:.2f} at least. Where an
 edit fails and leaves a smear that the plan does not mean, the source stays, and the result says that nothing changed.

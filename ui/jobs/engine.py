@@ -130,7 +130,7 @@ def load_source(source: Source, device: str | None) -> SamaPipeline:
         return _with_loras(source.loader(), source.loras)
     from sama.edit import load_pipeline
 
-    return load_pipeline(source.preset, device=device, lora=source.loras)
+    return load_pipeline(source.preset, device, source.loras, memory=source.memory, compile=source.compile)
 
 
 def wear(lora: Sequence[str], offered: Sequence[Path], pipeline: SamaPipeline) -> None:

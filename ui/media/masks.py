@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.user_mask import MaskError, check_mask, is_still, open_mask
+from sama.edit.composing.user_mask import MaskError, check_mask, is_still, open_mask
 from sama.errors import EditError
 from sama.video import UPLOAD_LIMITS, FrameReader
 from ui.media.clips import PageClip, take_upload

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sama.device.placement import fast_dtype, vae_dtype
 from sama.model.semantics import anchor_frame_indices, anchor_tokens, split_tokens
 from sama.pipeline import SamaPipeline
-from sama.placement import fast_dtype, vae_dtype
 
 TOWER_FRAMES = 3
 

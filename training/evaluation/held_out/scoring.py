@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sama.edit.compose import changes_everything, compose, differences
-from sama.edit.compose import edit_mask as soft_mask
+from sama.edit.composing.compose import changes_everything, compose, differences
+from sama.edit.composing.compose import edit_mask as soft_mask
 from training.evaluation.held_out.cases import CaseLine
 from training.evaluation.held_out.metrics import Motion, edit_mask, gmsd, named_colour_match, psnr, ssim
 from training.evaluation.held_out.ocr import read_text, text_accuracy

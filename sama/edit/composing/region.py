@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.compose import Mask
+from sama.edit.composing.compose import Mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,11 @@ def planned_region(source: Tensor | None, plan: Tensor) -> NDArray[np.float32] |
     from sama.model.semantics import plan_region
 
     return None if source is None else plan_region(source, plan.float().cpu()).numpy()
+
+
+def means_a_change(region: NDArray[np.float32], scale: float) -> bool:
+    """Whether the plan means a change anywhere. region, scale: as in `vouched`."""
+    return bool((region >= MEANT * scale).any())
 
 
 def vouched(mask: Mask, region: NDArray[np.float32], scale: float) -> Mask:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.change import changed_share
-from sama.edit.compose import compose, crossfade, enlarge, smooth_in_time
-from sama.edit.detail import fit_detail, shared_structure, with_detail, without_grain
+from sama.edit.composing.change import changed_share
+from sama.edit.composing.compose import compose, crossfade, enlarge, smooth_in_time
+from sama.edit.composing.detail import fit_detail, shared_structure, with_detail, without_grain
 
 _KEPT_BYTES = 64 << 20
 """Fits of a window that are kept until its frames are written; those beyond are made again."""
@@ -42,7 +42,7 @@ class Painted:
     """Frames at the model's size, and how they become pictures of the clip's size.
 
     frames: (T, h, w, 3) uint8, the decoded result.
-    change: (T, h, w) uint8, how far each pixel moves away from the source, see `sama.edit.change.shown_change`.
+    change: (T, h, w) uint8, how far each pixel moves away from the source, see `change.shown_change`.
     mask: (T, h, w) in [0, 1], where they replace the source; None for everywhere.
     reference: (T, h, w, 3) uint8, the decoded source, from which the source's lost detail is known; None leaves it out.
     shared: (T, h, w) in [0, 1], how much of that detail belongs into a local edit; None for all of it.

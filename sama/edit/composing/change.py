@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sama.edit.compose import FAINT, Mask
+from sama.edit.composing.compose import FAINT, Mask
 
 NOTHING = 0.001
 """Below this share of the picture nothing changed that anybody would see."""
@@ -23,8 +23,8 @@ NOTHING_CHANGED_INSIDE = (
 def shown_change(apart: Mask, mask: Mask | None) -> NDArray[np.uint8]:
     """How far each pixel moves away from the source where `mask` shows the result: (T, h, w), 0 to 255.
 
-    apart: (T, h, w) in [0, 1], by `sama.edit.compose.differences`. mask: (T, h, w) in [0, 1]; None shows the result
-    everywhere.
+    apart: (T, h, w) in [0, 1], by `sama.edit.composing.compose.differences`.
+    mask: (T, h, w) in [0, 1]; None shows the result everywhere.
     """
     shown = apart if mask is None else apart * mask
     return np.asarray(np.rint(shown * np.float32(255)), np.uint8)

@@ -1,0 +1,414 @@
+"""What an edit costs on this machine: speed against what its kernels allow, and memory in every mode.
+
+    make bench                                                    # the machine it runs on, about five minutes
+    python -m benchmarks.speed --out runs/bench                   # the same
+    python -m benchmarks.speed --out runs/bench floor resident:compile=on streamed:limit=8:compile=on
+    python -m benchmarks.speed --table runs/bench                 # the tables of what was measured
+
+On a GPU the model has random weights at the true sizes of the 14B, or of the 1.3B where main memory has no room for it;
+nothing is downloaded. On a CPU it is the embedded model. Each result is written as soon as it is there. A limit in GiB
+makes the card as small as another (torch.cuda.set_per_process_memory_fraction); its speed stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.speed_table import keep_results, tables, write_result
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.random_model import RandomModel
+    from sama.pipeline import SamaPipeline
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One measurement: `floor`, `vae`, `gpus`, or a memory mode.
+
+    limit: device memory that the process may take, in GiB (0: all there is). compile: on or off. frames, height, width:
+    of the clip. steps: denoising steps, of which the last ones are timed. guidance: 1 leaves the second evaluation out.
+    """
+
+    what: str
+    limit: float = 0.0
+    compile: str = "off"
+    frames: int = 81
+    height: int = 480
+    width: int = 832
+    steps: int = 2
+    guidance: float = 5.0
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        changes = [
+            f"{field.name}_{getattr(self, field.name):g}" if field.type == "float" else
+            f"{field.name}_{getattr(self, field.name)}"
+            for field in dataclasses.fields(self)[1:]
+            if getattr(self, field.name) != field.default
+        ]  # fmt: skip
+        return "-".join([self.what, *changes])
+
+
+GPU_SETTINGS = (
+    "floor", "resident", "resident:compile=on", "streamed:compile=on", "auto:compile=on:limit=8",
+    "auto:compile=on:limit=12", "auto:compile=on:limit=16", "auto:compile=on:limit=24", "auto:compile=on:limit=48",
+    "auto:compile=on:limit=80", "float8:limit=24", "streamed-disk:compile=on:limit=8", "vae", "gpus",
+)  # fmt: skip
+"""Most important first."""
+QUICK_SETTINGS = ("floor", "resident:compile=on", "streamed:compile=on", "vae", "gpus")
+CPU_SETTINGS = ("floor", "resident", "streamed", "streamed-disk", "vae")
+_READERS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
+TOY = {"frames": 5, "height": 32, "width": 48}
+CPU_CLIP = {"frames": 17, "height": 192, "width": 192, "steps": 3, "guidance": 2.0}
+
+
+def parse_setting(text: str, defaults: dict[str, Any] | None = None) -> Setting:
+    """`NAME:key=value:...` as a setting. Raises ValueError for a name, key or value that is none."""
+    from sama.device.memory import MEMORY_MODES
+
+    what, *changes = text.split(":")
+    names = ("floor", "vae", "gpus", *MEMORY_MODES)
+    if what not in names:
+        raise ValueError(f"there is no setting {what!r}: choose from {', '.join(names)}")
+    kinds = {field.name: _READERS[str(field.type)] for field in dataclasses.fields(Setting)[1:]}
+    values = dict(defaults or {})
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in kinds:
+            raise ValueError(f"there is no {key!r} to set: choose from {', '.join(kinds)}")
+        values[key] = kinds[key](value)
+    return Setting(what, **values)
+
+
+class Bench:
+    """Measures settings one after another on one device, with one set of weights."""
+
+    def __init__(self, device: str, model: str, out: Path) -> None:
+        self.device, self.model, self.out = device, model, out
+        self._weights: RandomModel | None = None
+        self._first: dict[tuple[Any, ...], torch.Tensor] = {}
+
+    def pipeline(self) -> SamaPipeline:
+        """In main memory."""
+        if self.model == "tiny":
+            from sama.loading import assemble
+
+            pipeline = assemble("tiny", self.device)
+            pipeline.set_progress_bar_config(disable=True)
+            return pipeline
+        from benchmarks.random_model import RandomModel
+
+        if self._weights is None:
+            self._weights = RandomModel.draw(self.model, self.device)
+        return self._weights.pipeline()
+
+    def run(self, setting: Setting) -> dict[str, Any]:
+        """Measure a setting and write what was found, a failure too."""
+        result = {
+            "name": setting.name, "setting": dataclasses.asdict(setting), "model": self.model, **facts(self.device)
+        }  # fmt: skip
+        began = time.monotonic()
+        try:
+            measures = {"floor": self.floor, "vae": self.vae, "gpus": self.gpus}
+            result |= measures.get(setting.what, self.edit)(setting)
+        except Exception as error:
+            result["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        result["minutes"] = round((time.monotonic() - began) / 60, 2)
+        write_result(self.out, result)
+        self._empty()
+        return result
+
+    # --- Measurements --------------------------------------------------------------------------------------------
+
+    def floor(self, setting: Setting) -> dict[str, Any]:
+        """What the kernels alone take for one evaluation: attention and matrix products at the sizes of the model."""
+        import torch
+        from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+        from sama.device.placement import fast_dtype, work_of
+        from sama.flops import block_flops
+
+        pipeline = self.pipeline()
+        config, dtype = pipeline.transformer.config, fast_dtype(self.device)
+        tokens = work_of(pipeline, setting.frames, setting.height, setting.width).tokens
+        heads, side, ffn = config["num_attention_heads"], config["attention_head_dim"], config["ffn_dim"]
+        parts = [torch.randn(1, tokens, heads, side, device=self.device, dtype=dtype) for _ in range(3)]
+        backends = ("native", "_native_cudnn", "_native_flash", "_flash_3") if self._on_cuda else ("native",)
+        attention: dict[str, float | str] = {}
+        for backend in backends:
+            try:
+                attention[backend] = self._seconds(partial(dispatch_attention_fn, *parts, backend=backend))
+            except Exception as error:  # whatever a missing or unfitting kernel raises
+                attention[backend] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        best = min(value for value in attention.values() if isinstance(value, float))
+        x = torch.randn(tokens, heads * side, device=self.device, dtype=dtype)
+        up = torch.randn(heads * side, ffn, device=self.device, dtype=dtype)
+        product = self._seconds(lambda: x @ up)
+        rates = (4 * tokens**2 * heads * side / best, 2 * tokens * heads * side * ffn / product)
+        text = pipeline.config["max_sequence_length"]
+        linear, attended = block_flops(tokens, text, heads * side, ffn, config["num_layers"])
+        return {
+            "tokens": tokens,
+            "attention_seconds": attention,
+            "attention_flops": rates[0],
+            "linear_flops": rates[1],
+            "forward_flops": linear + attended,
+            "floor_seconds": attended / rates[0] + linear / rates[1],
+        }
+
+    def edit(self, setting: Setting) -> dict[str, Any]:
+        """An edit of a random clip from loading to decoded frames: seconds, and peaks of the device's memory."""
+        import torch
+
+        from sama.device.memory import MemoryMode
+        from sama.device.placement import place, put
+
+        window = (setting.frames, setting.height, setting.width)
+        pipeline = self.pipeline()
+        self._limit(setting.limit)
+        if self._on_cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        began = time.perf_counter()
+        placement = place(pipeline, self.device, setting.what if self._on_cuda else "auto", setting.compile, window)
+        if not self._on_cuda and setting.what != "auto":
+            put(pipeline, self.device, MemoryMode(setting.what))
+        placed = self._now() - began
+        random = torch.Generator().manual_seed(1)
+        clip = torch.rand(1, *window, 3, generator=random)
+        result: dict[str, Any] = {
+            "mode": placement.choice.mode.value if self._on_cuda else setting.what,
+            "reason": placement.choice.reason,
+            "compiled": placement.compiled,
+            "predicted_gib": placement.choice.needs / GIB if self._on_cuda else None,
+            "place_seconds": placed,
+            "peaks_gib": {"place": self._peak()},
+        }
+        latents, times = self._painted(pipeline, clip, setting, result)
+        result["step_seconds"] = statistics.median(times[1:] or times)
+        result["steps_seconds"] = times
+        result["finite"] = bool(torch.isfinite(latents).all())
+        same = (self.model, window, setting.steps, setting.guidance)
+        reference = self._first.setdefault(same, latents)
+        result["difference"] = float((latents - reference).norm() / reference.norm())
+        if self._on_cuda:
+            result["allocated_gib"] = max(peak[0] for peak in result["peaks_gib"].values())
+            result["reserved_gib"] = max(peak[1] for peak in result["peaks_gib"].values())
+        return result
+
+    def _painted(
+        self, pipeline: SamaPipeline, clip: torch.Tensor, setting: Setting, result: dict[str, Any]
+    ) -> tuple[torch.Tensor, list[float]]:
+        import torch
+
+        from sama.pipeline import SamaPipelineOutput
+
+        peaks = result["peaks_gib"]
+
+        def stage(name: str, run: Callable[[], Any]) -> Any:
+            start = self._now()
+            value = run()
+            result[f"{name}_seconds"] = self._now() - start
+            peaks[name] = self._peak()
+            return value
+
+        texts = stage("text", lambda: [pipeline.encode_prompt([text]) for text in ("make it snowy", "")])
+        source = stage("encode", lambda: pipeline.encode_video(clip))
+        steps = pipeline.stream(
+            source_latents=source, prompt_embeds=texts[0], negative_prompt_embeds=texts[1],
+            num_inference_steps=setting.steps, guidance_scale=setting.guidance,
+            generator=torch.Generator().manual_seed(2), output_type="latent",
+        )  # fmt: skip
+        times, start = [], self._now()
+        for event in steps:
+            if isinstance(event, SamaPipelineOutput):
+                latents = torch.as_tensor(event.frames)
+                break
+            times.append(self._now() - start)
+            start = self._now()
+        steps.close()
+        peaks["paint"] = self._peak()
+        stage("decode", lambda: pipeline.decode_latents(latents).cpu())
+        return latents.float().cpu(), times
+
+    def vae(self, _: Setting) -> dict[str, Any]:
+        """What bfloat16 costs the embedded autoencoder, in levels of 255."""
+        import torch
+
+        from sama.loading import assemble
+
+        pipeline = assemble("tiny", "cpu")
+        clip = drawn_clip()
+        decoded = {}
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            pipeline.vae.to(dtype=dtype)
+            pipeline.to(self.device)
+            decoded[name] = (255 * pipeline.decode_latents(pipeline.encode_video(clip))).cpu()
+        error = decoded["bfloat16"] - decoded["float32"]
+        own = decoded["float32"] - 255 * clip
+        return {
+            "bfloat16_rms_levels": float(error.square().mean().sqrt()),
+            "bfloat16_max_levels": float(error.abs().max()),
+            "vae_rms_levels": float(own.square().mean().sqrt()),
+        }
+
+    def gpus(self, setting: Setting) -> dict[str, Any]:
+        """A denoising step on 1, 2, 4 and 8 GPUs, as far as there are, by `benchmarks.parallel_steps`."""
+        import torch
+
+        from benchmarks.parallel_steps import Plan, measure
+
+        count = torch.cuda.device_count()
+        if count < 2 or self.model == "toy":
+            return {"devices": count, "steps": []}
+        sizes = tuple(size for size in (1, 2, 4, 8) if size <= count)
+        size = (setting.width, setting.height)
+        plan = Plan(sizes, self.model, frames=(setting.frames,), size=size, passes=(2,), modes=("compiled",), repeats=2)
+        return {"devices": count, "steps": measure(plan, self.out / "steps.rows")}
+
+    # --- Measuring -----------------------------------------------------------------------------------------------
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def _now(self) -> float:
+        if self._on_cuda:
+            import torch
+
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _seconds(self, run: Callable[[], Any]) -> float:
+        """The median of five, after two that warm up."""
+        times = []
+        for _ in range(7):
+            start = self._now()
+            run()
+            times.append(self._now() - start)
+        return statistics.median(times[2:])
+
+    def _peak(self) -> tuple[float, float]:
+        """GiB allocated and reserved at most since the last call."""
+        import torch
+
+        if not self._on_cuda:
+            return 0.0, 0.0
+        peak = torch.cuda.max_memory_allocated(self.device), torch.cuda.max_memory_reserved(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak[0] / GIB, peak[1] / GIB
+
+    def _limit(self, gib: float) -> None:
+        import torch
+
+        if self._on_cuda:
+            device = torch.device(self.device)
+            index = torch.cuda.current_device() if device.index is None else device.index
+            total = torch.cuda.get_device_properties(index).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total) if gib else 1.0, index)
+
+    def _empty(self) -> None:
+        import torch
+
+        gc.collect()
+        if self._on_cuda:
+            torch.cuda.empty_cache()
+            self._limit(0)
+
+
+def drawn_clip() -> torch.Tensor:
+    """A clip (1, 5, 192, 192, 3) in [0, 1] of edges, gradients and texture that moves."""
+    import torch
+    from torch.nn import functional as F
+
+    random = torch.Generator().manual_seed(4)
+    coarse, fine = (torch.rand(1, 3, side, side, generator=random) for side in (6, 48))
+    picture = 0.45 * F.interpolate(coarse, 224, mode="nearest") + 0.4 * F.interpolate(
+        coarse.flip(2), 224, mode="bicubic"
+    )
+    picture = (picture + 0.15 * F.interpolate(fine, 224, mode="bilinear")).clamp(0, 1)
+    frames = [picture[0, :, 3 * shift : 3 * shift + 192, 2 * shift : 2 * shift + 192] for shift in range(5)]
+    return torch.stack(frames).movedim(1, -1).unsqueeze(0)
+
+
+def facts(device: str) -> dict[str, Any]:
+    """Which machine it is."""
+    import os
+
+    import torch
+
+    told: dict[str, Any] = {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "device": device}
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        told |= {"device": properties.name, "memory_gib": round(properties.total_memory / GIB, 1)}
+    return told | {"cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+
+
+def chosen_model(device: str) -> str:
+    """The largest model that main memory has room for, with its text encoder; the embedded one on a CPU."""
+    if not device.startswith("cuda"):
+        return "tiny"
+    from sama.device.placement import host_memory
+
+    free = host_memory()
+    return "1.3b" if free is not None and free < 90e9 else "14b"  # each weight twice: drawn, and page-locked
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure what an edit costs on this machine.")
+    parser.add_argument("settings", nargs="*", metavar="NAME[:key=value...]", help="what to measure; the usual if none")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the JSON files")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; the best there is if left out")
+    parser.add_argument("--model", choices=("14b", "1.3b", "tiny", "toy"), help="what suits the machine if left out")
+    parser.add_argument("--all", action="store_true", help="every mode and limit, not only what takes five minutes")
+    parser.add_argument("--minutes", type=float, default=30.0, help="begin nothing new after that")
+    parser.add_argument("--toy", action="store_true", help="a small model on the CPU: to try the code, not the speed")
+    parser.add_argument("--table", type=Path, metavar="PLACE", help="print the results of a folder or file, and end")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="put the results in --out into one file, and end")
+    options = parser.parse_args()
+    if options.keep:
+        sys.stdout.write(f"{keep_results(options.out, options.keep)} results in {options.keep}\n")
+        return 0
+    if options.table:
+        sys.stdout.write(tables(options.table))
+        return 0
+    from sama.device.placement import default_device, use_growing_segments
+
+    use_growing_segments()
+    device = "cpu" if options.toy else options.device or default_device()
+    model = "toy" if options.toy else options.model or chosen_model(device)
+    on_gpu = device.startswith("cuda")
+    usual = (GPU_SETTINGS if options.all else QUICK_SETTINGS) if on_gpu else CPU_SETTINGS
+    defaults = TOY if model == "toy" else CPU_CLIP if model == "tiny" else {}
+    try:
+        settings = [parse_setting(text, defaults) for text in options.settings or usual]
+    except ValueError as error:
+        parser.error(str(error))
+    bench, end, good = Bench(device, model, options.out), time.monotonic() + 60 * options.minutes, True
+    for setting in settings:
+        if time.monotonic() > end:
+            sys.stderr.write(f"no time is left for {setting.name}\n")
+            break
+        result = bench.run(setting)
+        good &= "error" not in result
+        sys.stderr.write(f"{setting.name}: {result.get('error', 'done')} in {result['minutes']} min\n")
+    sys.stdout.write(tables(options.out))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
