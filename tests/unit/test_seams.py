@@ -13,7 +13,7 @@ from tests.tiny import tiny_pipeline
 from training.evaluation import seams
 from training.evaluation.seam_figures import measure
 from training.evaluation.seam_methods import METHODS
-from training.evaluation.seams import EDITS, USED, rows_of, table, there_and_back, verdicts
+from training.evaluation.seams import EDITS, USED, rows_of, table, there_and_back, verdict, verdicts
 
 FRAMES = 41
 WINDOWS = windows(FRAMES, 17, 5)
@@ -119,6 +119,9 @@ def test_each_method_is_measured_and_written_at_once(tmp_path, monkeypatch):
     assert len({(row.apart, row.sharpness) for row in rows}) == len(METHODS)
     assert all(np.isfinite(row.step) and row.windows == 2 and row.frames == 13 for row in rows)
     assert table(rows) in out.read_text() and verdicts(rows) in out.read_text()
+    assert verdict(rows).startswith(
+        f"**Seams no more visible than neighbouring frames of the source (95th percentile): {rows[1].holds:d} of 1"
+    )
     assert "one-snow-held.jpg" in out.read_text() and (tmp_path / "long/one-snow-held.jpg").is_file()
     make_clip(folder / "two.mp4", frames=13, width=64, height=48)
     assert seams.main([*common, "snow", "--methods", "held"]) == 0
@@ -149,7 +152,7 @@ def test_what_cannot_be_measured_is_said_and_leaves_no_page(tmp_path, monkeypatc
 def test_the_published_page_is_made_of_the_published_figures():
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))
     measured, page = rows_of(kept), PAGE.read_text(encoding="utf-8")
-    assert table(measured) in page and verdicts(measured) in page
+    assert table(measured) in page and verdicts(measured) in page and verdict(measured) in page
     for each in measured:
         assert f"({each.frames} frames in {each.windows} windows)" in page and each.edit in EDITS
     used = {(each.clip, each.edit): each for each in measured if each.method == USED}
