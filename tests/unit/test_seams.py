@@ -1,6 +1,7 @@
 """The figures about a long edit find what they are about, and the published page has them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -128,6 +129,13 @@ def test_each_method_is_measured_and_written_at_once(tmp_path, monkeypatch):
     assert [(row.clip, row.edit) for row in kept()] == [("one", "snow")] * 4 + [("two", "snow")]
     assert seams.main([*common, "night", "--methods", "held", "--seed", "1"]) == 0
     assert [(row.clip, row.edit) for row in kept()] == [("one", "night"), ("two", "night")]
+
+
+def test_softening_is_told_at_both_ends():
+    kept = rows_of(json.loads(RESULTS.read_text(encoding="utf-8")))
+    pair = [next(row for row in kept if row.method == method) for method in ("apart", USED)]
+    ramps = [replace(pair[0], sharpness=(1.0,) * 20), replace(pair[1], sharpness=(9.0, *[0.9] * 14, *[0.6] * 5))]
+    assert "0.90 in windows 2 to 6, 0.60 in the last 5" in verdict(ramps) and verdict(ramps[:1]) == ""
 
 
 def test_what_cannot_be_measured_is_said_and_leaves_no_page(tmp_path, monkeypatch, capsys):

@@ -102,6 +102,21 @@ def test_shared_frames_are_the_same_in_both_windows_and_the_files_repeat(clip, t
     assert np.array_equal(alone.windows[0], joined.windows[0])
 
 
+@pytest.mark.parametrize("method", ["continued", "free"])
+def test_a_measured_method_keeps_the_latents_of_the_window_before(method, clip, tmp_path):
+    pipe = Exact()
+    recorded = Recorded(pipe, method)
+    paint(clip, tmp_path, recorded, seed=3, frames=17)
+    for number in range(1, 3):
+        before, (first, *_, final) = pipe.steps[number - 1], pipe.steps[number]
+        assert torch.equal(final[:, :, 1:2], before[-1][:, :, -1:])
+        assert not torch.isclose(final[:, :, 2:], before[-1][:, :, -1:]).all()
+        path = 1 / 11 * final[:, :, :2] + 10 / 11 * pipe.values[number]["latents"][:, :, :2]
+        held = torch.isclose(first[:, :, :2], path, atol=1e-5).flatten(3).all(-1).all(1)[0].tolist()
+        assert held == [method == "continued", True]
+    assert all(np.array_equal(a, b) for a, b in shown_twice(recorded.windows, WINDOWS[:3]))
+
+
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
 def test_the_model_sees_the_shared_frames_at_the_noise_of_each_step(scheduler, clip, tmp_path):
     pipe = Exact()
