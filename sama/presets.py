@@ -52,7 +52,7 @@ WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
 )
 TINY_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
     {
-        "fast": Sampling(4, 1.0, said="less sharp, and a little less of what was asked for"),
+        "fast": Sampling(4, 1.0, said="leaves more of what was asked for undone"),
         "balanced": Sampling(),
         "best": Sampling(20),
     }

@@ -26,7 +26,7 @@ QUALITY = "Quality"
 
 
 def quality_choice(name: str, said: str, seconds: float | None) -> str:
-    """A quality as the page offers it: "Fast · about 3 s · less sharp"."""
+    """A quality as the page offers it: "Fast · about 3 s · leaves more undone"."""
     return " · ".join(
         [name.capitalize(), *([f"about {duration(seconds)}"] if seconds else []), *([said] if said else [])]
     )

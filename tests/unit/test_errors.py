@@ -27,9 +27,11 @@ assert not foreign, foreign
 @pytest.mark.parametrize("module", MODULES)
 def test_errors_survive_pickling(module):
     errors = importlib.import_module(module)
-    for name in errors.__all__:
-        error = pickle.loads(pickle.dumps(getattr(errors, name)("Cut the clip first.")))
-        assert type(error) is getattr(errors, name)
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__module__ == module]
+    assert len(kinds) > 3
+    for kind in kinds:
+        error = pickle.loads(pickle.dumps(kind("Cut the clip first.")))
+        assert type(error) is kind
         assert str(error) == "Cut the clip first."
 
 

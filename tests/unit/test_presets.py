@@ -101,7 +101,7 @@ def test_an_edit_is_cut_as_the_pipeline_says_whatever_the_preset_is(tmp_path):
     pipeline.save_pretrained(tmp_path / "own")
     asked = EditRequest(clip, "make it snowy", tmp_path / "out.mp4", preset="14b", steps=1, detail="off")
     saved = check_request(replace(asked, model=tmp_path / "own"))
-    assert (saved.plan.bucket, saved.plan.windows) == ((64, 48), [(0, 5), (3, 8)])
+    assert (saved.plan.bucket, saved.plan.windows) == ((64, 48), [(0, 5), (4, 8)])
     assert estimate(replace(asked, model=tmp_path / "own"), saved.info, Speed(1e12, 1e12, 1e12, "given")).windows == 2
     list(edit_video(asked, pipeline))
     settings = json.loads((tmp_path / "out.json").read_text())
