@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sama.device.memory import MEMORY_MODES
 from sama.errors import CheckpointError, EditError, EditFailedError
 from sama.files import whole_folder
-from sama.presets import PRESETS
+from sama.presets import PRESETS, QUALITIES
 
 if TYPE_CHECKING:
     from sama.edit import EditEvent, EditRequest, EditResult
@@ -57,7 +57,11 @@ def _edit(arguments: argparse.Namespace) -> int:
 
     values = load_settings(arguments.settings) if arguments.settings else {}
     values.pop("output", None)  # an earlier result is not replaced by accident
-    values |= _given(arguments)
+    given = _given(arguments)
+    if "quality" in given:  # it replaces how the earlier result was sampled
+        for name in ("steps", "guidance", "scheduler", "guidance_interval"):
+            values.pop(name, None)
+    values |= given
     for name, what in (("video", "a video"), ("instruction", "an instruction")):
         if values.get(name) is None:
             raise _UsageError(f'Give {what}: python -m sama edit in.mp4 "Make it snowy" -o out.mp4')
@@ -339,7 +343,6 @@ def _add_edit(commands: Any, common: argparse.ArgumentParser) -> None:
     edit.add_argument(
         "--lora", action="append", metavar="FILE[@SCALE]", help="LoRA weights; may be given several times"
     )
-    edit.add_argument("--scheduler", help="euler (default) or unipc")
     edit.add_argument("--quiet", action="store_true", default=False, help="no progress")
     edit.set_defaults(run=_edit)
 
@@ -357,8 +360,17 @@ def _add_info(commands: Any, common: argparse.ArgumentParser) -> None:
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (tiny)")
     parser.add_argument("--model", metavar="FOLDER", help="a saved pipeline in place of the preset's weights")
+    parser.add_argument("--quality", help=f"{', '.join(QUALITIES)}: sets what of the next four is not given")
     parser.add_argument("--steps", type=int, help="denoising steps; the model's default if left out")
     parser.add_argument("--guidance", type=float, help="how strongly the instruction steers")
+    parser.add_argument("--scheduler", help="euler or unipc")
+    parser.add_argument(
+        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="noise levels from 0 to 1 between which guidance acts; steps elsewhere are twice as quick",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache", type=float, metavar="THRESHOLD", help="leave out what changes less than this between steps (0.1)"
+    )
     parser.add_argument("--source-guidance", type=float, help="how strongly the source steers, on top")
     parser.add_argument("--start", type=int, help="first frame to edit (0)")
     parser.add_argument("--frames", type=int, help="how many frames to edit, at most; all if left out")

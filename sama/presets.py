@@ -24,6 +24,41 @@ TINY_FOLDER = next((folder for folder in _PLACES if (folder / "model_index.json"
 """The embedded model: beside the package in a checkout, or among the data of an installed package that carries it."""
 
 
+QUALITIES = ("fast", "balanced", "best")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an edit is sampled: how often the model is evaluated.
+
+    steps, guidance: None is the default of the model's saved pipeline. guidance_interval: noise levels (low, high) in
+    [0, 1] between which guidance acts, None for all. said: what a user is told about it; docs/samplers.md measures it.
+    """
+
+    steps: int | None = None
+    guidance: float | None = None
+    scheduler: str = "euler"
+    guidance_interval: tuple[float, float] | None = None
+    said: str = ""
+
+
+_UNTRIED = "not tried on real weights of this model"
+WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
+    {
+        "fast": Sampling(12, None, "unipc", (0.7, 1.0), said=_UNTRIED),
+        "balanced": Sampling(25, None, "unipc", said=_UNTRIED),
+        "best": Sampling(said="as published"),
+    }
+)
+TINY_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
+    {
+        "fast": Sampling(4, 1.0, said="less sharp, and a little less of what was asked for"),
+        "balanced": Sampling(),
+        "best": Sampling(20),
+    }
+)
+
+
 @dataclass(frozen=True)
 class Preset:
     """A model by name.
@@ -33,6 +68,7 @@ class Preset:
     weights_repo, weights_file, weights_revision: the released transformer on the Hub, or None where none is released.
     transformer: arguments of `SamaTransformer3DModel`; empty where the folder says it.
     canvas: sizes and window; None where the folder says it.
+    qualities: ways to sample, by a name of `QUALITIES`. quality: the one where a user names none.
     """
 
     name: str
@@ -43,6 +79,8 @@ class Preset:
     weights_revision: str | None = None
     transformer: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     canvas: Canvas | None = None
+    qualities: Mapping[str, Sampling] = field(default_factory=lambda: WAN_QUALITIES)
+    quality: str = "best"
 
 
 def _wan(dim: int, ffn_dim: int, num_layers: int, num_heads: int) -> Mapping[str, Any]:
@@ -60,7 +98,7 @@ def _wan(dim: int, ffn_dim: int, num_layers: int, num_heads: int) -> Mapping[str
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "tiny": Preset("tiny", folder=TINY_FOLDER),
+        "tiny": Preset("tiny", folder=TINY_FOLDER, qualities=TINY_QUALITIES, quality="balanced"),
         "14b": Preset(
             "14b",
             base_repo="Wan-AI/Wan2.1-T2V-14B-Diffusers",

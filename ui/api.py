@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from sama.edit.request import EditRequest
+from sama.presets import QUALITIES
 from sama.video import write_clip
 from ui import text
 from ui.errors import PromptError, sentence
@@ -31,6 +32,7 @@ class Api:
     def edit_video(
         self, video: str, instruction: str, start: int = 0, frames: int = 0, seed: int = 0, steps: int = 0,
         guidance: float = 0.0, keep_source: str = "auto", detail: str = "auto", mask: str | None = None,
+        quality: str = "default",
     ) -> Iterator[tuple[str | None, str | None, str]]:  # fmt: skip
         """Edit a video by an instruction, keeping its motion, length, frame rate, size and sound.
 
@@ -45,6 +47,7 @@ class Api:
             keep_source: "auto", "on" or "off": whether unchanged places keep the source's own pixels.
             detail: "auto", "on" or "off": whether the edit gets the source's fine detail.
             mask: a picture or a clip that is white where the edit may show; the source stays elsewhere.
+            quality: "fast", "balanced", "best" or "default": steps and guidance that are not given, and the scheduler.
 
         Returns:
             The edited video, the settings that repeat it (JSON), and the state of the run in words.
@@ -58,6 +61,7 @@ class Api:
                 start=int(start), frames=min(int(frames) or limit, limit), keep_source=keep_source,
                 detail=detail,
                 mask=beside(take_mask(mask), folder) if mask else None,
+                quality=None if quality == "default" else quality,
             )  # fmt: skip
             for event in self.jobs.edit(request):
                 keep([folder, clip.path])
@@ -136,6 +140,7 @@ def add_api(jobs: Jobs) -> None:
         mask = gr.File(label="mask")
         keep = gr.Radio(["auto", "on", "off"], value="auto", label="keep_source")
         detail = gr.Radio(["auto", "on", "off"], value="auto", label="detail")
+        quality = gr.Radio(["default", *QUALITIES], value="default", label="quality")
         task = gr.Radio(TASKS, value=TASKS[0], label="task")
         edited, restored, given = gr.Video(label="edited"), gr.Video(label="restored"), gr.Video(label="given")
         settings, state = gr.File(label="settings"), gr.Textbox(label="state")
@@ -143,7 +148,7 @@ def add_api(jobs: Jobs) -> None:
         trigger = gr.Button("API")
         shared: dict[str, Any] = {"show_progress": "hidden"}
         trigger.click(
-            api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep, detail, mask],
+            api.edit_video, [video, instruction, start, frames, seed, steps, guidance, keep, detail, mask, quality],
             [edited, settings, state],
             api_name="edit_video", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,
         )  # fmt: skip

@@ -109,6 +109,10 @@ def theme() -> gr.Theme:
         block_border_width="1px",
         block_shadow="none",
         input_border_color="*border_color_primary",
+        body_text_color_subdued="*neutral_600",  # 7.6:1 on white
+        button_primary_background_fill="*primary_600",  # white words on it: 6.3:1
+        button_primary_background_fill_hover="*primary_700",
+        link_text_color_dark="*secondary_400",
     )
 
 

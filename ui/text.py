@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sama.edit.composing.change import told_change
@@ -21,6 +21,16 @@ PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make 
 
 NO_LORA = "None"
 _LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
+
+QUALITY = "Quality"
+
+
+def quality_choice(name: str, said: str, seconds: float | None) -> str:
+    """A quality as the page offers it: "Fast · about 3 s · less sharp"."""
+    return " · ".join(
+        [name.capitalize(), *([f"about {duration(seconds)}"] if seconds else []), *([said] if said else [])]
+    )
+
 
 PHASES = {
     "loading": "Loading the model",
@@ -139,6 +149,15 @@ def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) ->
         f"{width} × {height} · {frames} frames · {fps:.4g} fps · {frames / fps:.1f} s · "
         f"{'with sound' if sound else 'no sound'}"
     )
+
+
+def credits(examples: Iterable[tuple[str, str]]) -> str:
+    """Whose the clips of the examples are, from their titles and credits; "" where no credit is known."""
+    titles: dict[str, list[str]] = {}
+    for title, credit in examples:
+        if credit:
+            titles.setdefault(credit, []).append(title)
+    return " ".join(f"{', '.join(names)}: {credit.rstrip('.')}." for credit, names in titles.items())
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sama.device.memory import MemoryMode, peak_bytes
 from sama.device.placement import default_device
-from sama.edit.request import EditRequest, plan_of
+from sama.edit.request import EditRequest, plan_of, sampled
 from sama.flops import Flops, block_flops, known_gpu, shared_flops, unread_flops
 from sama.presets import PRESETS, WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS, canvas_of
 from sama.shapes import NUM_SEMANTIC_TOKENS, TokenCounts, latent_shape, padded_frame_count, token_counts
@@ -57,6 +57,7 @@ class Architecture:
     vae: Mapping[str, Any]
     steps: int
     guidance: float
+    shift: float = 5.0
     text_width: int = 4096
     vae_parameters: float = 127e6
 
@@ -146,6 +147,7 @@ def _architecture(
         vae=vae,
         steps=index.get("default_steps", WAN_STEPS),
         guidance=index.get("default_guidance", WAN_GUIDANCE),
+        shift=index.get("shift", 5.0),
         text_width=transformer.get("text_dim", 4096),
         vae_parameters=_WAN_VAE_PARAMETERS * ((vae.get("decoder_base_dim") or vae["base_dim"]) / 96) ** 2,
     )
@@ -161,6 +163,7 @@ def estimate(
     Without `speed`, a known GPU's figures are looked up and anything else is measured, which takes about a second.
     Raises EditError for a start beyond the clip's end, ValueError for a preset whose weights are not there.
     """
+    request = sampled(request)
     plan = plan_of(request, info, canvas_of(request.preset, request.model))
     model = architecture_of(request.preset, request.model)
     steps = request.steps or model.steps
@@ -177,8 +180,10 @@ def estimate(
     vae = pixels * (len(plan.windows) * length * (encode + decodes * decode) + handed_on)
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
-    forwards = len(plan.windows) * steps * passes
-    step = step_seconds(model, tokens.total, speed, passes, guidance != 1)
+    share = guided_share(steps, model.shift, request)
+    alone = step_seconds(model, tokens.total, speed)
+    step = share * step_seconds(model, tokens.total, speed, passes, guidance != 1) + (1 - share) * alone
+    forwards = len(plan.windows) * round(steps * (share * passes + 1 - share))
     painting = len(plan.windows) * steps * step + vae / speed.convolution
     writing = _WRITE_SECONDS * plan.frames * info.width * info.height
     return Estimate(
@@ -195,6 +200,16 @@ def estimate(
         device=device,
         basis=speed.basis,
     )
+
+
+def guided_share(steps: int, shift: float, request: EditRequest) -> float:
+    """The share of the steps on which guidance acts."""
+    if request.guidance_interval is None:
+        return 1.0
+    from sama.pipeline.schedule import guided_at, shifted_sigmas
+
+    sigmas = shifted_sigmas(steps, shift)
+    return sum(guided_at(sigma, request.guidance_interval) for sigma in sigmas) / steps
 
 
 def step_seconds(

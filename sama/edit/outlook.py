@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sama.device.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
 from sama.device.placement import COMPILE_PAYS, channels_of, shares_of
 from sama.edit.estimate import Architecture, Speed, architecture_of, step_seconds
-from sama.edit.request import EditRequest, plan_of
+from sama.edit.request import EditRequest, plan_of, sampled
 from sama.flops import block_flops
 from sama.presets import canvas_of
 from sama.shapes import latent_shape, padded_frame_count, token_counts
@@ -72,6 +72,7 @@ def outlook(
     model = architecture_of(request.preset, request.model)
     length = padded_frame_count(plan.windows[0][1] - plan.windows[0][0])
     bucket = plan.bucket
+    request = sampled(request)
     guidance = model.guidance if request.guidance is None else request.guidance
     passes = 1 + (guidance != 1) + (request.source_guidance not in (None, 1))
     steps = (request.steps or model.steps) * len(plan.windows)

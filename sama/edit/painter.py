@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from sama.edit.preview import LinearPreview
     from sama.pipeline import SamaPipeline, SamaStep
-    from sama.pipeline.schedule import FlowScheduler
 
 Limits = Iterator[NDArray[np.float32] | None]
 PREVIEW_EVERY = 2  # steps
@@ -40,12 +39,14 @@ class Painter:
     """Paints a job window by window and writes each frame as soon as no later window can touch it."""
 
     def __init__(self, job: Job, pipeline: SamaPipeline, previews: bool) -> None:
+        from sama.pipeline.schedule import scheduler_of_kind
+
         self.job = job
         self.pipeline = pipeline
         self.previews = previews
         self.keep: bool | None = {"on": True, "off": False}.get(job.request.keep_source)  # None: the first window tells
         self.detail = wants_detail(job)
-        self.scheduler = _scheduler(pipeline, job.request.scheduler)
+        self.scheduler = scheduler_of_kind(job.request.scheduler or SCHEDULERS[0], pipeline.scheduler)
         self.continuity = Continuity(pipeline, job.request.seed, job.request.steps)
         self.notices: tuple[str, ...] = ()
         self.changed = 0.0  # shares of the pictures written so far, added up
@@ -99,6 +100,8 @@ class Painter:
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             source_guidance_scale=request.source_guidance,
+            guidance_interval=request.guidance_interval,
+            cache_threshold=request.cache,
             output_type="latent",
             scheduler=self.scheduler,
             **self.continuity.start(source, held),
@@ -201,15 +204,6 @@ class _Feed:
             self._read += 1
         first = self._read - len(self._held)
         return np.stack(list(self._held)[start - first : stop - first])
-
-
-def _scheduler(pipeline: SamaPipeline, name: str) -> FlowScheduler:
-    """The scheduler that a request asks for: the pipeline's own where it is of that kind."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-
-    kind = dict(zip(SCHEDULERS, (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler), strict=True))[name]
-    own = pipeline.scheduler
-    return own if isinstance(own, kind) else kind()  # the run takes the kind only: its noise levels are the pipeline's
 
 
 def _to_uint8(frames: Any) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sama.device.memory import COMPILE, MEMORY_MODES
 from sama.edit.composing.user_mask import MaskError, check_mask
 from sama.errors import EditError, VideoError
 from sama.model.lora_keys import Stored, complaint
-from sama.presets import PRESETS, canvas_of, missing_weights
+from sama.presets import PRESETS, QUALITIES, Sampling, canvas_of, missing_weights
 from sama.shapes import Bucket, Canvas, nearest_bucket, windows
 from sama.video import VideoInfo, VideoLimits, probe
 from sama.video.timeline import Timeline, read_timeline
@@ -46,6 +46,8 @@ class EditRequest:
     instruction: 1 to 600 characters, of which the model may read fewer: `EditResult.unread` is the rest.
     preset: a name in `sama.presets.PRESETS`.
     seed: 0 to 2**32 - 1; the same seed gives the same file.
+    quality: "fast", "balanced" or "best": steps, guidance, scheduler and guidance interval, where they are not given,
+        as the preset's `Sampling` of that name says. None is the preset's own choice.
     steps: denoising steps, 1 to 200; None is the model's default.
     guidance, source_guidance: 0 to 100; how strongly the text and the source clip steer. None is the model's default.
     start, frames: the range of the source, in frames; None is everything from `start`. Fewer are edited when the clip
@@ -59,6 +61,9 @@ class EditRequest:
         clip's frame is for the source's frame of the same number, and its last one for all that follow. Inside the
         mask `keep_source` chooses between edit and source as ever; "off" shows there all that the model painted.
     lora: paths of LoRA weights (.safetensors), each optionally followed by `@` and a scale: `snow.safetensors@0.8`.
+    scheduler: "euler" or "unipc". guidance_interval: noise levels (low, high) in [0, 1] between which guidance acts; a
+        step elsewhere takes one evaluation of the model. None is the quality's.
+    cache: threshold of the cache over steps, such as 0.1, see `sama.pipeline.caching`; None is no cache.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
     memory: where the weights wait, see `sama.device.memory.MemoryMode`; "auto" chooses from what is free.
     compile: whether the transformer's blocks are compiled: "on", "off", or "auto", which is "on" where that pays.
@@ -84,8 +89,35 @@ class EditRequest:
     device: str | None = None
     memory: str = "auto"
     compile: str = "auto"
-    scheduler: str = "euler"
+    scheduler: str | None = None
     model: str | os.PathLike[str] | None = None
+    quality: str | None = None
+    guidance_interval: tuple[float, float] | None = None
+    cache: float | None = None
+
+
+def sampled(request: EditRequest) -> EditRequest:
+    """The request with what its quality means put in for what it leaves open. What is still None then is the model's
+    own default. Raises `EditError` for a preset or a quality that does not exist."""
+    sampling, interval = sampling_of(request), request.guidance_interval
+    interval = sampling.guidance_interval if interval is None else (interval[0], interval[1])
+    return replace(
+        request,
+        quality=request.quality or PRESETS[request.preset].quality,
+        steps=sampling.steps if request.steps is None else request.steps,
+        guidance=sampling.guidance if request.guidance is None else request.guidance,
+        scheduler=request.scheduler or sampling.scheduler,
+        guidance_interval=interval,
+    )
+
+
+def sampling_of(request: EditRequest) -> Sampling:
+    """What the quality of a request means for its preset. Raises `EditError` for one that does not exist."""
+    check_preset(request.preset)
+    preset = PRESETS[request.preset]
+    quality = preset.quality if request.quality is None else request.quality
+    _check_choice(quality, QUALITIES, "quality")
+    return preset.qualities[quality]
 
 
 @dataclass(frozen=True)
@@ -101,7 +133,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A request that passed the check, with what follows from it and the clip.
+    """A request that passed the check, as `sampled` completes it, with what follows from it and the clip.
 
     timeline: of the clip, whose packets are walked once for the whole edit.
     """
@@ -123,6 +155,7 @@ def check_request(
     canvas: what the model sees at once, of a pipeline that is loaded already; None reads it where the model is saved.
     """
     check_values(request)
+    request = sampled(request)
     _check_text(request.instruction, "instruction", required=True)
     _check_text(request.negative_prompt, "negative prompt", required=False)
     with _usable_paths():
@@ -156,7 +189,10 @@ def check_values(request: EditRequest) -> None:
     check_preset(request.preset)
     _check_choice(request.keep_source, KEEP_SOURCE, "way to keep the source")
     _check_choice(request.detail, DETAIL, "way to keep detail")
-    _check_choice(request.scheduler, SCHEDULERS, "scheduler")
+    if request.scheduler is not None:
+        _check_choice(request.scheduler, SCHEDULERS, "scheduler")
+    if request.quality is not None:
+        _check_choice(request.quality, QUALITIES, "quality")
     check_ways(request.memory, request.compile)
     _check_numbers(request)
     if not isinstance(request.lora, (tuple, list)):
@@ -351,9 +387,24 @@ def _check_numbers(request: EditRequest) -> None:
         if not fits:
             raise EditError(f"The {name} cannot be {value!r}; give a whole number {bounds}.")
     for name, scale in (("guidance", request.guidance), ("source guidance", request.source_guidance)):
-        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-        if scale is not None and not (number and 0 <= scale <= MAX_GUIDANCE):  # NaN fails every comparison
+        if scale is not None and not (_is_number(scale) and 0 <= scale <= MAX_GUIDANCE):  # NaN fails every comparison
             raise EditError(f"The {name} cannot be {scale!r}; give a number from 0 to {MAX_GUIDANCE:g}.")
+    if request.guidance_interval is not None:
+        _check_interval(request.guidance_interval)
+    if request.cache is not None and not (_is_number(request.cache) and 0 <= request.cache <= 1):
+        raise EditError(f"The cache's threshold cannot be {request.cache!r}; give a number from 0 to 1, such as 0.1.")
+
+
+def _check_interval(interval: Any) -> None:
+    fits = isinstance(interval, (tuple, list)) and len(interval) == 2 and all(map(_is_number, interval))
+    if not (fits and 0 <= interval[0] <= interval[1] <= 1):
+        raise EditError(
+            f"The guidance interval cannot be {interval!r}; give two numbers from 0 to 1, the lower one first."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_settings(path: Path) -> bool:

@@ -79,6 +79,8 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name in ("video", "output", "model", "mask"):
         if values.get(name) is not None:
             values[name] = str(file.parent / str(values[name]))
+    if isinstance(values.get("guidance_interval"), list):
+        values["guidance_interval"] = tuple(values["guidance_interval"])
     if isinstance(values.get("lora"), list):
         values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"])
     return values

@@ -62,7 +62,7 @@ class Continuity:
         # earlier latent frame of the window before.
         noise[:, :, :shared] = self._noise[:, :, -shared:]
         self._noise = noise
-        hold = _Hold(known, noise[:, :, :shared], self._levels)
+        hold = Hold(known, noise[:, :, :shared], self._levels)
         return {
             "latents": noise,
             "semantic_latents": self._semantic,
@@ -88,18 +88,20 @@ def as_pixels(frames: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(frames).unsqueeze(0).float() / 255
 
 
-class _Hold:
-    """A callback that keeps a window's first latent frames on their way from noise to what is known of them.
+class Hold:
+    """A callback that keeps some latent frames of a window on their way from noise to what is known of them.
 
-    known, noise: (1, C, k, h, w). levels: of noise before each step, and 0 after the last.
+    known, noise: (1, C, k, h, w), of the frames from `first` on. levels: of noise before each step, and 0 after the
+    last.
     """
 
-    def __init__(self, known: Tensor, noise: Tensor, levels: list[float]) -> None:
-        self._known, self._noise, self._levels = known, noise.to(known.device), levels
+    def __init__(self, known: Tensor, noise: Tensor, levels: list[float], first: int = 0) -> None:
+        self.known, self.noise, self.levels, self.first = known, noise.to(known.device), levels, first
 
     def __call__(
         self, _pipeline: Any, step: int, _timestep: Tensor, tensors: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        level, latents = self._levels[step + 1], tensors["latents"].clone()
-        latents[:, :, : self._known.shape[2]] = (1 - level) * self._known + level * self._noise
+        level, latents = self.levels[step + 1], tensors["latents"].clone()
+        held = slice(self.first, self.first + self.known.shape[2])
+        latents[:, :, held] = (1 - level) * self.known + level * self.noise
         return {"latents": latents}

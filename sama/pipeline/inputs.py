@@ -32,6 +32,10 @@ class SamaInputs:
         pass, which keeps the source.
     source_guidance_scale: guidance towards the source on top, at the price of one more pass without it; None or 1
         for none. The formula stands in `sama.pipeline.schedule.guide`.
+    guidance_interval: noise levels (low, high) in [0, 1] between which both kinds of guidance act, 0 and 1 being the
+        clean clip and pure noise; elsewhere a step is one evaluation of the model. None for all.
+    cache_threshold: reuses what the blocks after the first one added at an earlier step, where the first block's
+        work on the target's tokens changed by less than this share (`sama.pipeline.caching`); None computes all.
     num_videos_per_prompt: results of one prompt next to each other in the batch.
     generator: the only source of randomness. Video noise (B, C, F, h, w) is drawn first, then the noise of the
         anchors (B, 65, D), both as float32 where the generator lives. A list holds one generator per result: the
@@ -72,10 +76,18 @@ class SamaInputs:
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
     return_dict: bool = True
     scheduler: FlowScheduler | None = None
+    guidance_interval: tuple[float, float] | None = None
+    cache_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {self.output_type!r}")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"guidance acts between two noise levels from 0 to 1, not {low} and {high}")
+        if self.cache_threshold is not None and not 0 <= self.cache_threshold < float("inf"):
+            raise ValueError(f"the cache needs a threshold of at least 0, not {self.cache_threshold}")
         unknown = [name for name in self.callback_tensors if name not in CALLBACK_TENSORS]
         if unknown:
             raise ValueError(f"callbacks can get {', '.join(CALLBACK_TENSORS)}, not {', '.join(unknown)}")

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Stream
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -27,12 +28,13 @@ from sama.model.pretext import EDIT_PREFIX
 from sama.model.processes import OneProcess, Processes
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline.batch import BatchShape
+from sama.pipeline.caching import first_block_cache
 from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
 from sama.pipeline.frames import as_frames, as_output
 from sama.pipeline.inputs import CALLBACK_TENSORS, SamaInputs, taking
 from sama.pipeline.parallel_runs import ParallelRunsMixin
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
-from sama.pipeline.schedule import TIMESTEPS, denoised, guide, run_scheduler, shifted_sigmas
+from sama.pipeline.schedule import TIMESTEPS, denoised, guide, guided_at, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
 from sama.shapes import Canvas, LatentShape, latent_shape
@@ -258,7 +260,10 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
             source = None if source is None else batch.expand(source).to(self._execution_device, torch.float32)
             noise = self._noise(batch, source, inputs)
             source_scale = 1.0 if inputs.source_guidance_scale is None else inputs.source_guidance_scale
-            return SamaRun(*noise, source, embeds, negative, steps, scale, source_scale, inputs.attention_kwargs)
+            return SamaRun(
+                *noise, source, embeds, negative, steps, scale, source_scale, inputs.attention_kwargs,
+                inputs.guidance_interval,
+            )  # fmt: skip
 
         return self._denoise(prepare, inputs)
 
@@ -270,7 +275,12 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self._interrupt = False
         plan: list[Tensor] = []
         processes = self._processes
+        if inputs.cache_threshold is not None and isinstance(processes, Processes):
+            raise ValueError("a cache works in one process only: each would decide for itself what it computes")
+        stack = ExitStack()
         try:
+            if inputs.cache_threshold is not None:
+                stack.enter_context(first_block_cache(self.transformer, inputs.cache_threshold))
             self.transformer._reset_stateful_cache()  # a run that was stopped may have left its own
             run, scheduler = processes.share(lambda: (prepare(), scheduler), self._execution_device)
             self._num_timesteps = run.num_steps
@@ -310,15 +320,17 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
             yield SamaPipelineOutput(frames=frames, semantic_tokens=torch.stack(plan, dim=1))
         finally:  # also when the generator is closed
             self._current_timestep = None
+            stack.close()
             self.maybe_free_model_hooks()
 
     def _velocity(self, run: SamaRun, index: int, sigma: float) -> Velocity:
         """The guided velocity: one pass of the model per text and source that the scales ask for."""
         reference = run.prompt_embeds if run.negative_prompt_embeds is None else run.negative_prompt_embeds
         passes = {"cond": (run.prompt_embeds, run.source_latents)}
-        if run.negative_prompt_embeds is not None:
+        guided = guided_at(sigma, run.guidance_interval)
+        if guided and run.negative_prompt_embeds is not None:
             passes["uncond"] = (run.negative_prompt_embeds, run.source_latents)
-        if run.source_guidance_scale != 1 and run.source_latents is not None:
+        if guided and run.source_guidance_scale != 1 and run.source_latents is not None:
             passes["without_source"] = (reference, None)
         context = {"step_index": index, "sigma": sigma, "num_inference_steps": run.num_steps}
         attended: list[Tensor] | None = [] if "uncond" in passes and self.share_attention else None

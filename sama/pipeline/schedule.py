@@ -15,6 +15,8 @@ from torch import Tensor
 TIMESTEPS = 1000
 """The model is told the noise level as `TIMESTEPS * sigma`."""
 
+_ROUNDING = 1e-6  # schedulers hold noise levels as float32
+
 FlowScheduler: TypeAlias = FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler
 
 
@@ -30,6 +32,19 @@ def shifted_sigmas(num_steps: int, shift: float) -> list[float]:
         raise ValueError(f"the shift of the schedule must be positive, not {shift}")
     even = [1 - step / num_steps for step in range(num_steps)]
     return [shift * sigma / (1 + (shift - 1) * sigma) for sigma in even]
+
+
+SCHEDULER_KINDS: dict[str, type[FlowScheduler]] = {
+    "euler": FlowMatchEulerDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+
+
+def scheduler_of_kind(name: str, own: FlowScheduler | None = None) -> FlowScheduler:
+    """A scheduler by name, a key of `SCHEDULER_KINDS`: `own` where it is of that kind, else a plain one. A run takes
+    its kind only: the noise levels are the pipeline's."""
+    kind = SCHEDULER_KINDS[name]
+    return own if isinstance(own, kind) else kind()
 
 
 def run_scheduler(
@@ -79,6 +94,11 @@ def guide(
     if without_source is not None:
         guided = guided + (source_guidance_scale - 1) * (reference - without_source)
     return guided
+
+
+def guided_at(sigma: float, interval: tuple[float, float] | None) -> bool:
+    """Whether guidance acts at noise level `sigma`: everywhere, or from the interval's first level to its second."""
+    return interval is None or interval[0] - _ROUNDING <= sigma <= interval[1] + _ROUNDING
 
 
 def guidance_passes(guidance_scale: float, source_guidance_scale: float | None = None) -> int:

@@ -60,6 +60,7 @@ class SamaRun:
 
     prompt_embeds, negative_prompt_embeds: (B, L, text_dim); the second is None without guidance.
     source_latents: (B, C, F, h, w), clean, or None to generate without a source.
+    guidance_interval: noise levels between which guidance acts; None for all.
     """
 
     latents: Tensor
@@ -71,6 +72,7 @@ class SamaRun:
     guidance_scale: float
     source_guidance_scale: float
     attention_kwargs: dict[str, Any] | None
+    guidance_interval: tuple[float, float] | None = None
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
         """Put tensors, by name, in place of the run's."""

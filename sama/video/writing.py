@@ -30,6 +30,7 @@ from sama.video.tracks.labels import Labels, lost_labels, read_labels, write_lab
 _LARGEST_CLOCK = 2**31 - 1
 _LARGE_FRAME = 2560 * 1440
 _SCALER_THREADS = 4
+_AVX_512F = 13  # OpenCV's number of this feature, which its Python module does not name
 _MATRIX_BT709 = 1
 _MATRIX_SMPTE170M = 6
 
@@ -273,7 +274,10 @@ class VideoWriter:
             return options | in_step | {"threads": threads}
         crf = 17 if self._crf is None else self._crf
         preset = self._preset or ("veryfast" if large else "fast")
-        return {"crf": str(crf), "preset": preset, "threads": threads}
+        # x264's AVX-512 code reads what nobody wrote where rows of macroblocks are odd (at 112 x 112, 15 of 100 files
+        # differ; none with AVX2), and one seed must give one file.
+        code = {"x264-params": "asm=AVX2"} if _has_avx512() else {}
+        return {"crf": str(crf), "preset": preset, "threads": threads, **code}
 
     def _tag_colours(self) -> None:
         assert self._stream is not None
@@ -393,3 +397,9 @@ def _container_of(path: Path) -> _Container:
 
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _has_avx512() -> bool:
+    import cv2
+
+    return bool(cv2.checkHardwareSupport(_AVX_512F))

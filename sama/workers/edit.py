@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sama.edit.editor import edit_video
 from sama.edit.events import EditEvent
-from sama.edit.request import EditRequest, check_request
+from sama.edit.request import EditRequest, check_request, sampled
+from sama.errors import EditError
 from sama.workers.group import Workers
 from sama.workers.worker import join_group, own_device
 
@@ -23,6 +24,7 @@ def edit_on_workers(request: EditRequest, gpus: int, quiet: bool = True) -> Gene
     Events, errors and closing are the same. `request.device` is "cuda", "cpu" or None for CUDA.
     """
     job = check_request(request)
+    _refuse_cache(request)
     with Workers(gpus, partial(_load, request), request.device, restart=False, quiet=quiet) as workers:
         yield EditEvent("planning", windows=len(job.plan.windows), message=f"Loading the model on {gpus} workers")
         yield from workers.run(partial(edit_shared, request))
@@ -41,6 +43,7 @@ def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
     rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     if rank == 0:
         check_request(request)
+    _refuse_cache(request)
     device = own_device(request.device, here, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     join_group(device)
     try:
@@ -59,6 +62,7 @@ def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
 
 def edit_shared(request: EditRequest, pipeline: SamaPipeline) -> Generator[EditEvent, None, None]:
     """An edit by the first process of a pipeline that runs on several; it says so where some are not needed."""
+    _refuse_cache(request)
     if said := told_unused_gpus(request, pipeline):
         yield EditEvent("planning", message=said, warning=said)
     yield from edit_video(request, pipeline=pipeline)
@@ -73,8 +77,14 @@ def told_unused_gpus(request: EditRequest, pipeline: SamaPipeline) -> str:
     processes = pipeline._processes
     if not isinstance(processes, Processes):
         return ""
+    request = sampled(request)
     guidance = pipeline.config["default_guidance"] if request.guidance is None else request.guidance
     return told_unused(processes.size, processes.heads, guidance_passes(guidance, request.source_guidance))
+
+
+def _refuse_cache(request: EditRequest) -> None:
+    if request.cache is not None:
+        raise EditError("The cache works on one GPU only; leave --cache or --gpus out.")
 
 
 def _load(request: EditRequest, device: str) -> SamaPipeline:

@@ -23,7 +23,7 @@ def on_several(estimate: Estimate, request: EditRequest, gpus: int) -> Estimate:
         raise EditError(not_a_number(gpus))
     if gpus == 1 or estimate.device == "cpu":  # processes of a CPU have its cores among them
         return estimate
-    passes = max(1, estimate.forwards // (estimate.windows * estimate.steps))
+    passes = max(1, -(-estimate.forwards // (estimate.windows * estimate.steps)))  # where guidance acts
     chosen = split(gpus, architecture_of(request.preset, request.model).heads, passes)
     share = chosen.rounds(passes) / passes * (1 + _EXCHANGE * (chosen.sequence - 1))
     saved = (1 - share) * estimate.step_seconds

@@ -190,7 +190,7 @@ class _Group:
         """Whether no process of these workers is left."""
         self._folder = Path(tempfile.mkdtemp(prefix="sama-workers-"))
         threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
-        context = _context()
+        context = _context(device)
         self._connections: list[Connection] = []
         self.processes = []
         for rank in range(count):
@@ -354,9 +354,11 @@ class _Group:
             self.lose(_how(process.exitcode))
 
 
-def _context() -> Any:
-    """Processes that import the libraries once for all of them where the system can fork, and never after CUDA."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+def _context(device: str | None) -> Any:
+    """How worker processes start: for a CPU they are forked from one that has imported the libraries, where the system
+    can fork. For CUDA each imports them itself: the libraries ask for GPUs on import, and CUDA does not survive a fork
+    after that."""
+    if device != "cpu" or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sama.workers.preload"])

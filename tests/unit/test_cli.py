@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from sama import cli, doctor
 from sama.checkpoints import load_transformer, save_official
+from sama.presets import PRESETS
 from sama.video import probe
 from tests.media import make_clip, make_sound_only, make_text
 from tests.tiny import tiny_pipeline, tiny_transformer
@@ -61,6 +62,11 @@ def test_settings_fill_what_is_not_given(clip, model, tmp_path):
     settings = ["--settings", str(first.with_suffix(".json"))]
     assert cli.main(["edit", *settings, "-o", str(other), "--seed", "6"]) == 0
     assert other.read_bytes() != first.read_bytes()
+    again = [*settings, "-o", str(other), "--quality", "fast", "--guidance", "2", "--guidance-interval", "0.5", "1"]
+    assert cli.main(["edit", *again]) == 0
+    stored = json.loads(other.with_suffix(".json").read_text(encoding="utf-8"))
+    assert stored["steps"] == PRESETS["tiny"].qualities["fast"].steps, "a quality replaces the earlier steps"
+    assert (stored["guidance"], stored["guidance_interval"], stored["seed"]) == (2.0, [0.5, 1.0], 5)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from sama.video import write_clip
 from tests.tiny import tiny_pipeline
-from training.evaluation import detail
+from training.evaluation import before_after, detail
 from training.evaluation.detail import CLIPS, EDITS, DetailScores, SourceClip, score_clip, scores_table, truth
+from training.evaluation.held_out.metrics import ssim
 from training.synth.edits.styles import apply_style
 
 PAGE = Path("docs/detail.md")
@@ -67,6 +69,18 @@ def test_more_frames_than_a_window_are_painted_once(frames):
     clip = SourceClip("clip", "noise", (0.5, 0.5), 24, lambda *_: long)
     (each,) = score_clip(clip, long, [EDIT], pipe, None, steps=1)
     assert pipe.runs == 2 and each.better
+
+
+def test_the_picture_of_the_readme_has_a_frame_before_and_after_at_the_size_of_the_clip(frames, tmp_path):
+    write_clip(tmp_path / "clip.mp4", np.concatenate([frames] * 4), 24)
+    shot = before_after.Shot("street", 1, EDIT)
+    path = before_after.cut(tmp_path / "clip.mp4", shot, tmp_path)
+    words, (before, after) = before_after.before_after(path, EDIT, Stylist(), tmp_path)
+    assert words == EDIT and before.shape == after.shape == frames.shape[1:]
+    wanted = apply_style(EDIT, before)
+    assert ssim(after[None], wanted[None]) > 0.9 > ssim(before[None], wanted[None]) + 0.01
+    height, width = cv2.imread("docs/before-after.jpg").shape[:2]
+    assert width > 2 * 720 and height > 2 * 405 and Path("docs/before-after.jpg").stat().st_size < 400_000
 
 
 def test_what_was_asked_for_is_drawn_at_the_full_size_and_moves(frames):

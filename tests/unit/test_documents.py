@@ -23,6 +23,7 @@ PAGES = [
 ]
 BENCH = Path("docs/performance/results.json")
 SPEED, ABLATION = Path("docs/training/speed.json"), Path("docs/ablation/results.json")
+SAMPLERS = Path("docs/samplers/results.json")
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,22 @@ def test_the_ablations_page_follows_from_its_results():
     assert page == Path("docs/ablation.md").read_text()
 
 
+@pytest.mark.skipif(not SAMPLERS.is_file(), reason=f"{SAMPLERS} is not there: no samplers were compared")
+def test_the_page_of_samplers_follows_from_its_results_and_defaults_lose_little():
+    from sama.presets import PRESETS
+    from training.evaluation.samplers.__main__ import command_of
+    from training.evaluation.samplers.page import ALLOWED_LOSS, loss, page_text, used_by
+    from training.evaluation.samplers.results import read_results
+
+    results = read_results(SAMPLERS)
+    assert page_text(results, command_of(results)) == Path("docs/samplers.md").read_text()
+    for quality, variant in used_by().items():
+        lost = max(loss(results, variant, where).mean for where in ("inside", "outside"))
+        assert quality == "fast" or lost <= ALLOWED_LOSS, f"{quality} loses {lost} dB"
+    for preset in PRESETS.values():
+        assert preset.qualities["fast"].said and preset.quality != "fast"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_commands_and_files_that_a_page_names_are_there(page):
     text = page.read_text()
@@ -119,3 +136,13 @@ def test_the_guide_to_the_code_names_what_is_there():
     names = {name for name in quoted if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)?", name)} - words
     assert len(names) > 40
     assert {part for name in names for part in name.split(".")} <= defined
+
+
+def test_every_example_of_the_page_is_complete_and_says_whose_its_clip_is():
+    from ui.tabs.examples import load_examples
+
+    folder = Path("assets/examples")
+    examples = load_examples(folder)
+    assert {edit.folder.name for edit in examples} == {each.name for each in folder.iterdir() if each.is_dir()}
+    assert all(edit.credit and edit.tokens() is not None for edit in examples)
+    assert examples[0].settings["kept_detail"] and examples[0].width > 2 * 256

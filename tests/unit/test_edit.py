@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 from sama.device.memory import MemoryMode
 from sama.device.placement import put, resolve_device
 from sama.edit import PHASES, edit_video, load_pipeline
-from sama.edit.request import EditRequest, check_request, free_output, parse_lora
+from sama.edit.request import EditRequest, check_request, free_output, parse_lora, sampled
 from sama.edit.settings_file import load_settings
 from sama.errors import EditError
+from sama.pipeline.schedule import shifted_sigmas
+from sama.presets import PRESETS
 from sama.shapes import Bucket, Canvas
 from sama.video import probe, read_clip
+from sama.workers.edit import edit_on_workers, edit_shared
 from tests.media import (
     audio_packets,
     frame_times,
@@ -146,6 +149,42 @@ def test_both_schedulers_run_and_the_pipeline_keeps_its_own(clip, pipe, request_
         outputs.append(result.anchor_result.astype(int))
     assert pipe.scheduler is before
     assert np.abs(outputs[0] - outputs[1]).max() > 0
+
+
+def test_a_quality_says_what_is_not_given_and_its_result_is_repeated(clip, pipe, request_for):
+    fast = PRESETS["tiny"].qualities["fast"]
+    asked = request_for(clip, frames=1, quality="fast", guidance_interval=[0.9, 1.0], steps=None, keep_source="off")
+    job = check_request(asked, with_weights=False)
+    assert (job.request.steps, job.request.guidance) == (fast.steps, fast.guidance) != (None, None)
+    assert (job.request.scheduler, job.request.guidance_interval) == (fast.scheduler, (0.9, 1.0))
+    by_hand = sampled(replace(asked, steps=7, guidance=3.5, scheduler="unipc"))
+    assert (by_hand.steps, by_hand.guidance, by_hand.scheduler) == (7, 3.5, "unipc")
+    for name, preset in PRESETS.items():  # the model's own defaults, where nobody asks for anything
+        plain = sampled(EditRequest(clip, "x", "y.mp4", preset=name))
+        assert (plain.steps, plain.guidance, plain.guidance_interval, plain.scheduler) == (None, None, None, "euler")
+        assert plain.quality == preset.quality != "fast"
+
+    passes, computed = [], []
+    hooks = [
+        module.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        for module, seen in ((pipe.transformer, passes), (pipe.transformer.blocks[-1].ffn, computed))
+    ]
+    result = run(replace(asked, guidance=3.0, cache=1.0), pipe)[-1].result
+    for hook in hooks:
+        hook.remove()
+    assert 0 < len(computed) < len(passes), "the cache leaves out blocks"
+    sigmas = shifted_sigmas(fast.steps, pipe.config["shift"])
+    assert len(passes) == fast.steps + sum(sigma >= 0.9 for sigma in sigmas) < 2 * fast.steps
+    values = load_settings(result.settings)
+    assert (values["quality"], values["steps"], values["guidance_interval"]) == ("fast", fast.steps, (0.9, 1.0))
+    assert check_request(EditRequest(**values), with_weights=False).request.steps == fast.steps
+
+
+def test_a_cache_is_refused_on_several_gpus_before_any_is_started(clip, request_for):
+    with pytest.raises(EditError, match="one GPU only"):
+        next(edit_on_workers(request_for(clip, cache=0.1), 2))
+    with pytest.raises(EditError, match="one GPU only"):
+        next(edit_shared(request_for(clip, cache=0.1), tiny_pipeline()))
 
 
 def test_unicode_and_spaces_in_names(tmp_path, pipe, request_for, clip):
@@ -324,6 +363,10 @@ def test_free_names_do_not_replace_results(tmp_path):
         ({"preset": "huge"}, "choose one of tiny, 14b, 1.3b"),
         ({"keep_source": "maybe"}, "auto, on, off"),
         ({"scheduler": "ddim"}, "euler, unipc"),
+        ({"quality": "superb"}, "fast, balanced, best"),
+        ({"guidance_interval": (0.8, 0.2)}, "the lower one first"),
+        ({"guidance_interval": "all"}, "two numbers from 0 to 1"),
+        ({"cache": 2.0}, "from 0 to 1"),
         ({"lora": ("nowhere.safetensors",)}, "no LoRA file"),
         ({"lora": "one.safetensors"}, "list of files"),
         ({"output": "result.txt"}, "must end in one of"),

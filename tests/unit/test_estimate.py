@@ -64,7 +64,16 @@ def test_the_14b_edit_takes_what_is_published():
 
 @pytest.mark.parametrize(
     ("changes", "factor"),
-    [({"steps": 25}, 0.5), ({"guidance": 1.0}, 0.5), ({"source_guidance": 2.0}, 1.5), ({"source_guidance": 1.0}, 1)],
+    [
+        ({"steps": 25}, 0.5),
+        ({"guidance": 1.0}, 0.5),
+        ({"source_guidance": 2.0}, 1.5),
+        ({"source_guidance": 1.0}, 1),
+        ({"quality": "balanced"}, 0.5),
+        ({"guidance_interval": (0.0, 1.0)}, 1),
+        ({"guidance_interval": (0.0, 0.01)}, 0.5),
+        ({"guidance_interval": (5 / 6, 1.0)}, 0.76),  # 26 of 50 levels
+    ],
 )
 def test_forwards_follow_steps_and_scales(changes, factor):
     base = estimate(request(preset="14b"), clip_of(), FAST)

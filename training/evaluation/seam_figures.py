@@ -5,38 +5,42 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from sama.pipeline import SamaPipeline
 
 Clip = NDArray[np.uint8]  # (T, H, W, 3) RGB
 Windows = Sequence[tuple[int, int]]
 
 _REACH = 8  # frames on each side that a step between frames is compared with
 _COMPARED = 95  # percentile
+_FINE = 1.5  # standard deviation, in pixels of the model's size, of the blur that fine structure does not survive
 
 
 @dataclass(frozen=True)
 class Measured:
     """One edit of one clip, made in one way.
 
+    method: how the windows were joined, see `training.evaluation.seam_methods`. frames, windows: of the clip.
     apart: mean difference of what two windows made of the frames they share, before they are faded; of 255.
     step, step_elsewhere, step_source: by how much the difference of neighbouring frames, after their motion is taken
         out, exceeds that of the neighbours around: 95th percentile over the frames of the seams, over all other frames
         of the result, and over all frames of the source. 0.1 is 10 % more.
     leap, leap_source: the same from the last frame before a seam's fade to the first one after it.
     repeats: correlation of what the edit adds with itself one window later, above that at other distances.
-    colour: largest distance in Lab of a window's mean colour, relative to the source's, from the first window's.
-    identity: largest change, from the first window's, of the likeness to the source (cosine of the tower's tokens).
+    colours: of each window, the distance in Lab of its mean colour, relative to the source's, from the first window's.
+    likeness: of each window, the likeness to the source (cosine of the tower's tokens) less the first window's.
+    sharpness: of each window, the fine structure of the frames that it adds over that of the same frames of the source,
+        as they were painted, before the source's detail is put back.
     """
 
+    clip: str
     edit: str
-    joined: bool
+    method: str
+    frames: int
+    windows: int
     apart: float
     step: float
     step_elsewhere: float
@@ -44,48 +48,22 @@ class Measured:
     leap: float
     leap_source: float
     repeats: float
-    colour: float
-    identity: float
+    colours: tuple[float, ...]
+    likeness: tuple[float, ...]
+    sharpness: tuple[float, ...]
 
     @property
     def holds(self) -> bool:
         """Whether the seams are no more visible than neighbouring frames of the source."""
         return self.step <= self.step_source and self.leap <= self.leap_source
 
+    @property
+    def colour(self) -> float:
+        return max(self.colours)
 
-class Recorded:
-    """A pipeline that keeps what each window of one edit decodes to, `windows`.
-
-    joined: whether windows start as the editor asks; else each starts by itself, from the first one's noise.
-    """
-
-    def __init__(self, pipeline: SamaPipeline, joined: bool) -> None:
-        self._pipeline, self._joined = pipeline, joined
-        self._noise: Any = None
-        self._painted: Any = None
-        self.windows: list[Clip] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipeline, name)
-
-    def stream(self, **values: Any) -> Iterator[Any]:
-        from sama.pipeline import SamaPipelineOutput
-
-        if self._noise is None:
-            self._noise = values["latents"]
-        if not self._joined:
-            values = {key: value for key, value in values.items() if not key.startswith("callback_")}
-            values["latents"] = self._noise
-        for event in self._pipeline.stream(**values):
-            if isinstance(event, SamaPipelineOutput):
-                self._painted = event.frames
-            yield event
-
-    def decode_latents(self, latents: Any) -> Any:
-        frames = self._pipeline.decode_latents(latents)
-        if latents is self._painted:
-            self.windows.append((frames[0] * 255).round().byte().cpu().numpy())
-        return frames
+    @property
+    def identity(self) -> float:
+        return max(map(abs, self.likeness))
 
 
 class Motion:
@@ -123,12 +101,12 @@ def seams(windows: Windows) -> list[tuple[int, int]]:
 
 
 def measure(
-    edit: str, joined: bool, result: Clip, source: Clip, painted: Sequence[Clip], windows: Windows, tower: Any
+    named: tuple[str, str, str], result: Clip, source: Clip, painted: Sequence[Clip], windows: Windows, tower: Any
 ) -> Measured:
     """The figures of one edit.
 
-    result, source: (T, h, w, 3), the finished file and the clip at the model's size. painted: of each window.
-    tower: the vision tower; None leaves the identity at 0.
+    named: clip, edit and method. result, source: (T, h, w, 3), the finished file and the clip at the model's size.
+    painted: of each window. tower: the vision tower; None leaves the likeness at 0.
     """
     shared = seams(windows)
     gap = shared[0][1] - shared[0][0] + 1
@@ -143,8 +121,9 @@ def measure(
         return float(np.percentile(values, _COMPARED)) if len(values) else 0.0
 
     return Measured(
-        edit,
-        joined,
+        *named,
+        frames=len(result),
+        windows=len(windows),
         apart=float(np.mean([np.abs(a - b).mean() for a, b in shown_twice(painted, windows)])),
         step=percentile(steps[at]),
         step_elsewhere=percentile(steps[elsewhere]),
@@ -152,8 +131,9 @@ def measure(
         leap=percentile(leaps[across]),
         leap_source=percentile(leaps_source),
         repeats=repetition(result, source, windows[1][0] - windows[0][0]),
-        colour=colour_drift(result, source, windows),
-        identity=0.0 if tower is None else identity_drift(result, source, windows, tower),
+        colours=colours(result, source, windows),
+        likeness=(0.0,) * len(windows) if tower is None else likeness(result, source, windows, tower),
+        sharpness=sharpness(painted, source, windows),
     )
 
 
@@ -182,16 +162,31 @@ def repetition(result: Clip, source: Clip, period: int) -> float:
     return alike(period) - (alike(period - 2) + alike(period + 2)) / 2
 
 
-def colour_drift(result: Clip, source: Clip, windows: Windows) -> float:
-    """Largest distance in Lab of a window's mean colour, relative to the source's, from the first window's."""
+def colours(result: Clip, source: Clip, windows: Windows) -> tuple[float, ...]:
+    """Of each window, the distance in Lab of its mean colour, relative to the source's, from the first window's."""
     means = [_lab(result[start:stop]) - _lab(source[start:stop]) for start, stop in windows]
-    return float(max(np.linalg.norm(mean - means[0]) for mean in means))
+    return tuple(float(np.linalg.norm(mean - means[0])) for mean in means)
 
 
-def identity_drift(result: Clip, source: Clip, windows: Windows, tower: Any) -> float:
-    """Largest change, from the first window's, of the cosine between tokens of the result and of the source."""
-    likeness = [_likeness(result[start:stop:4], source[start:stop:4], tower) for start, stop in windows]
-    return float(max(abs(each - likeness[0]) for each in likeness))
+def likeness(result: Clip, source: Clip, windows: Windows, tower: Any) -> tuple[float, ...]:
+    """Of each window, the cosine between tokens of the result and of the source, less the first window's."""
+    alike = [_likeness(result[start:stop:4], source[start:stop:4], tower) for start, stop in windows]
+    return tuple(each - alike[0] for each in alike)
+
+
+def sharpness(painted: Sequence[Clip], source: Clip, windows: Windows) -> tuple[float, ...]:
+    """Of each window, the fine structure of the frames that it adds to the clip over that of the source's."""
+    ends = [0, *(stop for _, stop in windows)]
+    pairs = (
+        (frames[end - start : stop - start], source[end:stop])
+        for frames, (start, stop), end in zip(painted, windows, ends, strict=False)
+    )
+    return tuple(_fine_structure(mine) / max(1e-6, _fine_structure(theirs)) for mine, theirs in pairs)
+
+
+def _fine_structure(clip: Clip) -> float:
+    floats = [frame.astype(np.float32) for frame in clip]
+    return float(np.mean([np.abs(frame - cv2.GaussianBlur(frame, (0, 0), _FINE)).mean() for frame in floats]))
 
 
 def _lab(clip: Clip) -> NDArray[np.float64]:

@@ -22,13 +22,13 @@ class Kind:
     the source is decoded, too. lora: whether a LoRA is active."""
 
     tokens: int
-    forwards: int
+    forwards: float
     decodes_source: bool
     lora: bool
 
     @classmethod
     def of(cls, request: EditRequest, expected: Estimate) -> Kind:
-        forwards = expected.forwards // (expected.windows * expected.steps)
+        forwards = expected.forwards / (expected.windows * expected.steps)
         decodes_source = request.keep_source != "off" or request.detail != "off"
         return cls(expected.tokens.total, forwards, decodes_source, bool(request.lora))
 

@@ -50,9 +50,11 @@ class FinishedEdit:
     variable: bool
     """Whether frames stay on the screen for unequal times."""
     caption: str = ""
+    credit: str = ""
+    """Whose the clip is, and its licence."""
 
     @classmethod
-    def load(cls, folder: Path, title: str = "", caption: str = "") -> FinishedEdit:
+    def load(cls, folder: Path, title: str = "", caption: str = "", credit: str = "") -> FinishedEdit:
         """Raises OSError or ValueError when the folder is incomplete."""
         settings = json.loads((folder / "settings.json").read_text("utf-8"))
         info = probe(folder / "result.mp4")
@@ -69,6 +71,7 @@ class FinishedEdit:
             info.has_audio,
             info.variable_frame_rate,
             caption,
+            credit,
         )
 
     @property

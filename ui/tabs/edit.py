@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from sama.edit.request import DETAIL, KEEP_SOURCE, EditRequest
+from sama.presets import PRESETS, QUALITIES
 from ui import text
 from ui.errors import PromptError, log_failure, sentence
 from ui.jobs.jobs import GPU, Edited, Jobs, JobStep
@@ -81,6 +82,10 @@ class EditTab:
         with gr.Accordion("Advanced", open=False):
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
             self.dice = gr.Button("Another seed", size="sm")
+            self.quality = gr.Radio(
+                self._qualities({}), value=PRESETS[self.jobs.settings.preset].quality, label=text.QUALITY,
+                elem_id="quality",
+            )  # fmt: skip
             self.steps = gr.Slider(*STEPS, info.steps, step=1, label="Steps", elem_id="steps")
             self.guidance = gr.Slider(*GUIDANCE, info.guidance, step=0.1, label="Guidance")
             self.keep = gr.Radio(
@@ -129,6 +134,8 @@ class EditTab:
                 interactive=False,
                 elem_id="examples",
             )
+            credits = text.credits((edit.title, edit.credit) for edit in self.examples)
+            gr.HTML(notice(credits), elem_id="credits", visible=bool(credits))
 
     @property
     def _opened(self) -> list[Any]:
@@ -162,13 +169,14 @@ class EditTab:
         self.lora.input(
             self._choose_lora, self.lora, [self.lora, self.strength, self.instruction], **private, queue=False
         )
+        self.quality.input(self._choose_quality, self.quality, [self.steps, self.guidance], **private, queue=False)
         self.dice.click(lambda: random.randint(0, MAX_SEED), None, self.seed, **private, queue=False)
         controls = Controls(self.session.where, self.progress, self.problem, self.go, self.stop)
         queued = wire_start([self.go.click, self.instruction.submit], controls)
         job = queued.success(
             self._run,
             [self.session.where, clip, self.instruction, *range_, self.seed, self.steps, self.guidance, self.keep,
-             self.detail, self.lora, self.strength, self.session.runs, self.mask],
+             self.detail, self.lora, self.strength, self.session.runs, self.mask, self.quality],
             [self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.progress,
              self.problem, self.go, self.stop, self.session.runs, self.session.where, self.unread, self.fresh],
             concurrency_id=GPU, concurrency_limit=self.jobs.at_once, trigger_mode="once",
@@ -187,8 +195,8 @@ class EditTab:
         gr.on(
             None,  # when the page opens, and whenever one of these changes; a finished run has taught how long it takes
             self._tell_estimate,
-            [clip, *range_, self.steps, self.guidance, self.keep, self.detail, self.session.runs],
-            self.estimate,
+            [clip, *range_, self.steps, self.guidance, self.keep, self.detail, self.session.runs, self.quality],
+            [self.estimate, self.quality],
             trigger_mode="always_last",
             **at_once,
         )
@@ -280,7 +288,8 @@ class EditTab:
 
     def _request(self, clip: PageClip | None, instruction: str, start: int, frames: int, seed: int, steps: int,
                  guidance: float, keep_source: str, detail: str, folder: Path, lora: str = text.NO_LORA,
-                 strength: float = 1.0, mask: Path | None = None) -> EditRequest:  # fmt: skip
+                 strength: float = 1.0, mask: Path | None = None,
+                 quality: str | None = None) -> EditRequest:  # fmt: skip
         if clip is None:
             raise PromptError(text.NO_CLIP)
         chosen = self.jobs.settings.loras.get(lora)
@@ -299,11 +308,13 @@ class EditTab:
             device=self.jobs.settings.device,
             lora=() if chosen is None else (chosen.spec(strength),),
             mask=beside(mask, folder),
+            quality=quality,
         )
 
     def _run(self, where: Where, clip: PageClip | None, instruction: str, start: int, frames: int, seed: int,
              steps: int, guidance: float, keep_source: str, detail: str, lora: str, strength: float,
-             runs: list[FinishedEdit], mask: Path | None = None) -> Iterator[Updates]:  # fmt: skip
+             runs: list[FinishedEdit], mask: Path | None = None,
+             quality: str | None = None) -> Iterator[Updates]:  # fmt: skip
         if where.ended.is_set():  # stopped while it waited
             yield {self.fresh: None}
             return
@@ -324,6 +335,7 @@ class EditTab:
                 lora,
                 strength,
                 mask,
+                quality,
             )
             view = ProgressView()
             where.started.set()
@@ -375,12 +387,36 @@ class EditTab:
         return notice(text.not_read(rest, self.jobs.read_tokens)) if rest else ""
 
     def _tell_estimate(self, clip: PageClip | None, start: int, frames: int, steps: int, guidance: float,
-                       keep_source: str, detail: str, _runs: list[FinishedEdit]) -> str:  # fmt: skip
+                       keep_source: str, detail: str, _runs: list[FinishedEdit],
+                       quality: str | None = None) -> Updates:  # fmt: skip
+        """How long an edit takes as it is set, and at each quality."""
         if clip is None:
-            return ""
-        request = self._request(clip, "estimate", start, frames, 0, steps, guidance, keep_source, detail, Path())
+            return {self.estimate: ""}
+        request = self._request(
+            clip, "estimate", start, frames, 0, steps, guidance, keep_source, detail, Path(), quality=quality
+        )
         seconds = self.jobs.estimate(request)
-        return notice(f"About {text.duration(seconds)}.") if seconds else ""
+        each = {
+            name: self.jobs.estimate(replace(request, quality=name, steps=None, guidance=None)) for name in QUALITIES
+        }
+        return {
+            self.estimate: notice(f"About {text.duration(seconds)}.") if seconds else "",
+            self.quality: gr.Radio(choices=self._qualities(each)),
+        }
+
+    def _qualities(self, seconds: Mapping[str, float | None]) -> list[tuple[str, str]]:
+        """The choices of a quality, each with its time where that is known."""
+        preset = PRESETS[self.jobs.settings.preset]
+        return [(text.quality_choice(name, preset.qualities[name].said, seconds.get(name)), name) for name in QUALITIES]
+
+    def _choose_quality(self, quality: str) -> Updates:
+        """Set steps and guidance as the quality says; they may be changed afterwards."""
+        settings = self.jobs.settings
+        sampling = PRESETS[settings.preset].qualities[quality]
+        return {
+            self.steps: sampling.steps or settings.info.steps,
+            self.guidance: settings.info.guidance if sampling.guidance is None else sampling.guidance,
+        }
 
 
 def _write(words: str) -> str:

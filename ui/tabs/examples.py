@@ -38,7 +38,9 @@ def load_examples(folder: Path) -> list[FinishedEdit]:
     examples = []
     for entry in json.loads(manifest.read_text("utf-8")):
         try:
-            edit = FinishedEdit.load(folder / entry["name"], entry["title"], entry.get("caption", ""))
+            edit = FinishedEdit.load(
+                folder / entry["name"], entry["title"], entry.get("caption", ""), entry.get("credit", "")
+            )
             if edit.packed is None or not edit.poster.is_file():
                 raise FileNotFoundError(f"{entry['name']} is incomplete: build the example again")
             examples.append(edit)
@@ -77,7 +79,7 @@ def build_example(
     entries += [] if entry["name"] in names else [entry]
     with whole_file(manifest) as part_file:
         part_file.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    return FinishedEdit.load(target, entry["title"], entry.get("caption", ""))
+    return FinishedEdit.load(target, entry["title"], entry.get("caption", ""), entry.get("credit", ""))
 
 
 def main(arguments: list[str] | None = None) -> int:

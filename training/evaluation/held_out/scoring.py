@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,7 +129,6 @@ class CaseScorer:
     def __init__(self, scorer: Scorer, case: DrawnCase) -> None:
         self.scorer, self.case = scorer, case
         self.mask = changed_mask(case.source, case.target)
-        self.motion = OpticalFlow(case.target)
         self.place, self.name = self._drawings_in_place()
 
     def _drawings_in_place(self) -> tuple[SpritePlace | None, str]:
@@ -139,20 +139,29 @@ class CaseScorer:
         drawings = self.scorer.drawings(known=edit.task in KNOWN_DRAWINGS)
         return (drawings.place(case.without, case.box, case.flip) if name in drawings.names else None), name
 
+    @cached_property
+    def motion(self) -> OpticalFlow:
+        return OpticalFlow(self.case.target)
+
     def measure(self, clip: np.ndarray) -> Measures:
         """All measures of a clip (T, H, W, 3) uint8 of the case's size."""
+        truth, measures = self.case.target, self.essentials(clip)
+        measures.ssim_inside = _db(ssim(clip, truth, self.mask), 4)
+        measures.ssim_outside = _db(ssim(clip, truth, ~self.mask), 4)
+        measures.gmsd = _db(gmsd(clip, truth), 4)
+        measures.flicker = _db(self.motion.warped_difference(clip))
+        if self.scorer.distance is not None:
+            measures.tower_distance = _db(self.scorer.distance(clip, truth), 4)
+        return measures
+
+    def essentials(self, clip: np.ndarray) -> Measures:
+        """The measures that are quick: PSNR, and whether what was asked for is there."""
         truth, case = self.case.target, self.case
         measures = Measures(
             inside=_db(psnr(clip, truth, self.mask)),
             outside=_db(psnr(clip, truth, ~self.mask)),
             overall=_db(psnr(clip, truth)),
-            ssim_inside=_db(ssim(clip, truth, self.mask), 4),
-            ssim_outside=_db(ssim(clip, truth, ~self.mask), 4),
-            gmsd=_db(gmsd(clip, truth), 4),
-            flicker=_db(self.motion.warped_difference(clip)),
         )
-        if self.scorer.distance is not None:
-            measures.tower_distance = _db(self.scorer.distance(clip, truth), 4)
         if self.place is not None:
             measures.rank = self.place.rank(self.name, clip[0])
         if case.edit.task == "recolour" and case.mask is not None and case.mask.any():

@@ -1,0 +1,213 @@
+"""Takes pictures of the page: every tab and state, wide and as on a phone, light and dark.
+
+python -m benchmarks.page_pictures --out pictures
+python -m benchmarks.page_pictures --docs        # the README's: docs/page.jpg and docs/anchors.jpg
+
+Starts `app.py` in a process of its own (unknown options go to it) and drives the system's Chromium through playwright;
+`make test` installs both. Each picture is the whole page, named `<look>-<state>.jpg`. Edits and repairs are made by the
+model while the pictures are taken. Ends with status 1 after one line for each console error, each address of another
+host that was asked for, and each picture that is wider than its screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.page_speed import APP, SHOWN, free_port, wait_for_answer
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+IN_DOCS = {"wide-light-edit": "page.jpg", "wide-light-anchors": "anchors.jpg"}
+"""Pictures of the documentation: the picture each one is, by look and state."""
+SIZES = {"wide": (1280, 900), "phone": (390, 844)}
+QUALITY = 82
+NOW = "() => document.querySelectorAll('img[loading=lazy]').forEach((image) => { image.loading = 'eager'; })"
+"""Loads pictures below the screen, which are in a picture of the whole page."""
+MODEL_MS = 300_000
+"""Milliseconds that a run of the model may take."""
+
+Shot = Callable[[str], None]
+
+
+def opened_state(page: Any, shot: Shot) -> None:
+    """The page as it opens, at a frame in the middle of the first example."""
+    _to_the_middle(page, "#viewer")
+    shot("edit")
+
+
+def edit_states(page: Any, shot: Shot) -> None:
+    """The Edit tab: all options, refusals, at work, stopped, a finished edit of one's own, no clip, and no video."""
+    _press(page, "Advanced")
+    _press(page, "Which part")
+    shot("edit-options")
+    _press(page, "Advanced")
+    page.get_by_label("What should change?").fill(" ")
+    _press(page, "Edit video")
+    page.get_by_role("alert").first.wait_for()
+    shot("edit-refused")
+    page.get_by_label("What should change?").fill("Make it sepia")
+    _press(page, "Edit video")
+    page.locator("#progress").get_by_text("Waiting").or_(page.locator("#progress .progress")).first.wait_for()
+    page.wait_for_function("document.querySelector('#progress .progress')?.dataset.step >= 2", timeout=MODEL_MS)
+    shot("edit-at-work")
+    _press(page, "Stop")
+    page.locator("#progress").get_by_text("Stopped").wait_for(timeout=MODEL_MS)
+    shot("edit-stopped")
+    frames = page.get_by_label("number input for Frames")
+    frames.fill("5")
+    frames.press("Tab")
+    _press(page, "Edit video")
+    page.locator("#progress").get_by_text("Done in").wait_for(timeout=MODEL_MS)
+    page.locator("#viewer").get_by_text("Make it sepia").wait_for()
+    shot("edit-done")
+    _press(page, "Clear")
+    page.get_by_text("Drop Video Here").first.wait_for()
+    shot("edit-no-clip")
+    with tempfile.TemporaryDirectory() as folder:
+        notes = Path(folder) / "notes.mp4"
+        notes.write_text("no video")
+        page.set_input_files("#clip input[type=file]", notes)
+        page.get_by_role("alert").filter(has_text="notes.mp4").wait_for()
+    shot("edit-not-a-video")
+
+
+def pretext_states(page: Any, shot: Shot) -> None:
+    """The Pretext tab: a damaged clip of each kind, and a repaired one."""
+    viewer = page.locator("#pretext-viewer .viewer")
+    for label, name in (("Wrong speed", "speed"), ("Shuffled tubes", "tubes"), ("Missing cube", "cube")):
+        page.get_by_label(label).check()
+        page.wait_for_timeout(500)  # until the last damage has left the viewer
+        viewer.and_(page.locator("[data-panels='Clean|Given to the model']")).wait_for(timeout=MODEL_MS)
+        page.wait_for_timeout(1000)
+        _to_the_middle(page, "#pretext-viewer")
+        shot(f"pretext-{name}")
+    page.get_by_role("button", name="Restore", exact=True).click()
+    viewer.and_(page.locator("[data-panels='Clean|Given to the model|Restored']")).wait_for(timeout=MODEL_MS)
+    page.locator("#scores").get_by_text("dB").first.wait_for()
+    _to_the_middle(page, "#pretext-viewer")
+    shot("pretext-restored")
+
+
+def anchor_states(page: Any, shot: Shot) -> None:
+    """The Semantic anchors tab: the last step of an example, its first step, and a token that was picked."""
+    page.locator("#plan [role=gridcell]").first.wait_for(timeout=MODEL_MS)
+    page.mouse.move(0, 0)
+    shot("anchors")
+    page.get_by_role("button", name="Step 1", exact=True).click()
+    shot("anchors-first-step")
+    page.get_by_role("grid", name="Tokens of the source").get_by_role("gridcell").nth(28).click()
+    _press(page, "How to read this")
+    shot("anchors-token")
+
+
+def _to_the_middle(page: Any, viewer: str) -> None:
+    """Seek a viewer to a frame in the middle of its clip."""
+    slider = page.locator(viewer).get_by_label("Frame", exact=True)
+    slider.focus()
+    page.keyboard.press("PageUp")
+    slider.blur()
+
+
+def _press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name).first.click()
+
+
+TABS = {
+    "opened": ("Edit", opened_state),
+    "anchors": ("Semantic anchors", anchor_states),
+    "edit": ("Edit", edit_states),
+    "pretext": ("Pretext", pretext_states),
+}
+"""Groups of states, each with its tab. In this order: the anchors are of an example before the session has an edit."""
+
+
+def take(browser: Any, url: str, look: str, tabs: list[str], out: Path) -> list[str]:
+    """Take the pictures of one look into a folder; returns what was wrong with the page, in a line each.
+
+    look: a key of `SIZES` and a colour scheme, "wide-light". tabs: keys of `TABS`.
+    """
+    size, scheme = look.split("-")
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce",
+        device_scale_factor=1 if size == "wide" else 2, has_touch=size == "phone",
+    )  # fmt: skip
+    context.set_default_timeout(30_000)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda m: wrong.append(f"{look}: console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(f"{look}: {error}"))
+    own = (url, "data:", "blob:")
+    page.on("request", lambda r: None if r.url.startswith(own) else wrong.append(f"{look}: asks for {r.url}"))
+
+    def shot(state: str) -> None:
+        page.mouse.move(0, 0)
+        page.evaluate(NOW)
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        page.wait_for_timeout(400)  # transitions, and the frame that was sought
+        page.screenshot(path=out / f"{look}-{state}.jpg", type="jpeg", quality=QUALITY, full_page=True)
+        needed = page.evaluate("document.documentElement.scrollWidth")
+        if needed > width:
+            wrong.append(f"{look}-{state}: {needed} pixels wide on a screen of {width}")
+
+    page.goto(url)
+    page.wait_for_function(SHOWN, timeout=MODEL_MS)
+    for tab, states in (TABS[name] for name in tabs):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        states(page, shot)
+    context.close()
+    return wrong
+
+
+def photograph(chromium: str, looks: list[str], tabs: list[str], out: Path, arguments: list[str]) -> list[str]:
+    """Start the app and take the pictures of all looks; returns what was wrong, in a line each."""
+    from playwright.sync_api import sync_playwright
+
+    port, wrong = free_port(), []
+    command = [sys.executable, str(APP), "--host", "127.0.0.1", "--port", str(port), *arguments]
+    app = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_answer(f"http://127.0.0.1:{port}/", app)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            for look in looks:
+                wrong += take(browser, f"http://127.0.0.1:{port}/", look, tabs, out)
+            browser.close()
+    finally:
+        app.terminate()
+        app.wait()
+    return wrong
+
+
+def main() -> int:
+    """0, or 1 where something was wrong with the page."""
+    every = [f"{size}-{scheme}" for size in SIZES for scheme in ("light", "dark")]
+    parser = argparse.ArgumentParser(description="Take pictures of every tab and state of the page.")
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="the folder for them")
+    parser.add_argument("--look", action="append", choices=every, help="only this one; may be given several times")
+    parser.add_argument("--tab", action="append", choices=list(TABS), help="only these states; likewise")
+    parser.add_argument("--docs", action="store_true", help=f"take only {' and '.join(IN_DOCS.values())} of docs/")
+    options, arguments = parser.parse_known_args()
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        parser.error("no Chromium found: install the Debian package 'chromium'")
+    looks, tabs = options.look or every, [name for name in TABS if name in (options.tab or TABS)]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) if options.docs else options.out
+        out.mkdir(parents=True, exist_ok=True)
+        if options.docs:
+            looks, tabs = ["wide-light"], ["opened", "anchors"]
+        wrong = photograph(chromium, looks, tabs, out, arguments)
+        for name, target in IN_DOCS.items() if options.docs else ():
+            shutil.copyfile(out / f"{name}.jpg", DOCS / target)
+    sys.stdout.write("".join(f"{line}\n" for line in wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
