@@ -33,7 +33,7 @@ from training.evaluation.held_out.runner import (
     ABOUT_FILE,
     Examination,
     about_model,
-    examine,
+    examine_model,
     finished,
     read_later,
     score_folder,
@@ -63,7 +63,7 @@ def evaluate_model(options: argparse.Namespace) -> None:
     work = options.work or WORK / f"{about['model']}-{_named(about)}"
     work.mkdir(parents=True, exist_ok=True)
     (work / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
-    _report(examine(lines, how, work, options.workers), lines, work, about, options)
+    _report(examine_model(lines, how, work, options.workers), lines, work, about, options)
 
 
 def read(options: argparse.Namespace) -> None:

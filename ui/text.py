@@ -152,7 +152,7 @@ def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) ->
 
 
 def credits(examples: Iterable[tuple[str, str]]) -> str:
-    """Whose the clips of the examples are, from their titles and credits; "" where no credit is known."""
+    """The authors of the examples' clips, from their titles and credits; "" where no credit is known."""
     titles: dict[str, list[str]] = {}
     for title, credit in examples:
         if credit:

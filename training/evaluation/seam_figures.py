@@ -163,19 +163,19 @@ def repetition(result: Clip, source: Clip, period: int) -> float:
 
 
 def colours(result: Clip, source: Clip, windows: Windows) -> tuple[float, ...]:
-    """Of each window, the distance in Lab of its mean colour, relative to the source's, from the first window's."""
+    """The distance in Lab of each window's mean colour, relative to the source's, from the first window's."""
     means = [_lab(result[start:stop]) - _lab(source[start:stop]) for start, stop in windows]
     return tuple(float(np.linalg.norm(mean - means[0])) for mean in means)
 
 
 def likeness(result: Clip, source: Clip, windows: Windows, tower: Any) -> tuple[float, ...]:
-    """Of each window, the cosine between tokens of the result and of the source, less the first window's."""
+    """The cosine between each window's tokens of the result and of the source, less the first window's."""
     alike = [_likeness(result[start:stop:4], source[start:stop:4], tower) for start, stop in windows]
     return tuple(each - alike[0] for each in alike)
 
 
 def sharpness(painted: Sequence[Clip], source: Clip, windows: Windows) -> tuple[float, ...]:
-    """Of each window, the fine structure of the frames that it adds to the clip over that of the source's."""
+    """The fine structure of the frames that each window adds to the clip, divided by that of the source's."""
     ends = [0, *(stop for _, stop in windows)]
     pairs = (
         (frames[end - start : stop - start], source[end:stop])

@@ -51,7 +51,7 @@ class FinishedEdit:
     """Whether frames stay on the screen for unequal times."""
     caption: str = ""
     credit: str = ""
-    """Whose the clip is, and its licence."""
+    """The author of the clip and its licence."""
 
     @classmethod
     def load(cls, folder: Path, title: str = "", caption: str = "", credit: str = "") -> FinishedEdit:

@@ -67,7 +67,7 @@ class Examination:
         return min(self.wordings, len(line.paraphrases)) if number < self.worded else 0
 
 
-def examine(lines: Sequence[CaseLine], how: Examination, work: Path, workers: int = 1) -> list[Score]:
+def examine_model(lines: Sequence[CaseLine], how: Examination, work: Path, workers: int = 1) -> list[Score]:
     """Scores of all cases, in their order; those that the work folder has are not examined again.
 
     Raises RuntimeError when a process fails; what was finished stays.

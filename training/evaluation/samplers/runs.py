@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_SEED = 930_000
-"""Of the cases, which are drawn as the benchmark's are, and are not published."""
+"""The first seed of the cases, which are drawn like the benchmark's and are not published."""
 
 
 class CaseKey(NamedTuple):
