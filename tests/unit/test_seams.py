@@ -14,7 +14,8 @@ from tests.tiny import tiny_pipeline
 from training.evaluation import seams
 from training.evaluation.seam_figures import measure
 from training.evaluation.seam_methods import METHODS
-from training.evaluation.seams import EDITS, USED, rows_of, table, there_and_back, verdict, verdicts
+from training.evaluation.seams import EDITS, there_and_back
+from training.evaluation.seams_page import USED, rows_of, table, verdict, verdicts
 
 FRAMES = 41
 WINDOWS = windows(FRAMES, 17, 5)
