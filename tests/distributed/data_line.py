@@ -1,7 +1,6 @@
 """One process of two that read one set of clips: what it drew, as a file."""
 
 import json
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from training.config import DataConfig, ManifestConfig, SetConfig, TrainConfig
 from training.data.files.feed import ManifestData
 
 
-def main(folder: Path) -> None:
+def main(arguments: list[str]) -> int:
+    folder = Path(arguments[0])
     torch.distributed.init_process_group("gloo")
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     manifest = ManifestConfig(sets=(SetConfig(str(folder / "m.csv")),), buckets="tiny", frames=(1,), image_batch=2)
@@ -29,7 +29,4 @@ def main(folder: Path) -> None:
     (folder / f"drawn-{rank}.json").write_text(json.dumps(steps))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return 0

@@ -47,10 +47,14 @@ class Session:
         for process in self.processes:
             process.join()
 
-    def finish(self, seconds: float = 400, status: int = 0) -> None:
-        """Wait for the end. status: the exit status that every process must have."""
+    def join(self, seconds: float = 400) -> None:
+        """Wait for the end, whatever it is: gloo may abort a process that closes its sockets last."""
         for process in self.processes:
             process.join(seconds)
+
+    def finish(self, seconds: float = 400, status: int = 0) -> None:
+        """Wait for the end. status: the exit status that every process must have."""
+        self.join(seconds)
         assert [process.exitcode for process in self.processes] == [status] * len(self.processes), self.words()
 
     def words(self) -> str:

@@ -1,19 +1,15 @@
 """Two processes read one set of clips: one opens them for both, and neither sees what the other sees."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.distributed import data_line
+from tests.distributed.processes import Session
 from tests.media import barcode_frame
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("data_line.py")
 
 
 def test_two_processes_share_a_catalogue_and_split_the_samples(tmp_path):
@@ -26,12 +22,10 @@ def test_two_processes_share_a_catalogue_and_split_the_samples(tmp_path):
         lines.append(f"s{number}.png,t{number}.png,edit {number}")
     lines.append("s0.png,s0.png,nothing")
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, str(SCRIPT), str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=ROOT, check=False)
+    session = Session(data_line.main, [str(tmp_path)], 2, tmp_path / "told.txt")
+    session.join()
     files = [tmp_path / f"drawn-{rank}.json" for rank in range(2)]
-    assert all(file.is_file() for file in files), run.stderr[-2000:]
+    assert all(file.is_file() for file in files), session.words()
     one, other = (json.loads(file.read_text()) for file in files)
     assert [step["signature"] for step in one] == [step["signature"] for step in other]
     draws = [tuple(draw) for step in [*one, *other] for draw in step["draws"]]

@@ -1,12 +1,4 @@
-"""Processes that share a sequence compute what one process computes: outputs, loss and every gradient.
-
-Run as a script, this file is the processes: `python test_sequence_parallel.py FOLDER PROCESSES`.
-"""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Processes that share a sequence compute what one process computes: outputs, loss and every gradient."""
 
 import pytest
 import torch
@@ -16,10 +8,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sama.model.parallel import sequence_parallel, tokens_per_process
+from tests.distributed.processes import CONTEXT
 from tests.tiny import SEMANTIC_DIM, TEXT_DIM, tiny_transformer
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
 ADAPTER = {"r": 4, "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]}
 
 # What each pair of processes computes; tokens = segments of 12 patches, 9 where odd, and the 65 anchors.
@@ -168,10 +160,12 @@ def process(rank, folder, size):
 
 
 def run(folder, size):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, __file__, str(folder), str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    processes = [CONTEXT.Process(target=process, args=(rank, str(folder), size)) for rank in range(size)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(180)
+    assert [one.exitcode for one in processes] == [0] * size
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
@@ -260,9 +254,3 @@ def test_inference_is_shared_too(of_two, context):
 def test_tokens_are_spread_as_evenly_as_can_be():
     assert tokens_per_process(65_585, 4) == [16_397, 16_396, 16_396, 16_396]
     assert tokens_per_process(3, 4) == [1, 1, 1, 0]
-
-
-if __name__ == "__main__":
-    path, count = sys.argv[1], int(sys.argv[2])
-    # Forked, so that the libraries are imported once for all processes.
-    torch.multiprocessing.start_processes(process, args=(path, count), nprocs=count, start_method="fork")

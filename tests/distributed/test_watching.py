@@ -1,12 +1,7 @@
 """Held-out losses and samples of two processes are those of one, whether weights are replicated or sharded, and whether
 the processes see different samples or share each.
-
-Run as a script, this file is the processes: `python test_watching.py FOLDER`.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sama.model.parallel import sequence_parallel
+from tests.distributed.processes import Session
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from training.config import DataConfig, ManifestConfig, OptimiserConfig, TrainConfig, WatchConfig
@@ -34,7 +30,6 @@ from training.stages.objective import BandMeans
 from training.watch.validation import Validator
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
 MODEL = {
     "num_attention_heads": 2,
     "attention_head_dim": 24,
@@ -125,18 +120,25 @@ def count_bands(folder: Path) -> None:
     torch.save(bands.read(), folder / f"bands-{rank}.pt")
 
 
+def main(arguments: list[str]) -> int:
+    """One of the processes."""
+    folder = Path(arguments[0])
+    for shared in SHARED:
+        watch(folder, shared)
+    count_bands(folder)
+    return 0
+
+
 @pytest.fixture(scope="module")
 def looks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("watched")
     prepare(folder)
     watch(folder, "alone")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, __file__, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT, check=False)
+    session = Session(main, [str(folder)], 2, folder / "told.txt")
+    session.join()
     files = {kind: [folder / f"{kind}-{rank}.pt" for rank in range(2)] for kind in SHARED}
     # Judged by what was written at the end: gloo may abort a process that closes its sockets last.
-    assert all(file.is_file() for some in files.values() for file in some), run.stderr[-3000:]
+    assert all(file.is_file() for some in files.values() for file in some), session.words()
     found = {kind: [torch.load(file) for file in some] for kind, some in files.items()}
     bands = [torch.load(folder / f"bands-{rank}.pt") for rank in range(2)]
     return {"alone": [torch.load(folder / "alone-0.pt")], "bands": bands, **found}
@@ -177,9 +179,3 @@ def test_the_first_process_draws_the_grid_of_one(looks, kind):
 
 def test_bands_are_of_all_processes(looks):
     assert looks["bands"] == [{"flow_band_0": 2.0, "flow_band_1": 7.0}] * 2
-
-
-if __name__ == "__main__":
-    for shared in SHARED:
-        watch(Path(sys.argv[1]), shared)
-    count_bands(Path(sys.argv[1]))
