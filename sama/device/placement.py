@@ -139,17 +139,20 @@ def place(
     compiled = compiled and (compile == "on" or compiling_pays(pipeline, window, forwards))
     work = work_of(pipeline, *window, compiled=compiled)
     free = free_bytes(device)
-    needs = {mode: peak_bytes(mode, weights, work, free) for mode in MemoryMode}
-    choice = choose(memory, needs, free, weights.blocks + weights.text, _host_room(pipeline, weights))
+    host_room = _host_room(pipeline, weights)
+
+    def chosen(weights: Weights, work: Work) -> Choice:
+        needs = {mode: peak_bytes(mode, weights, work, free) for mode in MemoryMode}
+        return choose(memory, needs, free, weights.blocks + weights.text, host_room)
+
+    choice = chosen(weights, work)
     if not choice.fits and work.vae_size > 2:  # the last resort of a small card
         pipeline.vae.to(torch.bfloat16)
         work, weights = replace(work, vae_size=2), replace(weights, vae=weights.vae / 2)
-        needs = {mode: peak_bytes(mode, weights, work, free) for mode in MemoryMode}
-        choice = choose(memory, needs, free, weights.blocks + weights.text, _host_room(pipeline, weights))
+        choice = chosen(weights, work)
     pipeline.share_attention = choice.needs < _COMFORT * free
     if not pipeline.share_attention:  # a hundredth of the time is not worth an edit
-        needs = {mode: peak_bytes(mode, weights, replace(work, shared=False), free) for mode in MemoryMode}
-        choice = choose(memory, needs, free, weights.blocks + weights.text, _host_room(pipeline, weights))
+        choice = chosen(weights, replace(work, shared=False))
     put(pipeline, device, choice.mode)
     if compiled:
         compile_blocks(pipeline)

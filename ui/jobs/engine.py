@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +113,7 @@ class Engine:
 
     def warm(self) -> None:
         """Load the model and run it once on a grey clip, so that the first visitor does not pay for it."""
-        try:
-            for _ in self.run(warm_up):
-                pass
-        except Exception as error:  # the first real job meets the same failure and tells its user
-            logger.warning("the model could not be loaded ahead of time: %s", error)
+        run_ahead(self.run(warm_up), "the model could not be loaded ahead of time")
 
     def _load(self) -> SamaPipeline:
         device = "cuda" if self._settings.zero_gpu else self._settings.device
@@ -140,13 +136,28 @@ def wear(lora: Sequence[str], offered: Sequence[Path], pipeline: SamaPipeline) -
     """
     chosen = [parse_lora(spec) for spec in lora]
     names = dict(zip(offered, getattr(pipeline.transformer, "peft_config", {}), strict=False))
-    if any(path not in names for path, _ in chosen):
-        raise EditError("This app was not started with that LoRA; choose one that it offers.")
+    check_offered(lora, names)
     if chosen:
         pipeline.enable_lora()
         pipeline.set_adapters([names[path] for path, _ in chosen], [scale for _, scale in chosen])
     elif getattr(pipeline.transformer, "peft_config", {}):
         pipeline.disable_lora()
+
+
+def check_offered(lora: Sequence[str], offered: Collection[Path]) -> None:
+    """Raise EditError for a LoRA (`FILE[@SCALE]`) that is not among those that an app offers."""
+    if any(parse_lora(spec)[0] not in offered for spec in lora):
+        raise EditError("This app was not started with that LoRA; choose one that it offers.")
+
+
+def run_ahead(items: Generator[Any, None, None], failed: str) -> None:
+    """Run a job that nobody waits for. One that fails is logged, with `failed` before the reason: the first real job
+    meets the same failure and tells its user."""
+    try:
+        for _ in items:
+            pass
+    except Exception as error:
+        logger.warning("%s: %s", failed, error)
 
 
 def warm_up(pipeline: SamaPipeline) -> Generator[Any, None, None]:

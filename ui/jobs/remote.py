@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sama.edit.request import EditRequest, parse_lora
-from sama.errors import EditError
+from sama.edit.request import EditRequest
 from sama.workers.edit import told_unused_gpus
 from sama.workers.group import State, Workers
-from ui.jobs.engine import PromptReader, Work, device_speed, load_source, warm_up, wear
+from ui.jobs.engine import PromptReader, Work, check_offered, device_speed, load_source, run_ahead, warm_up, wear
 from ui.settings import Settings, Source
 
 if TYPE_CHECKING:
@@ -59,16 +58,11 @@ class WorkerEngine:
         return speed
 
     def run(self, work: Work, lora: Sequence[str] = ()) -> Generator[Any, None, None]:
-        if any(parse_lora(spec)[0] not in self._offered for spec in lora):
-            raise EditError("This app was not started with that LoRA; choose one that it offers.")
+        check_offered(lora, self._offered)
         yield from self._workers.run(work, partial(wear, tuple(lora), self._offered), self._settings.time_limit)
 
     def warm(self) -> None:
-        try:
-            for _ in self.run(warm_up):
-                pass
-        except Exception as error:  # the first real job meets the same failure and tells its user
-            logger.warning("the workers could not be started ahead of time: %s", error)
+        run_ahead(self.run(warm_up), "the workers could not be started ahead of time")
 
     @property
     def workers(self) -> tuple[int, int]:
