@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ui.tabs.examples import load_examples
 from ui.tabs.pretext import PretextTab
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+_EVENTS = 200  # that gradio may hold; jobs wait in the line of `Jobs`, and each visitor's requests are counted
 _SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")
 
 
@@ -62,7 +64,7 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
             api_visibility="private",
             show_progress="hidden",
         )
-    demo.queue(api_open=False, max_size=settings.queue_size, default_concurrency_limit=4)
+    demo.queue(api_open=False, max_size=_EVENTS, default_concurrency_limit=4)
     jobs.start()
     return demo
 
@@ -76,6 +78,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "max_file_size": MAX_FILE_SIZE,
         "show_error": False,
         "enable_monitoring": False,
+        "mcp_server": find_spec("mcp") is not None,
         "run_history": False,
         "allowed_paths": [str(settings.examples)] if settings.examples.is_dir() else [],
         "footer_links": ["api"],

