@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ui.errors import PromptError, sentence
 from ui.fields import Fields, choice, number_in, whole_number
 from ui.jobs.jobs import GPU, Edited, Jobs, JobStep, Restoration, Restored
 from ui.media.clips import PageClip, take_upload
-from ui.media.folders import keep, new_folder
+from ui.media.folders import keep, new_folder, remove
 from ui.media.limits import GUIDANCE, MAX_SEED, STEPS, checked_instruction
 from ui.media.masks import beside, take_mask
 from ui.media.runs import add_notices
@@ -61,19 +62,19 @@ class Api:
             The edited video, the settings that repeat it (JSON), and the state of the run in words.
         """
         try:
-            clip, folder = _clip(video), new_folder()
-            request = self._request(
-                clip, instruction, folder, start, frames, seed, steps, guidance, quality, keep_source, detail
-            )
-            if mask:
-                request = replace(request, mask=beside(take_mask(mask), folder))
-            for event in self.jobs.edit(request):
-                keep([folder, clip.path])
-                if isinstance(event, Edited):
-                    said = text.outcome(add_notices(folder / "result.json", clip.notices))
-                    yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done.", *said])
-                else:
-                    yield None, None, text.state(event)
+            request = self._request(instruction, start, frames, seed, steps, guidance, quality, keep_source, detail)
+            with _at_work(video) as (clip, folder):
+                request = replace(request, video=clip.path, output=folder / "result.mp4")
+                if mask:
+                    request = replace(request, mask=beside(taken := take_mask(mask), folder))
+                    remove(taken.parent)
+                for event in self.jobs.edit(request):
+                    keep([folder, clip.path])
+                    if isinstance(event, Edited):
+                        said = text.outcome(add_notices(folder / "result.json", clip.notices))
+                        yield str(folder / "result.mp4"), str(folder / "result.json"), " ".join(["Done.", *said])
+                    else:
+                        yield None, None, text.state(event)
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
@@ -96,22 +97,23 @@ class Api:
             The tokens (NumPy .npz: plan of every step, source, result), the region as numbers, and the state in words.
         """
         try:
-            clip, folder = _clip(video), new_folder()
             if settings:
-                request = self._repeated(clip, Path(settings), folder)
+                request = self._repeated(Path(settings))
             else:
-                request = self._request(clip, instruction, folder, start, 0, seed, steps, guidance, "default")
-            window = self.jobs.first_window(request)
-            for event in self.jobs.edit(replace(request, frames=window)):
-                keep([folder, clip.path])
-                if isinstance(event, JobStep):
-                    yield None, None, text.state(event)
-                elif event.tokens is None:
-                    raise PromptError(text.NO_PLAN)
-                else:
-                    event.tokens.save(folder / "plan.npz")
-                    (folder / "result.mp4").unlink()
-                    yield str(folder / "plan.npz"), _facts_of(event.tokens, request), "Done."
+                request = self._request(instruction, start, 0, seed, steps, guidance, "default")
+            with _at_work(video) as (clip, folder):
+                request = replace(request, video=clip.path, output=folder / "result.mp4")
+                window = self.jobs.first_window(request)
+                for event in self.jobs.edit(replace(request, frames=window)):
+                    keep([folder, clip.path])
+                    if isinstance(event, JobStep):
+                        yield None, None, text.state(event)
+                    elif event.tokens is None:
+                        raise PromptError(text.NO_PLAN)
+                    else:
+                        event.tokens.save(folder / "plan.npz")
+                        (folder / "result.mp4").unlink()
+                        yield str(folder / "plan.npz"), _facts_of(event.tokens, request), "Done."
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
@@ -130,11 +132,10 @@ class Api:
         try:
             task, start = choice("task", task, TASKS), whole_number("start", start, 0, _LAST_FRAME)
             seed = whole_number("seed", seed, 0, MAX_SEED)
-            clip = _clip(video)
-            damaged = damage(clip, task, start, seed, self.jobs.settings.preset)
-            path = new_folder() / "given.mp4"
-            write_clip(path, damaged.given, clip.fps)
-            return str(path), damaged.detail
+            with _at_work(video) as (clip, folder):
+                damaged = damage(clip, task, start, seed, self.jobs.settings.preset)
+                write_clip(folder / "given.mp4", damaged.given, clip.fps)
+            return str(folder / "given.mp4"), damaged.detail
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
@@ -158,28 +159,28 @@ class Api:
             task, start = choice("task", task, TASKS), whole_number("start", start, 0, _LAST_FRAME)
             seed, count = whole_number("seed", seed, 0, MAX_SEED), whole_number("steps", steps, 0, STEPS[1])
             words = checked_instruction(caption) if len(str(caption or "").strip()) > 2 else str(caption or "").strip()
-            clip, folder = _clip(video), new_folder()
-            damaged = damage(clip, task, start, seed, self.jobs.settings.preset)
-            order = Restoration(damaged.given, damaged.prefix, words, seed, count or None)
-            for event in self.jobs.restore(order):
-                keep([folder, clip.path])
-                if isinstance(event, Restored):
-                    write_clip(folder / "restored.mp4", event.frames, clip.fps)
-                    yield str(folder / "restored.mp4"), scores(damaged, event.frames), "Done"
-                else:
-                    yield None, None, text.state(event)
+            with _at_work(video) as (clip, folder):
+                damaged = damage(clip, task, start, seed, self.jobs.settings.preset)
+                order = Restoration(damaged.given, damaged.prefix, words, seed, count or None)
+                for event in self.jobs.restore(order):
+                    keep([folder, clip.path])
+                    if isinstance(event, Restored):
+                        write_clip(folder / "restored.mp4", event.frames, clip.fps)
+                        yield str(folder / "restored.mp4"), scores(damaged, event.frames), "Done"
+                    else:
+                        yield None, None, text.state(event)
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
     def _request(
-        self, clip: PageClip, instruction: Any, folder: Path, start: Any, frames: Any, seed: Any, steps: Any,
-        guidance: Any, quality: Any, keep_source: Any = KEEP_SOURCE[0], detail: Any = DETAIL[0],
+        self, instruction: Any, start: Any, frames: Any, seed: Any, steps: Any, guidance: Any, quality: Any,
+        keep_source: Any = KEEP_SOURCE[0], detail: Any = DETAIL[0],
     ) -> EditRequest:  # fmt: skip
-        """The request of a call. Raises PromptError for a value that cannot be used."""
+        """The request of a call, without its files. Raises PromptError for a value that cannot be used."""
         most, quality = self.jobs.settings.info.max_frames, choice("quality", quality, _QUALITIES)
         return EditRequest(
-            video=clip.path, instruction=checked_instruction(instruction), output=folder / "result.mp4",
-            preset=self.jobs.settings.preset, seed=whole_number("seed", seed, 0, MAX_SEED),
+            video="", instruction=checked_instruction(instruction), output="", preset=self.jobs.settings.preset,
+            seed=whole_number("seed", seed, 0, MAX_SEED),
             steps=whole_number("steps", steps, 0, STEPS[1]) or None,
             guidance=number_in("guidance", guidance, 0, GUIDANCE[1]) or None,
             start=whole_number("start", start, 0, _LAST_FRAME),
@@ -189,8 +190,8 @@ class Api:
             quality=None if quality == "default" else quality,
         )  # fmt: skip
 
-    def _repeated(self, clip: PageClip, file: Path, folder: Path) -> EditRequest:
-        """The request of a finished edit, from its settings file."""
+    def _repeated(self, file: Path) -> EditRequest:
+        """The request of a finished edit, from its settings file. Raises PromptError for another file."""
         try:
             stored = json.loads(file.read_text("utf-8"))
             values = [stored.get(name) or 0 for name in ("start", "frames", "seed", "steps", "guidance")]
@@ -198,7 +199,7 @@ class Api:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise PromptError("The settings are not those of an edit; send the JSON file that came with it.") from None
         start, frames, seed, steps, guidance = values
-        return self._request(clip, words, folder, start, frames, seed, steps, guidance, "default")
+        return self._request(words, start, frames, seed, steps, guidance, "default")
 
 
 def add_api(jobs: Jobs) -> None:
@@ -269,7 +270,17 @@ def _facts_of(tokens: Tokens, request: EditRequest) -> dict[str, Any]:
     }
 
 
-def _clip(video: str | None) -> PageClip:
+@contextmanager
+def _at_work(video: str | None) -> Iterator[tuple[PageClip, Path]]:
+    """A call's clip, which is removed at the end, and the folder of its result, which stays unless the call fails or is
+    stopped."""
     if not video:
         raise PromptError("Send a video.")
-    return take_upload(video)
+    clip, folder = take_upload(video, once=False), new_folder()
+    try:
+        yield clip, folder
+    except BaseException:
+        remove(folder)
+        raise
+    finally:
+        remove(clip.path.parent)

@@ -13,7 +13,7 @@ from ui import text
 from ui.api import add_api
 from ui.jobs.jobs import Jobs
 from ui.media.clips import PageClip, source_clip
-from ui.media.folders import keep
+from ui.media.folders import keep, leave
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
 from ui.settings import Settings
@@ -64,6 +64,7 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
             api_visibility="private",
             show_progress="hidden",
         )
+        demo.unload(_leave)
     demo.queue(api_open=False, max_size=_EVENTS, default_concurrency_limit=4)
     jobs.start()
     return demo
@@ -128,4 +129,10 @@ def _header(settings: Settings) -> str:
 
 def _keep(clip: PageClip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
     """Mark the clip, mask and runs of an open page as in use, so that they are not removed."""
-    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)])
+    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)], shown=True)
+
+
+def _leave(request: gr.Request) -> None:
+    """A page was closed."""
+    if request.session_hash:
+        leave(request.session_hash)

@@ -16,7 +16,8 @@ TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."
 PAPER = "https://arxiv.org/abs/2603.19228"
 PRIVACY = (
-    "Clips are deleted an hour after you leave the page. They are never shown to others and never used for training."
+    "Clips are deleted a few minutes after you leave the page. They are never shown to others and never used for "
+    "training."
 )
 
 VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove the ", "Style": "Make it "}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 API = "/gradio_api"
+UPLOAD = f"{API}/upload"
 
 
 class BodyTooLargeError(ValueError):
@@ -20,9 +21,15 @@ def path_of(scope: Scope) -> str:
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
-    """Answer with one sentence, where gradio's clients and its page look for it."""
+    """Answer with one sentence, where gradio's clients and its page look for it; plain text from the upload route."""
     headers = {"Retry-After": "60"} if status == 429 else None
-    await JSONResponse({"detail": sentence, "error": sentence}, status, headers)(scope, receive, send)
+    plain = path_of(scope) == UPLOAD
+    answer = (
+        PlainTextResponse(sentence, status, headers)
+        if plain
+        else JSONResponse({"detail": sentence, "error": sentence}, status, headers)
+    )
+    await answer(scope, receive, send)
 
 
 async def whole_body(receive: Receive, limit: int) -> bytes:

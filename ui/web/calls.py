@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui.settings import VisitorLimits
-from ui.web.answers import API, BodyTooLargeError, path_of, refuse, replayed, whole_body
+from ui.web.answers import API, UPLOAD, BodyTooLargeError, path_of, refuse, replayed, whole_body
 from ui.web.fetching import FetchError, fetch
 from ui.web.uploads import Counter
 from ui.web.visitors import visitor_of
@@ -39,7 +39,7 @@ class Calls:
         self.requests = Counter(_MINUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or path_of(scope) == f"{API}/upload":
+        if scope["type"] != "http" or scope["method"] != "POST" or path_of(scope) == UPLOAD:
             await self.app(scope, receive, send)
             return
         visitor = visitor_of(scope)

@@ -61,17 +61,16 @@ def refusal(name: str, head: bytes, whole: bool) -> str | None:
     name: as the visitor calls it. head: its first bytes, FIRST_BYTES or more where it has them.
     whole: whether `head` is all of it.
     """
-    shown = PurePath(name.replace("\\", "/")).name[:80] or "The file"
-    suffix = PurePath(shown).suffix.lower()
+    suffix = PurePath(name).suffix.lower()
     signs = _BY_SUFFIX.get(suffix)
     if signs is None:
-        return f"{shown} is not a kind of file that is edited here; send a video (MP4, MOV, WebM, MKV, AVI, GIF)."
+        return f"{_shown(name)} is not a kind of file that is edited here; send an MP4, MOV, WebM, MKV, AVI or GIF."
     if whole and not head:
-        return f"{shown} is empty; choose another file."
+        return f"{_shown(name)} is empty; choose another file."
     if suffix == ".mxf":  # begins anywhere in its first 64 kB
         return None
     if not any(sign(head) for sign in signs):
-        return f"{shown} is not what its name says, or is damaged: its beginning is not that of a {suffix} file."
+        return f"{_shown(name)} is not a {suffix} file, or is damaged; check that it plays, or choose another file."
     return None
 
 
@@ -81,6 +80,12 @@ def size_refusal(name: str, size: int) -> str | None:
     limit = _SETTINGS_BYTES if suffix == ".json" else UPLOAD_LIMITS.max_bytes or 0
     if size <= limit:
         return None
-    shown = PurePath(name.replace("\\", "/")).name[:80] or "The file"
     much = f"{limit // 1_000_000} MB" if limit >= 1_000_000 else f"{limit // 1000} kB"
-    return f"{shown} is larger than the maximum allowed size of {much}; send a shorter or smaller one."
+    return f"{_shown(name)} is larger than the maximum allowed size of {much}; send a shorter or smaller one."
+
+
+def _shown(name: str) -> str:
+    """A file by its name, without what might be taken for markup."""
+    last = PurePath(name.replace("\\", "/")).name
+    plain = "".join(sign for sign in last if sign.isprintable() and sign not in "<>{}&")[-60:]
+    return f"The file “{plain}”" if plain else "The file"

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sama.video import UPLOAD_LIMITS
 from ui.settings import VisitorLimits
-from ui.web.answers import API, path_of, refuse
+from ui.web.answers import UPLOAD, path_of, refuse
 from ui.web.files import FIRST_BYTES, refusal, size_refusal
 from ui.web.visitors import visitor_of
 
@@ -56,7 +56,7 @@ class Uploads:
         self.files, self.bytes = Counter(_MINUTE), Counter(_HOUR)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or path_of(scope) != f"{API}/upload":
+        if scope["type"] != "http" or scope["method"] != "POST" or path_of(scope) != UPLOAD:
             await self.app(scope, receive, send)
             return
         headers, visitor = Headers(scope=scope), visitor_of(scope)
