@@ -13,8 +13,8 @@ from gradio.utils import get_function_description
 
 from ui.errors import PromptError
 
-CLIP = {"path": "clip.mp4", "meta": {"_type": "gradio.FileData"}, "orig_name": "clip.mp4"}
-"""An example of a file: one of the caller's own."""
+CLIP = {"path": "clip.mp4", "url": "clip.mp4", "orig_name": "clip.mp4", "meta": {"_type": "gradio.FileData"}}
+"""An example of a file: one of the caller's own, which the API page shows as `handle_file('clip.mp4')`."""
 
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 _KEY = "sama.visitor"
 _HEADER = "x-sama-visitor"
+_OWNER = "owner"  # this machine's own programs, in that header
 _IPV6_BITS = 64  # one household's network
 
 
@@ -29,17 +30,17 @@ class Visitors:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             told = self._told(headers.get(_HEADER, ""))
-            visitor = told if told is not None else self._address(scope, headers)
+            visitor = self._address(scope, headers) if told is None else None if told == _OWNER else told
             others = [(name, value) for name, value in scope["headers"] if name != _HEADER.encode()]
             if "/mcp" in scope["path"]:
                 # gradio's MCP server calls the app's own API in the name of the visitor, and hands headers on.
-                others.append((_HEADER.encode(), f"{self._secret} {visitor or ''}".encode()))
-            scope = {**scope, _KEY: visitor or None, "headers": others}
+                others.append((_HEADER.encode(), f"{self._secret}/{visitor or _OWNER}".encode()))
+            scope = {**scope, _KEY: visitor, "headers": others}
         await self.app(scope, receive, send)
 
     def _told(self, header: str) -> str | None:
-        """The visitor that this app itself has put into a header; "" for this machine, None for no such header."""
-        secret, _, visitor = header.partition(" ")
+        """The visitor that this app itself has put into a header; None for no such header."""
+        secret, _, visitor = header.partition("/")
         return visitor if hmac.compare_digest(secret.encode(), self._secret.encode()) else None
 
     def _address(self, scope: Scope, headers: Headers) -> str | None:
