@@ -140,6 +140,17 @@ def test_the_seconds_left_are_true_in_every_phase_on_a_busy_and_on_an_idle_machi
         assert slower * 0.6 < value < slower * 1.5
 
 
+def test_an_edit_in_one_step_teaches_too(clock):
+    parts = Parts(windows=1, steps=1, encode=2.0, step=1.0, decode=6.0, write=1.5)
+    countdown = Countdown(parts, 1.0)
+    for seconds, event in job(parts, 3.0, random.Random(0)):
+        clock[0] += seconds
+        countdown.saw(event)
+    took = countdown.took(parts)
+    for value in (took.encode, took.step, took.decode, took.write):
+        assert 3 * 0.8 < value < 3 * 1.2
+
+
 def test_a_line_is_fair_and_tells_each_its_place(clock):
     line = Line(at_once=1, places=3, each=2)
     with line.turn("a", 30.0) as first, line.turn("b", 10.0) as second, line.turn("a", 20.0) as third:

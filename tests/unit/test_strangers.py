@@ -88,7 +88,7 @@ def said(answer: httpx.Response) -> str:
     """The sentence of a refusal, from an upload (plain) or from a call."""
     assert answer.status_code in (400, 403, 404, 413, 415, 422, 429, 503), answer.text[:200]
     try:
-        return answer.json()["detail"]
+        return answer.json()["error"]
     except ValueError:
         return answer.text
 

@@ -85,14 +85,17 @@ class Countdown:
         return self.prior
 
     def took(self, expected: Parts) -> Ratios | None:
-        """The finished run's parts beside `expected`; None where it had not two steps in a window."""
+        """The finished run's parts beside `expected`; None where it had no step."""
         self._end_write()
-        if not self._seen.step:
+        if not self._seen.step and self._opening is None:
             return None
+        opened = (self._opening or 0.0) / max(expected.encode + expected.step, 1e-9)  # of an edit in one step
 
         def ratio(name: str) -> float:
             seen, meant = getattr(self._seen, name), getattr(expected, name)
-            return statistics.median(seen) / meant if seen and meant > 0 else self.pace
+            if seen and meant > 0:
+                return statistics.median(seen) / meant
+            return statistics.median(self._seen.step) / expected.step if self._seen.step else opened
 
         return Ratios(ratio("encode"), ratio("step"), ratio("decode"), ratio("write"))
 

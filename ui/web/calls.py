@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import gradio as gr
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui.settings import VisitorLimits
@@ -29,6 +30,10 @@ NOT_UPLOADED = "That file was not uploaded here; upload it, and send what the up
 
 class CallError(ValueError):
     """A call that is refused; the message is one sentence for its sender."""
+
+
+class FileError(CallError):
+    """A call that is refused for a file that it names."""
 
 
 class Calls:
@@ -53,7 +58,12 @@ class Calls:
         except BodyTooLargeError:
             await refuse(scope, receive, send, 413, TOO_LARGE)
             return
-        except (CallError, FetchError) as error:
+        except (FileError, FetchError) as error:
+            # As gradio says what is wrong with a value: its clients show the sentence of no other refusal.
+            refusal = {"__type__": "validate", "is_valid": False, "parameter_name": "file", "message": str(error)}
+            await JSONResponse({"detail": [refusal], "error": str(error)}, 422)(scope, receive, send)
+            return
+        except CallError as error:
             await refuse(scope, receive, send, 400, str(error))
             return
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
@@ -135,5 +145,5 @@ async def _file_of(path: str, own: str) -> str:
     except (OSError, ValueError):  # a null byte, a name that is too long
         inside = False
     if not inside:
-        raise CallError(NOT_UPLOADED)
+        raise FileError(NOT_UPLOADED)
     return path
