@@ -2,9 +2,9 @@
 
 python -m benchmarks.page_load --visitors 20 --minutes 5
 
-Starts `app.py` in a process of its own. Each visitor comes from an address of its own, uploads a clip that no other has,
-and asks for short edits one after another, as a program does; between them it does what a page does in the background.
-A result is a visitor's own if its frames carry the visitor's number. Prints one line of JSON.
+Starts `app.py` in a process of its own. Each visitor comes from an address of its own, uploads a clip that no other
+has, and asks for short edits one after another, as a program does. A result is a visitor's own if its frames carry the
+visitor's number. Prints one line of JSON.
 """
 
 from __future__ import annotations

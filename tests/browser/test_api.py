@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -104,7 +105,8 @@ def test_a_language_model_finds_documented_tools_and_uses_them(app, clip):
             private = await session.call_tool("corrupt_clip", {"video": "http://169.254.169.254/a.mp4"})
             return tools, edited, refused, private
 
-    tools, edited, refused, private = anyio.run(visit)
+    with ThreadPoolExecutor(1) as thread:  # playwright has an event loop in this one
+        tools, edited, refused, private = thread.submit(anyio.run, visit).result()
     assert set(tools) == {"edit_video", "plan_of", "corrupt_clip", "restore_clip"}
     for tool in tools.values():
         assert tool.description and all(value.get("description") for value in tool.inputSchema["properties"].values())
