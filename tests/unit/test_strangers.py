@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from ui.settings import Settings, VisitorLimits
+from ui.web.fetching import FetchError, fetch
+from ui.web.visitors import Visitors, visitor_of
 
 LIMITS = VisitorLimits(jobs=2, uploads=6, requests=40, stored=900_000)
 MP4 = b"\0\0\0\x20ftypisom" + bytes(400)
@@ -296,3 +299,55 @@ def test_every_answer_has_its_headers_and_the_page_is_small(server):
         assert "camera=()" in answer.headers["permissions-policy"]
     for path in ("/etc/passwd", str(Path(__file__).resolve()), str(server.cache.parent), os.sep):
         assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_a_file_at_a_public_address_is_fetched_with_the_same_checks(tmp_path):
+    def answer(request: httpx.Request) -> httpx.Response:
+        pages = {"/page.mp4": b"<html>" * 100, "/clip.mp4": MP4, "/large.mp4": MP4 + bytes(50_100_000)}
+        if request.url.path in pages:
+            return httpx.Response(200, content=pages[request.url.path])
+        target = {"/away": "/clip.mp4", "/loop": "/loop", "/scheme": "file:///etc/passwd"}.get(request.url.path)
+        return httpx.Response(302, headers={"location": target}) if target else httpx.Response(404)
+
+    def fetched(path: str) -> Path:
+        return anyio.run(fetch, f"https://example.org{path}", tmp_path, httpx.MockTransport(answer))
+
+    for path in ("/clip.mp4", "/away"):
+        assert fetched(path).read_bytes() == MP4 and len(fetched(path).parent.name) == 32
+    stored = sorted(tmp_path.iterdir())
+    refusals = {
+        "/page.mp4": "not a .mp4 file", "/large.mp4": "larger than", "/loop": "from one to the next",
+        "/nothing.mp4": "404", "/scheme": "cannot be fetched",
+    }  # fmt: skip
+    for path, part in refusals.items():
+        with pytest.raises(FetchError, match=part) as refused:
+            fetched(path)
+        assert is_sentence(str(refused.value))
+    assert sorted(tmp_path.iterdir()) == stored
+
+
+@pytest.mark.parametrize(
+    ("proxies", "client", "forwarded", "visitor"),
+    [
+        (0, "127.0.0.1", "9.9.9.9", None),
+        (0, "81.2.69.1", "9.9.9.9", "81.2.69.1"),
+        (1, "10.0.0.7", "9.9.9.9, 81.2.69.1", "81.2.69.1"),
+        (1, "10.0.0.7", "9.9.9.9, 81.2.69.1, 10.2.3.4", "81.2.69.1"),
+        (2, "10.0.0.7", "9.9.9.9, 81.2.69.1, 17.1.2.3", "81.2.69.1"),
+        (1, "127.0.0.1", "", None),
+        (0, "::1", "", None),
+        (0, "2a00:1450:4001:82a::200e", "", "2a00:1450:4001:82a::"),
+        (1, "10.0.0.7", "2a00:1450:4001:82a:1:2:3:4", "2a00:1450:4001:82a::"),
+        (0, "::ffff:81.2.69.1", "", "81.2.69.1"),
+    ],
+)
+def test_a_visitor_is_who_the_nearest_trusted_server_saw(proxies, client, forwarded, visitor):
+    seen = []
+
+    async def app(scope, _receive, _send):
+        seen.append((visitor_of(scope), [name for name, _ in scope["headers"]]))
+
+    headers = [(b"x-forwarded-for", forwarded.encode()), (b"x-sama-visitor", b"guess/owner")]
+    scope = {"type": "http", "path": "/", "client": (client, 1), "headers": headers}
+    anyio.run(Visitors(app, proxies), scope, None, None)
+    assert seen == [(visitor, [b"x-forwarded-for"])]
