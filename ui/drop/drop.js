@@ -223,7 +223,7 @@ function uploadUrl() {
   const own = new URL(config.root || here, here);
   // As gradio does it: behind a proxy the root's path is right, and the page's own origin is the one to reach it by.
   const origin = own.hostname === location.hostname ? location.origin : own.origin;
-  return origin + own.pathname.replace(/\/$/, "") + (config.api_prefix || "/gradio_api") + "/upload?refusal=200";
+  return origin + own.pathname.replace(/\/$/, "") + (config.api_prefix || "/gradio_api") + "/upload";
 }
 
 function start(name) {
