@@ -64,17 +64,17 @@ class Uploads:
             await self.app(scope, receive, send)
             return
         headers, visitor = Headers(scope=scope), visitor_of(scope)
+        length = int(given) if (given := headers.get("content-length", "0")).isdigit() else 0
+        if length > (UPLOAD_LIMITS.max_bytes or 0) + _ENVELOPE:
+            await refuse(scope, receive, send, 413, size_refusal("", length) or TOO_MUCH)
+            return
         if visitor is not None:
             if self.files.add(visitor) > self.limits.uploads:
                 await refuse(scope, receive, send, 429, TOO_MANY)
                 return
-            if self.bytes.sum(visitor) + int(headers.get("content-length") or 0) > self.limits.stored:
+            if self.bytes.sum(visitor) + length > self.limits.stored:
                 await refuse(scope, receive, send, 429, TOO_MUCH)
                 return
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > (UPLOAD_LIMITS.max_bytes or 0) + _ENVELOPE:
-            await refuse(scope, receive, send, 413, size_refusal("The file", int(length)) or TOO_MUCH)
-            return
         kind, options = parse_options_header(headers.get("content-type", ""))
         if kind != b"multipart/form-data" or b"boundary" not in options:
             await refuse(scope, receive, send, 400, "Send the file as a form (multipart/form-data).")
@@ -103,7 +103,7 @@ class _Arriving:
         self._header, self._value = b"", b""
         self._name: str | None = None  # of the file at the moment, None in another field
         self._head = bytearray()
-        self._looked = True
+        self._looked = False  # whether the file's first bytes were seen, and found good enough
         self.size = 0
         self._parser = MultipartParser(
             boundary,
@@ -157,7 +157,7 @@ class _Arriving:
         self._files += 1
         if self._files > 1:
             raise MultiPartException(ONE_FILE)
-        self._name, self._looked = name, False
+        self._name = name
         self._head.clear()
 
     def _data(self, data: bytes, start: int, end: int) -> None:
