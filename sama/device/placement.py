@@ -242,6 +242,15 @@ def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
     return replace(work, pixels=clip[0] * work.pixels).stripes(_VAE_SHARE * free_bytes(device))
 
 
+def part_fits(pipeline: SamaPipeline, clip: Sequence[int], share: float) -> bool:
+    """Whether a pipeline's autoencoder can take this share of the picture of a clip (B, T, H, W) at once now."""
+    device = pipeline._execution_device
+    if device.type != "cuda":
+        return True
+    work = work_of(pipeline, clip[1], clip[2], clip[3])
+    return replace(work, pixels=clip[0] * work.pixels).coding(share) <= _VAE_SHARE * free_bytes(device)
+
+
 def shares_of(vae: Any, side: int) -> tuple[float, ...]:
     """The shares of the picture in the largest stripe, see `Work.shares`. vae: the autoencoder's configuration. side:
     the picture's longer side in pixels."""

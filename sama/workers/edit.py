@@ -48,14 +48,12 @@ def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
     join_group(device)
     try:
         pipeline = _load(request, device)
-        processes = pipeline.enable_parallel()
+        pipeline.enable_parallel()
         if rank:
             pipeline.follow()
             return
-        try:
+        with pipeline.lead():
             yield from edit_shared(request, pipeline)
-        finally:
-            processes.dismiss()
     finally:
         dist.destroy_process_group()
 

@@ -160,15 +160,13 @@ def _do(order: Order, pipeline: SamaPipeline, processes: Processes, inbox: _Inbo
                 order.prepare(pipeline)
                 pipeline.follow()
             else:
-                try:
+                with pipeline.lead():
                     order.prepare(pipeline)
                     with closing(order.work(pipeline)) as items:
                         for item in items:
                             inbox.send(Item(order.number, item))
                             if inbox.stopped(order.number):
                                 break
-                finally:
-                    processes.dismiss()
     except Exception as error:
         return Ended(order.number, portable(error), broken=processes.broken or processes.rank > 0)
     return Ended(order.number)

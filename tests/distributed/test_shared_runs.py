@@ -19,6 +19,7 @@ from diffusers import UniPCMultistepScheduler
 from peft import LoraConfig
 
 from sama import cli
+from sama.model import vae_parallel
 from sama.model.processes import Processes
 from sama.model.split import Split, split, told_unused
 from tests.distributed.test_sequence_parallel import build_inputs
@@ -125,14 +126,18 @@ def together(rank):
 
 def led(rank, size):
     """The first process calls the pipeline, the others follow."""
+    vae_parallel.PAYS = 9 * 64 * 32  # `both_ways`, and nothing smaller
     pipe = build_pipeline()
-    counting = Counting(pipe)
-    processes = pipe.enable_parallel()
+    counting, coded = Counting(pipe), []
+    for part in (pipe.vae.encoder, pipe.vae.decoder):
+        part.conv_in.register_forward_hook(lambda _, inputs, __: coded.append(tuple(inputs[0].shape[2:])))
+    pipe.enable_parallel()
     if rank:
         pipe.follow()
-        return {"evaluations": counting.evaluations}
+        return {"evaluations": counting.evaluations, "coded": coded}
     found = {}
-    with torch.no_grad():
+    with torch.no_grad(), pipe.lead():
+        found |= both_ways(pipe) | {"coded": list(coded)}
         run = pipe.stream(**arguments(num_inference_steps=9))
         for step in run:
             if step.step == 2:
@@ -148,8 +153,15 @@ def led(rank, size):
             pipe(**arguments(negative_prompt_embeds=torch.zeros(3, 64, 32)))
         found["stopped_at"] = counting.evaluations
         found["after"] = results(pipe)
-    processes.dismiss()
+    found["alone_again"] = both_ways(pipe)  # nobody waits for this process any more
     return found | {"evaluations": counting.evaluations}
+
+
+def both_ways(pipe):
+    """A clip through the autoencoder and back, its longer side in height and not a multiple of three."""
+    clip = tiny_clip(9, 64, 32).unsqueeze(0) / 255
+    latents = pipe.encode_video(clip)
+    return {"latents": latents, "pixels": pipe.decode_latents(latents)}
 
 
 def without_anchors():
@@ -263,6 +275,19 @@ def test_all_leave_a_run_that_the_first_one_leaves_and_are_there_for_the_next(fo
     a_step = 1 if len(found) == 2 else 2  # evaluations: two processes have a pass each, three share both
     assert leader["stopped_at"] == (2 + 1) * a_step  # two steps, and one until the callback failed
     assert {each["led"]["evaluations"] for each in found} == {(2 + 1 + STEPS) * a_step}
+
+
+def test_the_picture_is_coded_in_parts_by_all_that_follow(found):
+    leader, expected = found[0]["led"], both_ways(build_pipeline())
+    for each in (leader, leader["alone_again"]):
+        for name, value in expected.items():
+            assert value.isfinite().all() and value.std() > 0.1
+            torch.testing.assert_close(each[name], value, atol=1e-5, rtol=1e-5)
+    rows = [each["led"]["coded"] for each in found]
+    height, chunks = 32, 3  # the autoencoder takes 2 x 2 pixels as one
+    for index in range(2 * chunks):
+        whole = (height if index < chunks else 8) + 2 * (len(found) - 1)  # with the neighbours' edges
+        assert sum(part[index][1] for part in rows) == whole and max(part[index][1] for part in rows) < 0.7 * whole
 
 
 @pytest.mark.parametrize("name", ANCHORLESS)
