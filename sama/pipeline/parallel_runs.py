@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from sama.device.attention import attention_of, use_attention
 from sama.model.processes import Dismissed, OneProcess, Processes, RunLeft
 from sama.pipeline.inputs import SamaInputs
 from sama.pipeline.types import SamaRun
@@ -37,8 +38,10 @@ class ParallelRunsMixin:
         """
         self.disable_parallel()
         self._processes = processes = Processes(self.transformer, group, self.vae)
-        # Processes that share a sequence must compute the same things, whatever memory each of them has.
+        # Processes that share a sequence must compute the same things, whatever memory each of them has, and each of
+        # them has tried out the kernels for itself.
         self.share_attention = all(processes.gathered(self.share_attention))
+        use_attention(self.transformer, processes.gathered(attention_of(self.transformer))[0])
         return processes
 
     @contextmanager

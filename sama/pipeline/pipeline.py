@@ -64,7 +64,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
 
     transformer: SamaTransformer3DModel
     vae: AutoencoderKLWan
-    text_encoder: PreTrainedModel
+    text_encoder: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     scheduler: FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler
     semantic_tower: SiglipVisionModel | None
@@ -73,7 +73,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self,
         transformer: SamaTransformer3DModel,
         vae: AutoencoderKLWan,
-        text_encoder: PreTrainedModel,
+        text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         scheduler: FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler,
         semantic_tower: SiglipVisionModel | None = None,
@@ -187,7 +187,12 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         """Prompts as text states (B, max_sequence_length, text_dim), float32, padded rows zero.
 
         prefix: the task's token in place of the pipeline's.
+        Raises ValueError for a pipeline that was loaded without a text encoder.
         """
+        if self.text_encoder is None:
+            raise ValueError(
+                "this pipeline was loaded without its text encoder: give prompt_embeds in place of prompts"
+            )
         prefix = self.config["prompt_prefix"] if prefix is None else prefix
         texts = [model_prompt(prompt, prefix, self.config["spell_quotes"]) for prompt in prompts]
         room = self.config["max_sequence_length"]

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from diffusers import UniPCMultistepScheduler
 from peft import LoraConfig
 
-from sama import cli
+from sama import cli, loading
 from sama.model import vae_parallel
 from sama.model.processes import Processes
 from sama.model.split import Split, split, told_unused
@@ -187,9 +187,18 @@ def launched(rank, size, folder, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     options = ["--model", f"{folder}/model", "--steps", "2", "--device", "cpu", "--quiet"]
+    windows, encoders, put = [], [], loading.place
+
+    def watched(pipeline, device, memory, compiled, window, forwards):
+        windows.append((window, forwards))
+        encoders.append(pipeline.text_encoder is not None)
+        return put(pipeline, device, memory, compiled, window, forwards)
+
+    loading.place = watched
+    clip = f"{folder}/in.mp4" if rank == 0 else f"{folder}/nowhere.mp4"  # the others may be on another machine
     with redirect_stdout(StringIO()) as printed:
-        status = cli.main(["edit", f"{folder}/in.mp4", "Make it snowy", "-o", f"{folder}/launched.mp4", *options])
-    return status, printed.getvalue().strip()
+        status = cli.main(["edit", clip, "Make it snowy", "-o", f"{folder}/launched.mp4", *options])
+    return status, printed.getvalue().strip(), windows, encoders
 
 
 def process(rank, size, folder, port):
@@ -300,7 +309,9 @@ def test_without_anchors_too(found, name):
 
 def test_an_edit_under_a_launcher_writes_the_same_file_once(folder):
     ended = [torch.load(folder / f"2-{rank}.pt")["launched"] for rank in range(2)]
-    assert ended == [(0, str(folder / "launched.mp4")), (0, "")]  # the second one followed the first
+    assert [each[:2] for each in ended] == [(0, str(folder / "launched.mp4")), (0, "")]  # the second one followed
+    assert ended[0][2] == ended[1][2] == [((9, 480, 832), 4)]  # the job's own window
+    assert [each[3] for each in ended] == [[True], [False]]  # one text encoder is enough
     options = ["--model", f"{folder}/model", "--steps", "2", "--device", "cpu", "--quiet"]
     one = folder / "one.mp4"
     assert cli.main(["edit", f"{folder}/in.mp4", "Make it snowy", "-o", str(one), *options]) == 0

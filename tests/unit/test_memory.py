@@ -12,6 +12,7 @@ from sama.checkpoints import load_transformer
 from sama.device.memory import MEMORY_MODES, MemoryMode, Weights, Work, choose, peak_bytes
 from sama.device.placement import compile_blocks, place, placement_of, previews_by_map, put, weights_of, work_of
 from sama.device.streaming import are_in_files, release, stream_blocks, streamer_of
+from sama.loading import load_pipeline
 from sama.model import vae_stripes
 from tests.tiny import tiny_clip, tiny_pipeline, tiny_transformer, tiny_vae
 
@@ -80,13 +81,14 @@ def test_the_autoencoder_takes_as_many_stripes_as_the_memory_wants():
 # --- The ways give the same ------------------------------------------------------------------------------------------
 
 
+TEXTS = {"prompt": "Make it snowy", "negative_prompt": ""}
 SOURCE = torch.randn(1, 16, 2, 4, 6, generator=torch.Generator().manual_seed(5))
 
 
 def painted(pipeline, **options):
     out = pipeline(
-        prompt="Make it snowy", num_inference_steps=2, generator=torch.Generator().manual_seed(0),
-        **{"source_latents": SOURCE, "output_type": "latent"} | options,
+        num_inference_steps=2, generator=torch.Generator().manual_seed(0),
+        **{"prompt": TEXTS["prompt"], "source_latents": SOURCE, "output_type": "latent"} | options,
     )  # fmt: skip
     assert torch.isfinite(out.frames).all()
     return out.frames
@@ -106,6 +108,20 @@ def test_every_exact_mode_paints_the_same_bits(mode, expected):
     assert torch.equal(painted(pipeline), expected)  # slots were given back for the autoencoder in between
     assert (streamer_of(pipeline.transformer) is not None) == (mode != "offload")
     assert weights_of(pipeline) == weights
+
+
+def test_a_pipeline_without_texts_takes_their_states(expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("sama.loading.fast_dtype", lambda _: torch.float32)
+    whole = tiny_pipeline()
+    states = {f"{name}_embeds": whole.encode_prompt([text]) for name, text in TEXTS.items()}
+    whole.save_pretrained(tmp_path / "model")
+    pipeline = load_pipeline("tiny", "cpu", model=tmp_path / "model", texts=False)
+    assert pipeline.text_encoder is None and pipeline.semantic_tower is None
+    put(pipeline, "cpu", MemoryMode.STREAMED)
+    torch.testing.assert_close(painted(pipeline, prompt=None, **states), expected, atol=1e-4, rtol=1e-3)
+    assert (weights_of(pipeline).text, weights_of(pipeline).text_visit) == (0, 0)
+    with pytest.raises(ValueError, match="without its text encoder"):
+        painted(pipeline)
 
 
 def test_float8_is_close_and_keeps_what_is_small(expected):
