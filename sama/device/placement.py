@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sama.device.attention import choose_attention
-from sama.device.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
+from sama.device.memory import Choice, MemoryMode, Weights, Work, choose, painting_bytes, peak_bytes
 from sama.errors import EditError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def place(
         pipeline.vae.to(torch.bfloat16)
         work, weights = replace(work, vae_size=2), replace(weights, vae=weights.vae / 2)
         choice = chosen(weights, work)
-    pipeline.share_attention = choice.needs < _COMFORT * free
+    pipeline.share_attention = painting_bytes(choice.mode, weights, work) < _COMFORT * free
     if not pipeline.share_attention:  # a hundredth of the time is not worth an edit
         choice = chosen(weights, replace(work, shared=False))
     choose_attention(pipeline.transformer, device, work.tokens)

@@ -253,6 +253,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             segments.append(self._mark(self.semantic_projector(semantic_hidden_states), SEMANTIC))
         segments.append(self._mark(self._embed_patches(hidden_states), TARGET))
         tokens = torch.cat(segments, dim=1)  # (B, source + semantic + target, D)
+        del segments  # a copy of all tokens, which would stay through the blocks
 
         # 3. The blocks
         tokens = self.before_blocks(tokens)
