@@ -10,8 +10,8 @@ from benchmarks.measuring import read_results
 from benchmarks.parallel_steps import steps_table
 
 COLUMNS = (
-    "mode", "limit", "compiled", "clip", "step", "step predicted", "of the floor", "against resident", "reserved", "allocated",
-    "predicted", "encode / decode", "difference",
+    "mode", "limit", "compiled", "clip", "step", "step predicted", "of the floor", "against resident", "reserved",
+    "allocated", "predicted", "encode / decode", "difference",
 )  # fmt: skip
 
 

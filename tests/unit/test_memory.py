@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import nn
 
@@ -14,6 +15,7 @@ from sama.device.placement import compile_blocks, place, placement_of, previews_
 from sama.device.streaming import are_in_files, release, stream_blocks, streamer_of
 from sama.loading import load_pipeline
 from sama.model import vae_stripes
+from sama.model.blocks import FusedGELU
 from tests.tiny import tiny_clip, tiny_pipeline, tiny_transformer, tiny_vae
 
 GIB = 2**30
@@ -346,3 +348,22 @@ def test_compiled_blocks_are_entered_by_their_hooks(monkeypatch, expected):
 def test_the_work_of_a_window_is_counted():
     work = work_of(tiny_pipeline(tower=False), 5, 32, 48)
     assert (work.tokens, work.width, work.size, work.pixels, work.frames) == (2 * 2 * 6 + 65, 48, 4, 32 * 48, 5)
+
+
+def test_the_feed_forward_layer_stays_diffusers_own_where_one_kernel_cannot_be_used(monkeypatch):
+    model, x = tiny_transformer(), torch.randn(1, 3, 48)
+    layers = [block.ffn.net[0] for block in model.blocks]
+    assert all(isinstance(layer, FusedGELU) for layer in layers)
+    plain = nn.functional.gelu(layers[0].proj(x), approximate="tanh")
+    assert torch.equal(layers[0](x), plain)  # on a CPU
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    with torch.no_grad():
+        assert not layers[0]._fits(x)  # float32
+        layer, x = layers[0].bfloat16(), x.bfloat16()
+        assert layer._fits(x) and not layer._fits(x.half())
+        layer.proj.weight.data = layer.proj.weight.data.to(torch.float8_e4m3fn)
+        assert not layer._fits(x)
+    adapter = LoraConfig(r=2, target_modules=["net.0.proj"])
+    model.add_adapter(adapter)
+    with torch.no_grad():
+        assert not layers[1].bfloat16()._fits(x)
