@@ -7,8 +7,8 @@
 
 Each process computes its own part and nothing twice, so that the time falls as the number of processes grows; stripes
 (`sama.model.vae_stripes`), which must not wait for each other, have wide rims instead. diffusers' modules run as they
-are, with hooks where they look beyond a pixel. The result differs from one process's only by the order in which a
-kernel adds: a float32 clip by 1e-6, which moves a pixel in ten thousand by one level of 255.
+are, with hooks where they look beyond a pixel. The result differs from one process's at most by the order in which a
+kernel adds (float32: 1e-6 of the range).
 """
 
 from __future__ import annotations
