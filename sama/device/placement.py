@@ -136,7 +136,7 @@ def place(
         pipeline.to(device)
         reason = "all weights stay in main memory" if device == "cpu" else "this device holds everything"
         return _remember(pipeline, Placement(device, Choice(MemoryMode.RESIDENT, 0.0, reason), compiled=False))
-    weights, window = weights_of(pipeline), window or _usual_window(pipeline)
+    weights, window = weights_of(pipeline), window or usual_window(pipeline)
     compiled = memory != MemoryMode.FLOAT8 and can_compile() and compile != "off"
     compiled = compiled and (compile == "on" or compiling_pays(pipeline, window, forwards))
     work = work_of(pipeline, *window, compiled=compiled)
@@ -333,7 +333,7 @@ def use_growing_segments() -> None:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
-def _usual_window(pipeline: SamaPipeline) -> tuple[int, int, int]:
+def usual_window(pipeline: SamaPipeline) -> tuple[int, int, int]:
     """Frames, height and width of a window that a pipeline must have room for where no clip is known yet."""
     from sama.shapes import padded_frame_count
 

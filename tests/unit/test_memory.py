@@ -11,7 +11,16 @@ from torch import nn
 
 from sama.checkpoints import load_transformer
 from sama.device.memory import MEMORY_MODES, MemoryMode, Weights, Work, choose, peak_bytes
-from sama.device.placement import compile_blocks, place, placement_of, previews_by_map, put, weights_of, work_of
+from sama.device.placement import (
+    compile_blocks,
+    place,
+    placement_of,
+    previews_by_map,
+    put,
+    usual_window,
+    weights_of,
+    work_of,
+)
 from sama.device.streaming import are_in_files, release, stream_blocks, streamer_of
 from sama.loading import load_pipeline
 from sama.model import vae_stripes
@@ -367,3 +376,15 @@ def test_the_feed_forward_layer_stays_diffusers_own_where_one_kernel_cannot_be_u
     model.add_adapter(adapter)
     with torch.no_grad():
         assert not layers[1].bfloat16()._fits(x)
+
+
+@pytest.mark.parametrize(
+    ("canvas", "expected"),
+    [
+        ({}, (81, 480, 832)),
+        ({"buckets": [[96, 64], [64, 48]], "window": 17}, (17, 64, 96)),
+        ({"buckets": [[1280, 720]], "window": 81}, (81, 480, 832)),
+    ],
+)
+def test_room_is_made_for_the_model_s_own_window_where_no_clip_is_known(canvas, expected):
+    assert usual_window(tiny_pipeline(tower=False, **canvas)) == expected
