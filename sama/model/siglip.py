@@ -55,8 +55,7 @@ class SiglipReader:
         """The nearest of `words` for tokens (sets, 65, C), with the share of the probability that each has."""
         assert self._whole is not None  # see names_tokens
         states = F.normalize(self._embedded(words), dim=-1)
-        head = self.tower.head if hasattr(self.tower, "head") else self.tower.vision_model.head
-        local = head(tokens[:, :NUM_LOCAL_TOKENS].float().flatten(0, 1).unsqueeze(1))
+        local = self.tower.head(tokens[:, :NUM_LOCAL_TOKENS].float().flatten(0, 1).unsqueeze(1))
         pooled = torch.cat([local.view(len(tokens), NUM_LOCAL_TOKENS, -1), tokens[:, NUM_LOCAL_TOKENS:].float()], dim=1)
         logits = F.normalize(pooled, dim=-1) @ states.T * self._whole.logit_scale.exp()
         scores, places = logits.softmax(dim=-1).topk(NEAREST, dim=-1)

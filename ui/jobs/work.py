@@ -165,4 +165,4 @@ def _encoder_of(pipeline: SamaPipeline) -> str:
 
     if pipeline.semantic_tower is None:
         return ""
-    return EMBEDDED if Path(pipeline.name_or_path) == TINY_FOLDER else "this model's own tower"
+    return EMBEDDED if Path(pipeline.name_or_path or "") == TINY_FOLDER else "this model's own tower"
