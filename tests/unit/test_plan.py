@@ -276,6 +276,7 @@ def test_a_probe_learns_names_and_is_as_sure_as_it_is_right(tmp_path):
     assert f"{accuracy['same'].right:.0%} of these" in loaded.table.note
     right = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0])
     assert naming.limit(right, torch.tensor([9, 8, 7, 6, 5, 4, 3, 2.0])) == 5
+    assert naming.limit(right, torch.tensor([9, 8, 7, 6, 5, 4, 3, 2.0]) / 100) == naming.LEAST
     assert naming.limit(torch.zeros(8), torch.arange(8.0)) > 1
 
 

@@ -51,6 +51,8 @@ JITTER = 0.3
 about 0.95."""
 WANTED = 0.8
 """How often what is said must be right on scenes that were not seen: it decides how sure the probe must be."""
+LEAST = 0.5
+"""A name with a smaller share of the probability is never said."""
 HIDDEN, BATCH, EPOCHS, RATE = 320, 2048, 8, 4e-3
 SCENES = {"train": 1200, "limits": 60, "same": 100, "other": 100}
 """Groups of scenes by their use: to train, to set the limits, and to measure on scenes of the same drawings and of
@@ -174,12 +176,12 @@ def fit(data: Labelled, names: int, looks: int, seed: int, epochs: int = EPOCHS)
 
 
 def limit(right: Tensor, score: Tensor) -> float:
-    """The least score from which on what is said is right as often as `WANTED`; 1.01, which nothing reaches, where no
-    score is."""
+    """The least score, `LEAST` or more, from which on what is said is right as often as `WANTED`; 1.01, which nothing
+    reaches, where no score is."""
     order = score.argsort(descending=True)
     share = right[order].float().cumsum(0) / torch.arange(1, len(order) + 1)
     enough = (share >= WANTED).nonzero()
-    return float(score[order][enough[-1, 0]]) if len(enough) else 1.01
+    return max(LEAST, float(score[order][enough[-1, 0]])) if len(enough) else 1.01
 
 
 def limits(probe: LinearNames, data: Labelled) -> dict[str, float]:

@@ -35,10 +35,17 @@ class PlanTab:
             gr.Markdown(text.HOW_TO_READ)
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         inputs, shown = [self.choice, session.runs], [self.plan, self.read, self.npz, self.csv]
-        tab.select(self._show, inputs, shown, **private)
+        self.seen = gr.State(0)
+        """How many runs there were when the choice was last set: a newer one is shown first."""
+        newest = [self.choice, self.seen, *shown]
+        tab.select(self._select, [*inputs, self.seen], newest, **private)
         self.choice.input(self._show, inputs, shown, **private)
         self.read.click(self._read, inputs, shown, concurrency_limit=1, **private)
-        session.runs.change(self._newest, session.runs, [self.choice, *shown], **private)
+        session.runs.change(self._newest, session.runs, newest, **private)
+
+    def _select(self, key: str | None, runs: list[FinishedEdit], seen: int) -> Updates:
+        """What the tab shows when it is opened, possibly before it was told of a run that has just ended."""
+        return self._newest(runs) if len(runs) > seen else self._show(key, runs)
 
     def _show(self, key: str | None, runs: list[FinishedEdit]) -> Updates:
         edit = self._edit(key, runs)
@@ -98,7 +105,8 @@ class PlanTab:
             return {self.choice: gr.skip()}  # gradio takes an empty dict for a missing answer
         key = f"run {len(runs) - 1}"
         choices = _choices(self.examples, runs)
-        return {self.choice: gr.Dropdown(choices=choices, value=key)} | self._show(key, runs)
+        shown = {self.choice: gr.Dropdown(choices=choices, value=key), self.seen: len(runs)}
+        return shown | self._show(key, runs)
 
 
 def _choices(examples: list[FinishedEdit], runs: list[FinishedEdit]) -> list[tuple[str, str]]:
