@@ -70,10 +70,11 @@ def place(cell: int) -> str:
     return f"row {cell // 8 + 1}, column {cell % 8 + 1}"
 
 
-def origin(facts: PlanFacts, frames: int) -> str:
-    """What the plan was made of: which frame, which part of the clip, which tower."""
+def origin(facts: PlanFacts, frames: int, parts: int) -> str:
+    """What the plan was made of: which frame, which part of the clip, which tower. frames, parts: how many the clip
+    has."""
     tokens = facts.tokens
-    part = f", in the first of {tokens.windows} parts that were edited one after another" if tokens.windows > 1 else ""
+    part = f", in the first of {parts} parts that were edited one after another" if parts > 1 else ""
     tower = "the embedded model’s vision tower" if tokens.encoder == EMBEDDED else tokens.encoder or "a vision tower"
     return f"The plan is of frame 1 of {frames}{part}. Source and result were read by {tower}."
 

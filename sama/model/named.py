@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 EMBEDDED = "the embedded model's tower"
 """How a record names the tower of `assets/sama-tiny`."""
+NAMING_FILE = "naming.safetensors"
+"""The file of a tower's naming probe, beside the weights of the tower that it reads."""
 NEAREST = 3
 """Names that are kept for each token."""
 

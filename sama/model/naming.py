@@ -19,11 +19,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sama.model.named import EMBEDDED, NEAREST, Named
+from sama.model.named import EMBEDDED, NAMING_FILE, NEAREST, Named
 from sama.presets import TINY_FOLDER
 
-NAMING_FILE = "naming.safetensors"
-"""The probe's file, beside the weights of the tower that it reads."""
 FOOTAGE = "footage"
 """The name of what is filmed or photographed: the drawn data does not say what its parts are."""
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import gc
 import io
+import json
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,14 @@ import pytest
 import torch
 from transformers import SiglipConfig, SiglipModel
 
+from sama import fingerprint
 from sama.edit.request import EditRequest
 from sama.errors import EditError
 from sama.model.named import EMBEDDED
 from sama.model.naming import LinearNames, NamingTable, embedded_names
 from sama.model.semantics import picture_tokens, token_scale
 from sama.model.siglip import SiglipReader, words_for
-from sama.presets import PRESETS
+from sama.presets import PRESETS, TINY_FOLDER
 from sama.shapes import Bucket, Canvas
 from sama.video import FrameReader
 from tests.media import make_clip
@@ -92,7 +94,7 @@ def test_a_run_keeps_the_picture_of_every_step(run):
     assert [small_jpeg(preview) for preview in previews] == list(tokens.pictures)
     apart = np.abs(previews.astype(float) - tokens.anchor_result).mean(axis=(1, 2, 3))
     assert apart[-1] < 0.1 < apart[0]  # the last estimate is the painted frame
-    assert tokens.windows == 2 and tokens.plan.shape == (STEPS, 65, SEMANTIC_DIM)
+    assert tokens.plan.shape == (STEPS, 65, SEMANTIC_DIM)
 
 
 def test_everything_shown_is_of_the_runs_arrays(run):
@@ -229,14 +231,14 @@ def test_records_survive_their_file_and_older_ones_open(run, tmp_path):
     named = probe({"name": 0.8, "place": 0.8, "kind": 0.8, "look": 0.8})(torch.rand(2 + STEPS, 65, 4))
     replace(tokens, named=named, encoder="x", source=None).save(tmp_path / "again.npz")
     again = Tokens.load(tmp_path / "again.npz")
-    assert np.array_equal(again.plan, tokens.plan) and again.pictures == tokens.pictures and again.windows == 2
+    assert np.array_equal(again.plan, tokens.plan) and again.pictures == tokens.pictures
     assert again.source is None and np.array_equal(again.result, tokens.result) and again.encoder == "x"
     assert again.named.words == named.words and np.array_equal(again.named.indices, named.indices)
     held = dict(np.load(tmp_path / "again.npz"))
     older = ("plan", "result", "anchor_source", "anchor_result", "ordered")
     np.savez(tmp_path / "older.npz", source=tokens.source, **{name: held[name] for name in older})
     old = Tokens.load(tmp_path / "older.npz")
-    assert old.pictures == () and old.encoder == EMBEDDED and old.windows == 0 and old.named is None
+    assert old.pictures == () and old.encoder == EMBEDDED and old.named is None
     assert plan_value(run, PlanFacts.of(old))["pictures"]["steps"] == []
 
 
@@ -245,10 +247,12 @@ def test_the_shipped_probe_names_what_the_examples_show():
     facts = PlanFacts.of(edit.tokens())
     assert "The plan covers 6 % of the picture and was there after the first step" in told(facts)
     assert facts.named is not None and embedded_names().table.note in facts.named.note
+    scores = json.loads(Path("docs/benchmark/scores.json").read_text())
+    assert fingerprint.of_folder(TINY_FOLDER) == scores["weights"]  # it is no part of what edits
     before = facts.named.sure_words(0)
     assert before.count("desert") > 16  # the scene is drawn in a desert
     assert any(new == "desert" for _, new, _ in facts.in_words())  # the pepper's place is to be sand
-    assert "frame 1 of 17" in origin(facts, edit.frames)
+    assert "frame 1 of 17" in origin(facts, edit.frames, 1)
 
 
 def test_a_probe_learns_names_and_is_as_sure_as_it_is_right(tmp_path):

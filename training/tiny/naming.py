@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from transformers import SiglipVisionModel
 
 from sama.files import whole_file
-from sama.model.naming import FOOTAGE, NAMING_FILE, LinearNames, NamingTable, probe_logits, unit_tokens
+from sama.model.named import NAMING_FILE
+from sama.model.naming import FOOTAGE, LinearNames, NamingTable, probe_logits, unit_tokens
 from sama.model.semantics import NUM_LOCAL_TOKENS, anchor_tokens
 from training.core.randomness import derived_seed
 from training.data.drawn.scenes import anchor_picture, cell_labels

@@ -77,7 +77,7 @@ def edit(request: EditRequest, pipeline: SamaPipeline) -> Generator[JobStep | Ed
         for event in events:
             pictures.see(event)
             if event.result is not None:
-                yield Edited(_tokens_of(pipeline, event.result, pictures, event.windows), event.result.seconds)
+                yield Edited(_tokens_of(pipeline, event.result, pictures), event.result.seconds)
             elif event.phase != "saving" or not event.step:
                 done = max(0, event.window - 1) * event.steps + event.step
                 left = clock.left(done, event.windows * event.steps)
@@ -142,7 +142,7 @@ class StepPictures:
         return tuple(self._held) if len(self._held) == steps else ()
 
 
-def _tokens_of(pipeline: SamaPipeline, result: EditResult, pictures: StepPictures, windows: int) -> Tokens | None:
+def _tokens_of(pipeline: SamaPipeline, result: EditResult, pictures: StepPictures) -> Tokens | None:
     """The anchor plan of the first window, with the vision tower's tokens of the anchor frames of source and result
     where the model has a tower; None for a model without anchors."""
     if result.semantic_tokens is None or not result.semantic_tokens.size:
@@ -155,7 +155,7 @@ def _tokens_of(pipeline: SamaPipeline, result: EditResult, pictures: StepPicture
     plan = np.asarray(result.semantic_tokens[0], np.float32)
     ordered = pipeline.transformer.config.semantic_positions == "grid"
     return Tokens(
-        plan, read[0], read[1], anchors[0], anchors[1], ordered, pictures.of(len(plan)), _encoder_of(pipeline), windows
+        plan, read[0], read[1], anchors[0], anchors[1], ordered, pictures.of(len(plan)), _encoder_of(pipeline)
     )
 
 

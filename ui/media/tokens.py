@@ -21,7 +21,7 @@ class Tokens:
     anchor_source, anchor_result: (H, W, 3) uint8, the first frame as the model saw it and as it painted it.
     ordered: whether a token's index is its cell of the grid.
     pictures: the run's estimate of the clean first frame, a JPEG for each step; none in older records.
-    encoder: the tower, for people. windows: how many the clip was edited in; 0 where the record does not say.
+    encoder: the tower, for people.
     named: names of the tokens of source, result and each step's plan, in this order, (2 + steps, 65, 3); None where the
         tower's names are not kept with the record.
     """
@@ -34,7 +34,6 @@ class Tokens:
     ordered: bool
     pictures: tuple[bytes, ...] = ()
     encoder: str = EMBEDDED
-    windows: int = 0
     named: Named | None = None
 
     def save(self, path: Path) -> None:
@@ -53,7 +52,6 @@ class Tokens:
                 pictures=np.frombuffer(b"".join(self.pictures), np.uint8),
                 picture_sizes=sizes,
                 encoder=np.array(self.encoder),
-                windows=np.array(self.windows),
             )
 
     @classmethod
@@ -74,7 +72,6 @@ class Tokens:
             bool(held["ordered"]),
             tuple(packed[start:end] for start, end in zip(starts, ends, strict=False)),
             str(held.get("encoder", EMBEDDED)),  # older records are all of that one
-            int(held.get("windows", 0)),
             Named.of_arrays(names) if names else None,
         )
 

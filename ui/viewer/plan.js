@@ -165,10 +165,10 @@ function paint() {
   cells.forEach((cell, i) => paintCell(cell, i));
   find(".legend").classList.toggle("off", question === "raw");
   const [low, high] = question === "alike" ? ["0 nothing in common", "1 the same"] : ["0 the same", "1 nothing in common"];
-  [find(".legend span").textContent, find(".legend span:last-child").textContent] = [low, high];
+  [find(".legend span").textContent, find(".legend i + span").textContent] = [low, high];
+  find(".line").textContent = question === "alike" ? "" : `line: a change from ${number(data.limit)} on`;
   find(".legend b").hidden = question === "alike";
   find(".legend b").style.left = `${100 * Math.min(1, data.limit)}%`;
-  find(".legend").title = `The line is at ${number(data.limit)}: from there on the editor takes a difference for a change.`;
   find(".readout").textContent = readout();
   find(".counter").textContent = `${step + 1} of ${data.steps}`;
   slider.value = step + 1;
@@ -179,22 +179,33 @@ function paint() {
     button.setAttribute("aria-current", String(i === step));
     paintVeil(button.querySelector("canvas"), PLAN, i);
   });
+  const current = strip.children[step];
+  strip.scrollLeft = current.offsetLeft - strip.offsetLeft - (strip.clientWidth - current.clientWidth) / 2;
+}
+
+// Whether a cell passes the line in what the question asks about.
+function isMarked(i) {
+  const asked = { did: data.done, missed: data.missed[step] }[question] || data.planned[step];
+  return asked[i] >= data.limit;
+}
+
+// The name to write on a cell: what it is to become, or became, where that is sure and new.
+function labelOf(i) {
+  const name = nameOf(question === "will" || question === "alike" ? PLAN : RESULT, i);
+  if (!name || !name.sure || question === "raw") return "";
+  return question === "alike" || (isMarked(i) && nameOf(SOURCE, i).word !== name.word) ? name.word : "";
 }
 
 function paintCell(cell, i) {
-  const meant = data.planned[step][i] >= data.limit, value = valueOf(PLAN, i);
-  const marked = question === "missed" ? value >= data.limit : question === "did" ? data.done[i] >= data.limit : meant;
+  const value = valueOf(PLAN, i), marked = isMarked(i);
   const counts = question === "will" || question === "did" || question === "missed";
   const last = data.planned[data.steps - 1][i] >= data.limit;
   cell.classList.toggle("meant", counts && question !== "did" && marked);
   cell.classList.toggle("outlined", question === "did" && last);
   cell.classList.toggle("here", i === here);
-  const set = question === "will" || question === "alike" ? PLAN : RESULT, name = nameOf(set, i);
-  const word = name && name.sure ? name.word : "";
-  const before = nameOf(SOURCE, i), changed = !before || before.word !== word;
-  const label = shownWords.checked && word && question !== "raw" && (question === "alike" || (marked && changed)) ? word : "";
-  cell.replaceChildren(...(label ? [make("span", { textContent: label })] : []));
-  const told = value === null ? "" : `, ${number(value)}${word && marked ? `, ${word}` : ""}`;
+  const label = labelOf(i), repeated = (i % SIDE && labelOf(i - 1) === label) || (i >= SIDE && labelOf(i - SIDE) === label);
+  cell.replaceChildren(...(label && !repeated && shownWords.checked ? [make("span", { textContent: label })] : []));
+  const told = value === null ? "" : `, ${number(value)}${label ? `, ${label}` : ""}`;
   cell.setAttribute("aria-label", place(i) + told);
   cell.setAttribute("aria-selected", String(i === here));
 }

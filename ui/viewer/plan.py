@@ -67,7 +67,7 @@ def plan_value(edit: FinishedEdit, facts: PlanFacts) -> dict[str, Any]:
         },
         "names": None if facts.named is None else _names(facts.named),
         "told": plan_text.told(facts),
-        "origin": plan_text.origin(facts, edit.frames),
+        "origin": plan_text.origin(facts, edit.frames, int(edit.settings.get("windows", 1))),
         "place": plan_text.likeness_note(tokens.ordered),
     }
 
