@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sama.edit.composing.change import told_change
+from sama.model.named import short_name
 
 TITLE = "SAMA"
 TAGLINE = "Change a video by telling it what to change."
@@ -84,7 +85,7 @@ def needs_tower(tower: str | None) -> str:
     if tower is None:
         return "This model has no vision tower, which a plan needs to be read: start the app with --tower."
     return (
-        f"The plan of this edit is kept. To read it the model’s vision tower is needed ({tower}): it is fetched once, "
+        f"The plan of this edit is kept. To read it the model’s vision tower is needed ({short_name(tower)}): it is fetched once, "
         "a few gigabytes, and leaves the memory again afterwards."
     )
 

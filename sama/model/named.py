@@ -57,3 +57,8 @@ class Named:
         """The names that `arrays` gave."""
         words = tuple(str(word) for word in arrays["words"])
         return cls(words, arrays["indices"], arrays["scores"].astype(np.float32), arrays["sure"], str(arrays["note"]))
+
+
+def short_name(tower: str) -> str:
+    """A tower's folder or Hub name without where it lies on this machine: "google/siglip-so400m-patch14-384"."""
+    return "/".join(tower.rstrip("/").split("/")[-2:])

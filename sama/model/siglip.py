@@ -7,8 +7,7 @@ in the space of the words: it goes through the tower's pooling head alone, as if
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sama.errors import EditError
-from sama.model.named import NEAREST, Named
+from sama.model.named import NEAREST, Named, short_name
 from sama.model.semantics import NUM_LOCAL_TOKENS, picture_tokens
 from sama.model.vocabulary import SMALL_WORDS, WORDS
 
@@ -73,24 +72,19 @@ class SiglipReader:
         return torch.cat(parts).float()
 
 
-@contextmanager
-def siglip_reader(name: str) -> Generator[SiglipReader, None, None]:
-    """A reader for as long as the block runs, in main memory; released after it.
+def siglip_reader(name: str) -> SiglipReader:
+    """A reader in main memory, gigabytes for a large model: drop it when the plan is read.
 
     name: folder or Hub name of a SigLIP model, or of its vision side alone. What is not on this machine is fetched.
     Raises EditError with one sentence where that fails.
     """
     try:
-        reader = _load(name)
+        return _load(name)
     except (OSError, ValueError) as error:
         raise EditError(
-            f"The vision tower that reads this plan, {name}, is not on this machine and could not be fetched. Connect "
+            f"The vision tower that reads this plan, {short_name(name)}, is not on this machine and could not be fetched. Connect "
             "to the internet and try again, or start the app with --tower and the folder of a copy."
         ) from error
-    try:
-        yield reader
-    finally:
-        reader.__dict__.clear()  # the weights go at once, whoever still holds the reader
 
 
 def words_for(instruction: str) -> list[str]:

@@ -247,8 +247,8 @@ def test_the_shipped_probe_names_what_the_examples_show():
     facts = PlanFacts.of(edit.tokens())
     assert "The plan covers 6 % of the picture and was there after the first step" in told(facts)
     assert facts.named is not None and embedded_names().table.note in facts.named.note
-    scores = json.loads(Path("docs/benchmark/scores.json").read_text())
-    assert fingerprint.of_folder(TINY_FOLDER) == scores["weights"]  # it is no part of what edits
+    scored = json.loads(Path("docs/benchmark/scores.json").read_text())["about"]
+    assert fingerprint.of_folder(TINY_FOLDER) == scored["weights"]  # it is no part of what edits
     before = facts.named.sure_words(0)
     assert before.count("desert") > 16  # the scene is drawn in a desert
     assert any(new == "desert" for _, new, _ in facts.in_words())  # the pepper's place is to be sand
@@ -316,7 +316,8 @@ def test_a_plan_without_a_tower_is_read_by_the_presets_own_on_demand(blind, towe
     tab, before = plan_tab(str(tower)), blind.tokens()
     assert before.source is None and len(before.pictures) == STEPS
     offered = tab._show("run 0", [blind])
-    assert str(tower) in offered[tab.plan]["message"] and offered[tab.read].visible
+    said = offered[tab.plan]["message"]
+    assert f"{tower.parent.name}/siglip" in said and str(tower) not in said and offered[tab.read].visible
 
     held = []
     made_reader = SiglipReader.__init__

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 from sama.errors import EditError
+from sama.model.named import short_name
 from ui.media.runs import FinishedEdit
 from ui.media.tokens import Tokens
 
@@ -21,7 +21,7 @@ class PlanReader:
 
     def read(self, edit: FinishedEdit) -> Tokens:
         """The complete record of a run, which is then kept in its folder. The tower is fetched if it is not on this
-        machine, and released afterwards. Raises EditError for what the user should know."""
+        machine, and leaves the memory afterwards. Raises EditError for what the user should know."""
         with self._lock:
             tokens = edit.tokens()
             if tokens is None or self.tower is None:
@@ -38,16 +38,16 @@ class PlanReader:
 
         from sama.model.siglip import siglip_reader, words_for
 
-        with siglip_reader(tower) as reader:
-            if reader.width != tokens.plan.shape[-1]:
-                raise EditError(
-                    f"The vision tower {tower} has anchors of width {reader.width}, and this plan has "
-                    f"{tokens.plan.shape[-1]}: start the app with --tower and the one that the model was trained with."
-                )
-            source, result = (reader.tokens(picture) for picture in (tokens.anchor_source, tokens.anchor_result))
-            named = None
-            if reader.names_tokens:
-                plan = torch.from_numpy(np.asarray(tokens.plan, np.float32))
-                named = reader.names(torch.cat([source[None], result[None], plan]), words_for(instruction))
-        name = Path(tower).name if Path(tower).is_dir() else tower
+        reader = siglip_reader(tower)
+        if reader.width != tokens.plan.shape[-1]:
+            raise EditError(
+                f"The vision tower {short_name(tower)} has anchors of width {reader.width}, and this plan has "
+                f"{tokens.plan.shape[-1]}: start the app with --tower and the one that the model was trained with."
+            )
+        source, result = (reader.tokens(picture) for picture in (tokens.anchor_source, tokens.anchor_result))
+        named = None
+        if reader.names_tokens:
+            plan = torch.from_numpy(np.asarray(tokens.plan, np.float32))
+            named = reader.names(torch.cat([source[None], result[None], plan]), words_for(instruction))
+        name = short_name(tower)
         return replace(tokens, source=source.numpy(), result=result.numpy(), encoder=name, named=named)
