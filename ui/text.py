@@ -85,8 +85,8 @@ def needs_tower(tower: str | None) -> str:
     if tower is None:
         return "This model has no vision tower, which a plan needs to be read: start the app with --tower."
     return (
-        f"The plan of this edit is kept. To read it the model’s vision tower is needed ({short_name(tower)}): it is fetched once, "
-        "a few gigabytes, and leaves the memory again afterwards."
+        f"The plan of this edit is kept. To read it the model’s vision tower is needed ({short_name(tower)}): it is "
+        "fetched once, a few gigabytes, and leaves the memory again afterwards."
     )
 
 

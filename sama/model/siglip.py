@@ -82,8 +82,8 @@ def siglip_reader(name: str) -> SiglipReader:
         return _load(name)
     except (OSError, ValueError) as error:
         raise EditError(
-            f"The vision tower that reads this plan, {short_name(name)}, is not on this machine and could not be fetched. Connect "
-            "to the internet and try again, or start the app with --tower and the folder of a copy."
+            f"The vision tower that reads this plan, {short_name(name)}, is not on this machine and could not be "
+            "fetched. Connect to the internet and try again, or start the app with --tower and the folder of a copy."
         ) from error
 
 
