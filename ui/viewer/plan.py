@@ -72,7 +72,7 @@ def plan_value(edit: FinishedEdit, facts: PlanFacts) -> dict[str, Any]:
     }
 
 
-def picture_url(image: np.ndarray, quality: int = 85, longest: int = 4096) -> str:
+def picture_url(image: np.ndarray, quality: int = 85, longest: int = 65_500) -> str:
     """A picture (H, W, 3) uint8 as a JPEG data URL; its longer side is at most `longest` pixels."""
     from ui.media.tokens import small_jpeg
 
