@@ -39,12 +39,15 @@ def parse(arguments: list[str] | None = None) -> Settings:
         metavar="FOLDER",
         help="SigLIP model (folder or Hub name) that reads plans of a model without a tower; the preset's if left out",
     )
+    parser.add_argument(
+        "--proxies", type=int, metavar="N", help="trusted proxies in front, which set X-Forwarded-For; none if left out"
+    )
     options = parser.parse_args(arguments)
     lora = tuple(options.lora or named_by_environment())
     try:
         return Settings(
             preset=options.preset, host=options.host, port=options.port, share=options.share, device=options.device,
-            lora=lora, memory=options.memory, compile=options.compile, gpus=options.gpus,
+            lora=lora, proxies=options.proxies, memory=options.memory, compile=options.compile, gpus=options.gpus,
             tower=options.tower, time_limit=None if options.time_limit is None else 60 * options.time_limit,
         )  # fmt: skip
     except ValueError as error:
