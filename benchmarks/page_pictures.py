@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.page_speed import APP, SHOWN, free_port, wait_for_answer
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-IN_DOCS = {"wide-light-edit": "page.jpg", "wide-light-anchors": "anchors.jpg"}
+IN_DOCS = {"wide-light-edit": "page.jpg", "wide-light-plan": "anchors.jpg"}
 """Pictures of the documentation: the picture each one is, by look and state."""
 SIZES = {"wide": (1280, 900), "phone": (390, 844)}
 QUALITY = 82
@@ -94,16 +94,26 @@ def pretext_states(page: Any, shot: Shot) -> None:
     shot("pretext-restored")
 
 
-def anchor_states(page: Any, shot: Shot) -> None:
-    """The Semantic anchors tab: the last step of an example, its first step, and a token that was picked."""
+PLAN_QUESTIONS = {
+    "What will change?": "", "Did it?": "-did", "What did it miss?": "-missed", "What looks alike?": "-alike",
+    "Raw colours": "-raw",
+}  # fmt: skip
+
+
+def plan_states(page: Any, shot: Shot) -> None:
+    """The Plan tab: every question to the plan of an example, and its first step with the help."""
     page.locator("#plan [role=gridcell]").first.wait_for(timeout=MODEL_MS)
+    page.get_by_role("combobox", name="Plan of").click()
+    page.get_by_role("option", name="Remove the chili pepper").click()
+    page.locator("#plan .title").filter(has_text="Remove").wait_for(timeout=MODEL_MS)
     page.mouse.move(0, 0)
-    shot("anchors")
+    for question, name in PLAN_QUESTIONS.items():
+        page.locator("#plan").get_by_label(question).check()
+        shot(f"plan{name}")
+    page.locator("#plan").get_by_label("What will change?").check()
     page.get_by_role("button", name="Step 1", exact=True).click()
-    shot("anchors-first-step")
-    page.get_by_role("grid", name="Tokens of the source").get_by_role("gridcell").nth(28).click()
     _press(page, "How to read this")
-    shot("anchors-token")
+    shot("plan-first-step")
 
 
 def _to_the_middle(page: Any, viewer: str) -> None:
@@ -120,11 +130,11 @@ def _press(page: Any, name: str) -> None:
 
 TABS = {
     "opened": ("Edit", opened_state),
-    "anchors": ("Semantic anchors", anchor_states),
+    "plan": ("Plan", plan_states),
     "edit": ("Edit", edit_states),
     "pretext": ("Pretext", pretext_states),
 }
-"""Groups of states, each with its tab. In this order: the anchors are of an example before the session has an edit."""
+"""Groups of states, each with its tab. In this order: the plan is of an example before the session has an edit."""
 
 
 def take(browser: Any, url: str, look: str, tabs: list[str], out: Path) -> list[str]:
@@ -201,7 +211,7 @@ def main() -> int:
         out = Path(folder) if options.docs else options.out
         out.mkdir(parents=True, exist_ok=True)
         if options.docs:
-            looks, tabs = ["wide-light"], ["opened", "anchors"]
+            looks, tabs = ["wide-light"], ["opened", "plan"]
         wrong = photograph(chromium, looks, tabs, out, arguments)
         for name, target in IN_DOCS.items() if options.docs else ():
             shutil.copyfile(out / f"{name}.jpg", DOCS / target)

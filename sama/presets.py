@@ -16,6 +16,8 @@ WAN_STEPS, WAN_GUIDANCE, WAN_TEXT_TOKENS = 50, 5.0, 512
 """Denoising steps, guidance, and tokens of a prompt, padding included, of a pipeline whose own configuration says
 nothing else; as Wan2.1 was published."""
 
+SIGLIP = "google/siglip-so400m-patch14-384"
+
 WAN_CANVAS = Canvas(OFFICIAL_BUCKETS, window=81)
 """Sizes and window of the released model, whose files on the Hub do not name them."""
 
@@ -68,6 +70,8 @@ class Preset:
     weights_repo, weights_file, weights_revision: the released transformer on the Hub, or None where none is released.
     transformer: arguments of `SamaTransformer3DModel`; empty where the folder says it.
     canvas: sizes and window; None where the folder says it.
+    tower: the Hub repository of the SigLIP model that made the anchors in training, fetched only when a plan is read;
+        None where the folder holds the tower.
     qualities: ways to sample, by a name of `QUALITIES`. quality: the one where a user names none.
     """
 
@@ -79,6 +83,7 @@ class Preset:
     weights_revision: str | None = None
     transformer: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     canvas: Canvas | None = None
+    tower: str | None = None
     qualities: Mapping[str, Sampling] = field(default_factory=lambda: WAN_QUALITIES)
     quality: str = "best"
 
@@ -107,12 +112,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             weights_revision="a91358332decca9adc7d0b77dc9345629cbf0852",
             transformer=_wan(dim=5120, ffn_dim=13824, num_layers=40, num_heads=40),
             canvas=WAN_CANVAS,
+            tower=SIGLIP,
         ),
         "1.3b": Preset(
             "1.3b",
             base_repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
             transformer=_wan(dim=1536, ffn_dim=8960, num_layers=30, num_heads=12),
             canvas=WAN_CANVAS,
+            tower=SIGLIP,
         ),
     }
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from sama.edit.request import DETAIL, KEEP_SOURCE, EditRequest
 from sama.presets import QUALITIES
@@ -25,6 +24,7 @@ from ui.media.limits import GUIDANCE, MAX_SEED, STEPS, checked_instruction
 from ui.media.masks import beside, take_mask
 from ui.media.runs import add_notices
 from ui.media.tokens import Tokens
+from ui.plan_text import told
 from ui.tabs.pretext import damage, scores
 
 TASKS = list(text.TASKS.values())
@@ -108,7 +108,7 @@ class Api:
                     keep([folder, clip.path])
                     if isinstance(event, JobStep):
                         yield None, None, text.state(event)
-                    elif event.tokens is None:
+                    elif event.tokens is None or event.tokens.source is None:
                         raise PromptError(text.NO_PLAN)
                     else:
                         event.tokens.save(folder / "plan.npz")
@@ -250,21 +250,18 @@ def add_api(jobs: Jobs) -> None:
 
 
 def _facts_of(tokens: Tokens, request: EditRequest) -> dict[str, Any]:
-    """Numbers about a plan: its region (8 x 8, rows from the top: 0 stays, up to 2), and how soon it stood.
+    """Facts about a plan: its region (8 x 8, rows from the top: 0 stays, up to 2), how soon it stood, and a sentence.
 
     The region is None for a model whose tokens have no place.
     """
-    import torch
+    from ui.media.plan import PlanFacts
 
-    from sama.model.semantics import plan_region
-
-    plan, source = torch.from_numpy(tokens.plan.astype(np.float32)), torch.from_numpy(tokens.source.astype(np.float32))
-    likeness = torch.nn.functional.cosine_similarity(plan[:, :-1], plan[-1:, :-1], dim=-1).mean(dim=-1)
-    region = plan_region(source, plan[-1]).numpy().round(3).tolist() if tokens.ordered else None
+    facts = PlanFacts.of(tokens)
     return {
-        "region": region,
-        "steps": len(plan),
-        "like_the_last_step": likeness.numpy().round(3).tolist(),
+        "region": facts.planned[-1].reshape(8, 8).astype(float).round(3).tolist() if tokens.ordered else None,
+        "steps": len(facts.planned),
+        "like_the_last_step": facts.settled.astype(float).round(3).tolist(),
+        "told": told(facts),
         "frame": request.start,
         "seed": request.seed,
     }

@@ -16,11 +16,12 @@ from ui.media.clips import PageClip, source_clip
 from ui.media.folders import keep, leave
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
+from ui.media.towers import PlanReader
 from ui.settings import Settings
-from ui.tabs.anchors import AnchorsTab
 from ui.tabs.controls import PageState
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import load_examples
+from ui.tabs.plan import PlanTab
 from ui.tabs.pretext import PretextTab
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
@@ -50,8 +51,8 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
                 edit = EditTab(jobs, examples, session)
             with gr.Tab("Pretext") as pretext:
                 PretextTab(pretext, jobs, examples, session)
-            with gr.Tab("Semantic anchors") as anchors:
-                AnchorsTab(anchors, examples, session)
+            with gr.Tab("Plan") as plan:
+                PlanTab(plan, examples, session, PlanReader(settings.vision_tower))
         with gr.Accordion("Limits and privacy", open=False):
             gr.Markdown(limits_table(settings.info.max_frames))
         gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sama.presets import WAN_GUIDANCE, WAN_STEPS
+from sama.presets import WAN_GUIDANCE, WAN_STEPS, get_preset
 from ui.loras import Lora, named_by_environment, offered
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Settings:
     gpus: worker processes that share every job, one per GPU (or all on the CPU, where `device` says so); with 1 the app
         runs the model itself. With more, `pipeline_loader` must be picklable.
     time_limit: seconds that one job may take; None for any time.
+    tower: folder or Hub name of the SigLIP model that reads plans of a model without a vision tower of its own; the
+        preset's if left out.
     """
 
     preset: str = "tiny"
@@ -90,6 +92,7 @@ class Settings:
     queue_size: int = 12
     gpus: int = 1
     time_limit: float | None = None
+    tower: str | None = None
     examples: Path = ASSETS / "examples"
     pipeline_loader: Callable[[], SamaPipeline] | None = None
     on_spaces: bool = field(default_factory=lambda: "SPACE_ID" in os.environ)
@@ -118,6 +121,11 @@ class Settings:
         """The source of the pipeline."""
         loras = tuple(str(lora.path) for lora in self.loras.values())
         return Source(self.preset, self.pipeline_loader, loras, self.memory, self.compile)
+
+    @property
+    def vision_tower(self) -> str | None:
+        """The SigLIP model that reads plans, fetched when somebody asks; None where none is known."""
+        return self.tower or get_preset(self.preset).tower
 
     @cached_property
     def info(self) -> PresetInfo:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sama.edit.composing.change import told_change
+from sama.model.named import short_name
 
 if TYPE_CHECKING:
     from ui.jobs.work import JobStep
@@ -59,24 +60,43 @@ PRETEXT_INTRO = (
     "What it can repair here is why its edits keep the motion of your clip."
 )
 
-ANCHORS_INTRO = (
-    "While it paints, the model also writes down what the first frame will show: "
-    "64 local tokens and one for the whole picture."
+PLAN_INTRO = (
+    "Before and while it paints, the model notes what each of 64 areas of the first frame will show. This is its plan "
+    "(research calls it semantic anchors)."
 )
+PLAN_QUESTIONS = {
+    "will": "What will change?",
+    "did": "Did it?",
+    "missed": "What did it miss?",
+    "alike": "What looks alike?",
+    "raw": "Raw colours",
+}
 HOW_TO_READ = """
-1. **Same colour, same meaning**: one colour basis is used for the source, the plan at every step, and the result.
-2. **Drag the step**: the plan starts as noise, and where it settles early the model was sure of what belongs there.
-3. **Pick a token** and all three pictures show how similar their tokens are to it, from −1 (blue) to 1 (red);
-   where plan and result agree, the edit followed the plan.
+1. **Orange marks change.** The scale is fixed: 0 is the same, 1 has nothing in common (1 − cosine of the two tokens).
+   Outlined cells pass the line from which on the editor itself takes a difference for a change.
+2. **Play the steps**: the plan is drawn at every step of the run, beside the picture as it was at that step.
+3. **Point at a cell**, tap it, or walk with the arrow keys: it is outlined in every picture, and its names and numbers
+   are written below.
+4. **Raw colours** are for researchers: three main directions of the tokens, one basis for source, plan and result;
+   areas with the same colour mean similar things.
 """
-UNORDERED = (
-    "This model's tokens carry no position: they are a set, not a map. "
-    "Each is placed where the finished frame's own tokens match it best."
-)
-ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
-NO_RECORD = "This edit has no record of its tokens."
+NO_RECORD = "This edit has no record of its plan: the model that made it has no anchors."
 NO_PLAN = "This model keeps no plan that could be told; start the app with a model that has a vision tower."
-EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
+EMPTY_PLAN = "Run an edit, or open an example, to see its plan."
+READ_PLAN = "Read this plan"
+READING = "Fetching the vision tower if it is not here yet, and reading the plan with it. This can take minutes."
+
+
+def needs_tower(tower: str | None) -> str:
+    """Message: the record waits for a vision tower to read it."""
+    if tower is None:
+        return "This model has no vision tower, which a plan needs to be read: start the app with --tower."
+    return (
+        f"The plan of this edit is kept. To read it the model’s vision tower is needed ({short_name(tower)}): it is "
+        "fetched once, a few gigabytes, and leaves the memory again afterwards."
+    )
+
+
 YOUR_CLIP = "Your clip"
 EXAMPLE_CLIP = "Example clip"
 PREPARING = "Preparing your clip…"

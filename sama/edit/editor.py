@@ -46,7 +46,7 @@ def edit_video(
 
     pipeline: a loaded one, to which the caller has applied the request's `device` and `lora`. One edit at a time may
         use a pipeline.
-    previews: whether events carry a picture every second step: a decoded frame, or a linear guess at it where decoding
+    previews: whether events carry a picture at every step: a decoded frame, or a linear guess at it where decoding
         would send the transformer off the device.
     Raises EditError for anything that the user can put right, before any file is made, and EditFailedError when the
     memory does not suffice, or when the settings cannot be written; the finished video stays then.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import time
 from pathlib import Path
 
@@ -155,28 +157,59 @@ def test_a_restoration(page):
     expect(page.locator("#scores")).to_contain_text("dB")
 
 
+def ask(page: Page, question: str) -> None:
+    page.locator("#plan").get_by_label(question).check()
+
+
 def test_a_look_at_the_plan(page):
-    page.get_by_role("tab", name="Semantic anchors").click()
-    plan = page.locator("#plan .plan")
+    """Every question, with pointer and keyboard; what is written is what the record holds."""
+    page.get_by_role("tab", name="Plan").click()
+    plan, readout = page.locator("#plan .plan"), page.locator("#plan .readout")
     expect(plan).to_have_attribute("data-step", "3")
-    expect(page.locator("#plan [role=gridcell]")).to_have_count(3 * 64)
-    cell = page.get_by_role("grid", name="Tokens of the source").get_by_role("gridcell").nth(10)
-    cell.click()
-    expect(plan).to_have_attribute("data-mode", "similarity")
-    expect(cell).to_have_attribute("aria-label", "row 2, column 3, similarity 1.00")
+    told = page.evaluate("() => document.querySelector('#plan .told').textContent")
+    assert told.startswith("The plan ")
+    cells = page.get_by_role("gridcell")
+    expect(cells).to_have_count(64)
+    box = page.locator("#plan .large").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 2.5 / 8, box["y"] + box["height"] * 1.5 / 8)
+    expect(readout).to_contain_text("Row 2, column 3:")
+    outlined = page.locator("#plan .side .mark").evaluate_all(
+        "(marks) => marks.filter((mark) => mark.offsetParent).map((mark) => [mark.style.left, mark.style.top])"
+    )
+    assert len(outlined) == 3 and all(place == ["25%", "12.5%"] for place in outlined)
+    cells.nth(10).focus()
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#plan .readout")).to_contain_text("Token of the source at row 2, column 4")
+    expect(cells.nth(11)).to_be_focused()
+    expect(readout).to_contain_text("Row 2, column 4:")
     page.get_by_role("button", name="Step 1", exact=True).click()
     expect(plan).to_have_attribute("data-step", "1")
+    expect(page.locator("#plan .side")).to_contain_text("The picture at step 1")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Table (CSV)").click()
+    rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    first = float(rows[11]["source_plan"])
+    expect(readout).to_contain_text(f"Your clip ↔ plan {first:.2f}".replace("-", "\N{MINUS SIGN}"))
+    expect(cells.nth(11)).to_have_attribute("aria-label", re.compile(rf"row 2, column 4, {1 - first:.2f}"))
+    ask(page, "What looks alike?")
+    expect(cells.nth(11)).to_have_attribute("aria-label", re.compile("row 2, column 4, 1.00"))
+    expect(readout).to_contain_text("Most alike: your clip row")
+    for question in ("Did it?", "What did it miss?", "Raw colours", "What will change?"):
+        ask(page, question)
+        expect(page.locator("#plan").get_by_label(question)).to_be_checked()
+    page.get_by_role("button", name="Play the steps").click()
+    expect(plan).to_have_attribute("data-step", "3")
+    expect(page.get_by_role("button", name="Play the steps")).to_be_visible()
 
 
 def test_an_edit_of_this_session_can_be_looked_into(page):
     page.get_by_label("What should change?").fill("Add a red balloon")
     press_edit(page)
     expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
-    page.get_by_role("tab", name="Semantic anchors").click()
-    expect(page.get_by_label("Edit", exact=True)).to_have_value("This session: Add a red balloon")
+    page.get_by_role("tab", name="Plan").click()
+    expect(page.get_by_role("combobox", name="Plan of")).to_have_value("This session: Add a red balloon")
     expect(page.locator("#plan .plan")).to_have_attribute("data-step", "10")
+    addresses = page.locator("#plan .strip img").evaluate_all("(images) => images.map((image) => image.src)")
+    assert len(addresses) == 10 and len(set(addresses)) > 5  # the picture as it formed
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -185,7 +218,7 @@ def test_a_narrow_screen_needs_no_sideways_scroll(browser, app, scheme):
     page = context.new_page()
     seen = watch(page, app.url)
     page.goto(app.url)
-    for tab in ("Edit", "Pretext", "Semantic anchors"):
+    for tab in ("Edit", "Pretext", "Plan"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

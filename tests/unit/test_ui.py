@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import html
 import json
@@ -33,13 +32,11 @@ from ui.media.clips import PageClip, take_upload
 from ui.media.folders import keep, leave, new_folder, remove, sweep
 from ui.media.limits import LEAVE_SECONDS, PROMPT_LENGTH, UPLOAD_LIMITS, checked_instruction, limits_table
 from ui.media.runs import FinishedEdit, compose_film
-from ui.media.tokens import Tokens
 from ui.settings import Settings
 from ui.tabs.controls import PageState, Where
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import build_example, load_examples
 from ui.tabs.pretext import clip_psnr, damage, scores
-from ui.viewer import plan_value
 
 INSTRUCTION = "Make it snowy"
 STEPS = 3
@@ -470,37 +467,6 @@ def test_examples_load_in_order_and_a_broken_one_is_left_out(finished, caplog):
     assert loaded.title == "Snow" and loaded.caption == "a pattern" and loaded.instruction == INSTRUCTION
     assert loaded.credit == "made here"
     assert "gone" in caplog.text
-
-
-def test_tokens_survive_their_file(finished, tmp_path):
-    tokens = finished.tokens()
-    tokens.save(tmp_path / "again.npz")
-    again = Tokens.load(tmp_path / "again.npz")
-    assert np.array_equal(again.plan, tokens.plan) and again.ordered == tokens.ordered
-    assert tokens.anchor_source.dtype == np.uint8
-
-
-def test_the_plan_view_gets_one_basis_and_true_cosines(finished):
-    tokens = finished.tokens()
-    value = plan_value(tokens)
-    blocks = np.frombuffer(base64.b64decode(value["cosines"]), np.uint8).reshape(-1, 64, 64)
-    assert len(blocks) == 3 + 3 * STEPS and value["steps"] == STEPS
-    assert (np.diag(blocks[0]) == 254).all()
-    plan, result = tokens.plan[-1, :64].astype(float), tokens.result[:64].astype(float)
-    expected = plan[5] @ result[9] / np.linalg.norm(plan[5]) / np.linalg.norm(result[9])
-    assert blocks[-1][5, 9] / 127 - 1 == pytest.approx(expected, abs=0.01)
-    colours = np.frombuffer(base64.b64decode(value["colours"]), np.uint8)
-    assert colours.size == (2 + STEPS) * 64 * 3
-
-
-def test_tokens_without_a_place_are_matched_and_said_to_be(finished):
-    tokens = finished.tokens()
-    order = np.random.default_rng(0).permutation(64)
-    result = np.concatenate([tokens.plan[-1, :64][order], tokens.result[64:]])
-    value = plan_value(replace(tokens, result=result, ordered=False))
-    blocks = np.frombuffer(base64.b64decode(value["cosines"]), np.uint8).reshape(-1, 64, 64)
-    assert (np.diag(blocks[-1]) >= 253).all()  # every planned token lies where the result has its twin
-    assert value["note"] == text.UNORDERED
 
 
 @pytest.mark.parametrize("task", text.TASKS.values())

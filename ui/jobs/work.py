@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sama.edit.request import EditRequest
-from ui.media.tokens import Tokens
+from sama.model.named import EMBEDDED
+from ui.media.tokens import Tokens, small_jpeg
 
 if TYPE_CHECKING:
     from sama.edit import EditEvent, EditResult
@@ -76,10 +78,12 @@ def edit(request: EditRequest, pipeline: SamaPipeline) -> Generator[JobStep | Ed
     """Edit a clip. Closing the generator stops it within one step and leaves no file."""
     from sama.edit import edit_video
 
+    pictures = StepPictures()
     with closing(edit_video(request, pipeline=pipeline, previews=True)) as events:
         for event in events:
+            pictures.see(event)
             if event.result is not None:
-                yield Edited(_tokens_of(pipeline, event.result), event.result.seconds)
+                yield Edited(_tokens_of(pipeline, event.result, pictures), event.result.seconds)
             else:
                 yield JobStep(
                     _phase(event), event.step, event.steps, event.window, event.windows, preview=event.preview,
@@ -116,15 +120,43 @@ def _phase(event: EditEvent) -> str:
     return event.phase
 
 
-def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
-    """The anchor plan of the first window, with the vision tower's tokens of the anchor frames of source and result."""
-    tower = getattr(pipeline, "semantic_tower", None)
-    if tower is None or result.semantic_tokens is None or not result.semantic_tokens.size:
+class StepPictures:
+    """The first window's pictures, one a step, as small JPEGs: how the first frame formed."""
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+
+    def see(self, event: EditEvent) -> None:
+        """Keep an event's preview if it is of the first window."""
+        if event.window == 1 and event.step and event.preview is not None:
+            self._held.append(small_jpeg(event.preview))
+
+    def of(self, steps: int) -> tuple[bytes, ...]:
+        """The pictures of a plan of so many steps; none where not every step had one."""
+        return tuple(self._held) if len(self._held) == steps else ()
+
+
+def _tokens_of(pipeline: SamaPipeline, result: EditResult, pictures: StepPictures) -> Tokens | None:
+    """The anchor plan of the first window, with the vision tower's tokens of the anchor frames of source and result
+    where the model has a tower; None for a model without anchors."""
+    if result.semantic_tokens is None or not result.semantic_tokens.size:
         return None
     from sama.model.semantics import picture_tokens
 
-    pictures = [np.asarray(image) for image in (result.anchor_source, result.anchor_result)]
-    source, outcome = (picture_tokens(tower, image) for image in pictures)
+    tower = getattr(pipeline, "semantic_tower", None)
+    anchors = [np.asarray(image) for image in (result.anchor_source, result.anchor_result)]
+    read = [None, None] if tower is None else [picture_tokens(tower, image).numpy() for image in anchors]
     plan = np.asarray(result.semantic_tokens[0], np.float32)
     ordered = pipeline.transformer.config.semantic_positions == "grid"
-    return Tokens(plan, source.numpy(), outcome.numpy(), pictures[0], pictures[1], ordered)
+    return Tokens(
+        plan, read[0], read[1], anchors[0], anchors[1], ordered, pictures.of(len(plan)), _encoder_of(pipeline)
+    )
+
+
+def _encoder_of(pipeline: SamaPipeline) -> str:
+    """How a record names the tower of a pipeline; "" where it has none."""
+    from sama.presets import TINY_FOLDER
+
+    if pipeline.semantic_tower is None:
+        return ""
+    return EMBEDDED if Path(pipeline.name_or_path or "") == TINY_FOLDER else "this model's own tower"
