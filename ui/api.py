@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from sama.edit.request import EditRequest
+from sama.model.pretext import PRETEXT_TASKS
 from sama.presets import QUALITIES
 from sama.video import write_clip
 from ui import text
@@ -18,9 +19,10 @@ from ui.media.folders import keep, new_folder
 from ui.media.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, checked_instruction
 from ui.media.masks import beside, take_mask
 from ui.media.runs import add_notices
-from ui.tabs.pretext import damage, scores
+from ui.repair.damage import Break, damage
+from ui.repair.numbers import scores
 
-TASKS = list(text.TASKS.values())
+TASKS = list(PRETEXT_TASKS)
 
 
 class Api:
@@ -73,7 +75,9 @@ class Api:
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
-    def corrupt_clip(self, video: str, task: str = "cube", start: int = 0, seed: int = 0) -> tuple[str, dict[str, Any]]:
+    def corrupt_clip(
+        self, video: str, task: str = "cube", start: int = 0, seed: int = 0, strength: float = 0.0
+    ) -> tuple[str, dict[str, Any]]:
         """Damage a clip as a motion pretext task does in training. Needs no model.
 
         Args:
@@ -81,13 +85,15 @@ class Api:
             task: "cube" (frames hidden in grey), "speed" (twice as fast) or "tube" (blocks shuffled).
             start: first frame.
             seed: of the damage.
+            strength: cube: the share of the frames, 0.1 to 0.6; speed: how many times as fast, 2 to 4; tube: how many
+                of the 8 blocks move, 2 to 8. 0 for that of training: 0.3, 2, 8.
 
         Returns:
             The damaged clip, and what was done to it in numbers.
         """
         try:
             clip = _clip(video)
-            damaged = damage(clip, _task(task), start, seed, self.jobs.settings.preset)
+            damaged = damage(clip, Break.of(task, start, seed, strength), self.jobs.settings.preset)
             path = new_folder() / "given.mp4"
             write_clip(path, damaged.given, clip.fps)
             return str(path), damaged.detail
@@ -95,8 +101,9 @@ class Api:
             raise gr.Error(sentence(error), print_exception=False) from None
 
     def restore_clip(
-        self, video: str, task: str = "cube", caption: str = "", start: int = 0, seed: int = 0, steps: int = 0
-    ) -> Iterator[tuple[str | None, dict[str, float] | None, str]]:
+        self, video: str, task: str = "cube", caption: str = "", start: int = 0, seed: int = 0, steps: int = 0,
+        strength: float = 0.0,
+    ) -> Iterator[tuple[str | None, dict[str, float] | None, str]]:  # fmt: skip
         """Damage a clip as `corrupt_clip` does and let the model restore it.
 
         Args:
@@ -106,21 +113,26 @@ class Api:
             start: first frame.
             seed: of the damage and of the restoration.
             steps: denoising steps; 0 for the model's default.
+            strength: of the damage, as for `corrupt_clip`; 0 for that of training.
 
         Returns:
-            The restored clip, PSNR in dB of given and restored clip (hidden part and overall), and the state in words.
+            The restored clip, the PSNR in dB of the given clip, of the restored one and of what the model's autoencoder
+            makes of the clean one (hidden part, outside it, overall), and the state in words.
         """
         try:
             clip, folder = _clip(video), new_folder()
-            damaged = damage(clip, _task(task), start, seed, self.jobs.settings.preset)
-            order = Restoration(damaged.given, damaged.prefix, caption.strip(), int(seed), int(steps) or None)
+            damaged = damage(clip, Break.of(task, start, seed, strength), self.jobs.settings.preset)
+            order = Restoration(
+                damaged.given, damaged.prefix, caption.strip(), int(seed), int(steps) or None, clean=damaged.clean
+            )
             for event in self.jobs.restore(order):
                 keep([folder, clip.path])
                 if isinstance(event, Restored):
                     write_clip(folder / "restored.mp4", event.frames, clip.fps)
-                    yield str(folder / "restored.mp4"), scores(damaged, event.frames), "Done"
+                    yield str(folder / "restored.mp4"), scores(damaged, event.frames, event.ceiling), "Done"
                 else:
-                    yield None, None, f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}"
+                    count = f" {event.step}/{event.steps}" if event.steps else ""
+                    yield None, None, text.PHASES.get(event.phase, event.phase) + count
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
@@ -135,6 +147,7 @@ def add_api(jobs: Jobs) -> None:
         start = gr.Number(0, label="start", precision=0, minimum=0)
         frames = gr.Number(0, label="frames", precision=0, minimum=0)
         seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=MAX_SEED)
+        strength = gr.Number(0, label="strength", minimum=0)
         steps = gr.Slider(0, STEPS[1], 0, step=1, label="steps")
         guidance = gr.Slider(0, GUIDANCE[1], 0, label="guidance")
         mask = gr.File(label="mask")
@@ -152,9 +165,11 @@ def add_api(jobs: Jobs) -> None:
             [edited, settings, state],
             api_name="edit_video", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,
         )  # fmt: skip
-        trigger.click(api.corrupt_clip, [video, task, start, seed], [given, done], api_name="corrupt_clip", **shared)
         trigger.click(
-            api.restore_clip, [video, task, caption, start, seed, steps], [restored, values, state],
+            api.corrupt_clip, [video, task, start, seed, strength], [given, done], api_name="corrupt_clip", **shared
+        )
+        trigger.click(
+            api.restore_clip, [video, task, caption, start, seed, steps, strength], [restored, values, state],
             api_name="restore_clip", concurrency_id=GPU, concurrency_limit=jobs.at_once, **shared,
         )  # fmt: skip
 
@@ -163,9 +178,3 @@ def _clip(video: str | None) -> PageClip:
     if not video:
         raise PromptError("Send a video.")
     return take_upload(video)
-
-
-def _task(task: str) -> str:
-    if task not in TASKS:
-        raise PromptError(f"The task {task!r} does not exist; choose one of {', '.join(TASKS)}.")
-    return task

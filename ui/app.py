@@ -15,12 +15,14 @@ from ui.media.clips import PageClip, source_clip
 from ui.media.folders import keep
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
+from ui.repair import words
+from ui.repair.shipped import load_shipped
 from ui.settings import Settings
 from ui.tabs.anchors import AnchorsTab
 from ui.tabs.controls import PageState
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import load_examples
-from ui.tabs.pretext import PretextTab
+from ui.tabs.repair import RepairSession, RepairTab
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")
@@ -46,8 +48,8 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Edit"):
                 edit = EditTab(jobs, examples, session)
-            with gr.Tab("Pretext") as pretext:
-                PretextTab(pretext, jobs, examples, session)
+            with gr.Tab(words.TAB) as tab:
+                repair = RepairTab(tab, jobs, examples, load_shipped(settings.examples), session)
             with gr.Tab("Semantic anchors") as anchors:
                 AnchorsTab(anchors, examples, session)
         with gr.Accordion("Limits and privacy", open=False):
@@ -56,7 +58,7 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
         add_api(jobs)
         gr.Timer(KEEP_SECONDS).tick(
             _keep,
-            [session.clip, session.runs, edit.mask],
+            [session.clip, session.runs, edit.mask, repair.state],
             None,
             queue=False,
             api_visibility="private",
@@ -82,7 +84,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "pwa": False,
         "ssr_mode": False,
         "theme": theme(),
-        "css_paths": [Path(__file__).with_name("app.css")],
+        "css_paths": [Path(__file__).with_name("app.css"), Path(__file__).with_name("repair") / "page.css"],
     }
 
 
@@ -123,6 +125,11 @@ def _header(settings: Settings) -> str:
     )
 
 
-def _keep(clip: PageClip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
-    """Mark the clip, mask and runs of an open page as in use, so that they are not removed."""
-    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)])
+def _keep(
+    clip: PageClip | None,
+    runs: list[FinishedEdit],
+    mask: Path | None = None,
+    repairs: RepairSession | None = None,
+) -> None:
+    """Mark the clip, mask, runs and repairs of an open page as in use, so that they are not removed."""
+    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs), *(repairs.folders if repairs else [])])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -89,9 +90,19 @@ class Jobs:
         """Restore a damaged clip. Closing the generator stops it within one step."""
         if self.settings.zero_gpu:
             self._refuse_too_long(self._expected_of_restoration(task))
-        if not self.engine.loaded:
+        loaded = self.engine.loaded
+        if not loaded:
             yield JobStep("loading")
-        yield from self._watched("restoration", partial(self._restore_here, task))
+        watch, begin = StopWatch(), time.monotonic()
+        with closing(self._watched("restoration", partial(self._restore_here, task))) as events:
+            for event in events:
+                if isinstance(event, JobStep) and event.step:
+                    watch.saw(1, event.step)
+                if isinstance(event, Restored) and loaded and self._speed is not None:
+                    expected = self._expected_of_restoration(task)
+                    if expected is not None:
+                        self._pace.learn(_as_edit(task, self.settings), expected, watch, time.monotonic() - begin)
+                yield event
 
     def health(self) -> dict[str, Any]:
         """Facts for a monitor, without a word of any user's: `status` is "ok", "loading" or "stopping"."""
@@ -118,6 +129,19 @@ class Jobs:
         if expected is None:
             return None
         return self._pace.seconds(request, expected) + (0 if self.engine.loaded else expected.startup_seconds)
+
+    def restoration_seconds(self, task: Restoration) -> float | None:
+        """Seconds that a restoration will take from the moment its turn comes; None where nothing is known about the
+        model."""
+        try:
+            expected = self._expected_of_restoration(task)
+        except RuntimeError as error:  # a device without room for a measurement
+            logger.warning("no estimate: %s", error)
+            return None
+        if expected is None:
+            return None
+        pace = self._pace.seconds(_as_edit(task, self.settings), expected)
+        return pace + (0 if self.engine.loaded else expected.startup_seconds)
 
     def edit_seconds(self, request: EditRequest) -> int:
         """GPU seconds to ask for. Never raises: a wrong guess must not cost a visitor the run."""
@@ -159,12 +183,8 @@ class Jobs:
 
     def _expected_of_restoration(self, task: Restoration) -> Estimate | None:
         count, height, width, _ = task.frames.shape
-        request = EditRequest(
-            "", "restore", "", preset=self.settings.preset, steps=task.steps, guidance=task.guidance, keep_source="off",
-            detail="off",
-        )  # fmt: skip
         info = VideoInfo("", width, height, count, Fraction(24), count / 24, False, "", 0, False, 8)
-        return self._expected(request, info)
+        return self._expected(_as_edit(task, self.settings), info)
 
     def _measured_speed(self, request: EditRequest) -> Speed:
         from sama.edit.estimate import default_device
@@ -210,6 +230,15 @@ class Jobs:
 
     def _restore(self, task: Restoration) -> Generator[JobStep | Restored, None, None]:
         yield from self.engine.run(partial(restore, task))
+
+
+def _as_edit(task: Restoration, settings: Settings) -> EditRequest:
+    """The edit that takes as long as a restoration."""
+    keep = "off" if task.clean is None else "on"  # like it, a measured restoration decodes two clips
+    return EditRequest(
+        "", "restore", "", preset=settings.preset, steps=task.steps, guidance=task.guidance, keep_source=keep,
+        detail="off",
+    )  # fmt: skip
 
 
 def _in_one_thread(start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
