@@ -297,7 +297,8 @@ function tell() {
   find(".damage").textContent = data.damage;
   find(".result").textContent = data.result;
   find(".more").replaceChildren(...data.more.map((line) => make("span", { textContent: line + " " })));
-  find(".numbers").hidden = !data.psnr;
+  find(".task").textContent = data.task_words;
+  find(".numbers table").hidden = !data.psnr;
   const legend = find(".legend");
   legend.setAttribute("aria-label", `Scale of errors: grey is no difference, full orange is ${data.range} of 255 or more`);
   legend.querySelector(".most").textContent = `${data.range}+`;

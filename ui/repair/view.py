@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from sama.model.pretext import PRETEXT_TASKS
 from ui.repair import words
 from ui.repair.record import ERROR_RANGE, PANELS, SHOWN_FPS, Repair
 from ui.viewer.viewer import file_data
@@ -29,7 +30,7 @@ def repair_view(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
 
 def view_value(repair: Repair, forming: str | None = None, progress: str = "", note: str = "") -> dict[str, Any]:
     """The view's value. forming: while the model works, a data URL of what it is making: one picture below the other,
-    of the first frame and of every four frames after it. progress: how far it is, in words. note: a sentence beside the others."""
+    of the first frame and of every four frames after it. progress: how far it is, in words. note: one more sentence."""
     facts = repair.facts
     names = ["original", "seen"] + ["repaired", "error"] * repair.finished
     width, height = facts["width"], facts["height"]
@@ -50,6 +51,7 @@ def view_value(repair: Repair, forming: str | None = None, progress: str = "", n
         "result": words.repair_sentence(facts),
         "more": [line for line in (words.speed_sentence(facts), words.outside_sentence(facts), note) if line],
         "psnr": facts.get("psnr"),
+        "task_words": words.researchers_sentence(facts, PRETEXT_TASKS[facts["choice"]["task"]].prefix),
         "forming": forming,
         "progress": progress,
         "waiting": words.WAITING,

@@ -7,12 +7,14 @@ from typing import Any
 
 TAB = "Repair"
 INTRO = "To learn how things move, the model first practises repairing broken clips. Break one here, then let it try."
-RESEARCHERS = "The motion pretext tasks of the paper: cube inpainting, speed perturbation, tube shuffle."
+SUBTITLE = "pretext task"
+NAMES = {"cube": "cube inpainting", "speed": "speed perturbation", "tube": "tube shuffle"}
+"""The names in the paper."""
 TASKS = {"Hiding frames": "cube", "Doubling speed": "speed", "Scrambling pieces": "tube"}
 STRENGTHS = {
-    "cube": "How much: % of frames",
-    "speed": "How much: times as fast",
-    "tube": "How much: pieces moved",
+    "cube": "How much (%)",
+    "speed": "How much (× speed)",
+    "tube": "How much (pieces)",
 }
 OWN_CLIP = "Your clip"
 NO_CLIP = "Upload a clip in the Edit tab first, or choose an example."
@@ -112,6 +114,15 @@ def piece_sentence(piece: dict[str, Any], width: int, height: int) -> str:
     if piece["origin"] == piece["shown"]:
         return f"Piece {piece['number']} stayed at {place(piece['origin'])}."
     return f"Piece {piece['number']} comes from {place(piece['origin'])}; it is shown at {place(piece['shown'])}."
+
+
+def researchers_sentence(facts: dict[str, Any], token: str) -> str:
+    """The damage in the paper's words. token: the task's."""
+    choice = facts["choice"]
+    return (
+        f"Pretext task: {NAMES[choice['task']]}, strength {choice['strength']:g}, seed {choice['seed']}. "
+        f"Task token: {token}"
+    )
 
 
 def button(finished: bool, duration: str | None) -> str:

@@ -89,7 +89,7 @@ class RepairTab:
         self.first = first
         self.state = gr.State(self._opening(first))
         gr.HTML(
-            f'<p class="repair-intro">{words.INTRO} <span title="{words.RESEARCHERS}">pretext task</span></p>',
+            f'<p class="repair-intro">{words.INTRO} <span>{words.SUBTITLE}</span></p>',
             elem_id="repair-intro",
         )
         self._build_form(first)
@@ -110,15 +110,15 @@ class RepairTab:
         clip = self._index(first.example) if first else min(1, len(choices) - 1)
         with gr.Row(elem_classes="repair-form"):
             self.clip = gr.Dropdown(
-                choices, value=choices[clip or 0], type="index", label="Clip", elem_id="repair-clip", scale=3,
-                min_width=220,
+                choices, value=choices[clip or 0], type="index", label="Clip", elem_id="repair-clip", scale=4,
+                min_width=200,
             )  # fmt: skip
             self.task = gr.Radio(
-                list(words.TASKS.items()), value=task, label="Break it by", elem_id="repair-task", scale=5,
+                list(words.TASKS.items()), value=task, label="Break it by", elem_id="repair-task", scale=8,
                 min_width=300,
             )  # fmt: skip
             self.strength = self._slider(task, first.choice.strength if first else None)
-            with gr.Column(scale=3, min_width=220, elem_classes="repair-act"):
+            with gr.Column(scale=4, min_width=200, elem_classes="repair-act"):
                 self.go = gr.Button(words.button(first is not None, None), variant="primary", elem_id="repair-go")
                 self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="repair-stop")
                 self.dice = gr.Button(words.DICE, size="sm", elem_id="repair-dice")
@@ -382,7 +382,7 @@ class RepairTab:
         low, second, *_, high = (words.strength_shown(task, each) for each in known.strengths)
         return gr.Slider(
             low, high, words.strength_shown(task, strength or known.trained), step=second - low,
-            label=words.STRENGTHS[task], elem_id="repair-strength", scale=3, min_width=220,
+            label=words.STRENGTHS[task], elem_id="repair-strength", scale=4, min_width=220,
         )  # fmt: skip
 
     @staticmethod
