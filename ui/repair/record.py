@@ -146,9 +146,10 @@ def sheet(frames: np.ndarray) -> np.ndarray:
 
 
 def _with_facts(repair: Repair, facts: dict[str, Any]) -> Repair:
+    written = json.dumps(facts, indent=1, ensure_ascii=False)
     with whole_file(repair.numbers_file) as part:
-        part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return Repair(repair.folder, facts, repair.suffix)
+        part.write_text(written + "\n", "utf-8")
+    return Repair(repair.folder, json.loads(written), repair.suffix)
 
 
 def _write_sheet(path: Path, frames: np.ndarray) -> None:
