@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -90,19 +89,9 @@ class Jobs:
         """Restore a damaged clip. Closing the generator stops it within one step."""
         if self.settings.zero_gpu:
             self._refuse_too_long(self._expected_of_restoration(task))
-        loaded = self.engine.loaded
-        if not loaded:
+        if not self.engine.loaded:
             yield JobStep("loading")
-        watch, begin = StopWatch(), time.monotonic()
-        with closing(self._watched("restoration", partial(self._restore_here, task))) as events:
-            for event in events:
-                if isinstance(event, JobStep) and event.step:
-                    watch.saw(1, event.step)
-                if isinstance(event, Restored) and loaded and self._speed is not None:
-                    expected = self._expected_of_restoration(task)
-                    if expected is not None:
-                        self._pace.learn(_as_edit(task, self.settings), expected, watch, time.monotonic() - begin)
-                yield event
+        yield from self._watched("restoration", partial(self._restore_here, task))
 
     def health(self) -> dict[str, Any]:
         """Facts for a monitor, without a word of any user's: `status` is "ok", "loading" or "stopping"."""
