@@ -90,8 +90,10 @@ def test_breaking_repairing_leaving_and_coming_back(page, app, tmp_path):
     pieces.first.focus()
     expect(page.locator("#repair-view .pointed")).to_contain_text("Piece ")
     assert page.locator("#repair-view .arrows path").count() in (0, 8)  # none for a piece that stayed
-    page.get_by_role("button", name="Repair it").click()
+    page.get_by_role("button", name="Repair it").focus()
+    page.keyboard.press("Enter")
     expect(view).to_have_attribute("data-state", "repairing")
+    expect(page.get_by_role("button", name="Stop")).to_be_focused()
     page.wait_for_function("document.querySelector('#repair-progress .progress')?.dataset.step >= 3")
     assert panel(page, 2).std() > 3, "the picture that forms"
     before = len(app.steps)

@@ -279,9 +279,11 @@ function buildClock() {
     }).join(" ");
     return draw("path", { d, class: name, "vector-effect": "non-scaling-stroke" });
   };
+  const dots = (values) => draw("path", { class: "readback", "vector-effect": "non-scaling-stroke",
+    d: values.map((value, i) => (value === null ? "" : `M${at(i)} ${up(value)}h0`)).join(" ") });
   const read = data.read.map((value) => (value === null || value === undefined ? null : value - 1));
   svg.replaceChildren(path(data.sources.map((_, i) => i), "straight"), path(data.sources, "zigzag"),
-    ...(read.length ? [path(read, "readback")] : []), draw("line", { class: "cursor", y1: 0, y2: n, "vector-effect": "non-scaling-stroke" }));
+    ...(read.length ? [dots(read)] : []), draw("line", { class: "cursor", y1: 0, y2: n, "vector-effect": "non-scaling-stroke" }));
   const caption = clock.querySelector("figcaption");
   caption.replaceChildren("Which original frame is shown at each moment: ",
     make("span", { className: "key straight", textContent: "original" }),
@@ -349,6 +351,13 @@ function all() {
   seen(frame);
 }
 
+// The button that was pressed is gone when a repair begins or ends: whoever uses the keyboard stays at the other one.
+function keepFocus(before, now) {
+  if (document.activeElement !== document.body) return;
+  const name = now === "repairing" && before !== now ? "#repair-stop" : before === "repairing" && before !== now ? "#repair-go" : "";
+  if (name) window.setTimeout(() => document.querySelector(`button${name}, ${name} button`)?.focus({ preventScroll: true }), 100);
+}
+
 function show(value) {
   const next = value && value.sheets ? value : null, before = data;
   data = next;
@@ -367,8 +376,10 @@ function show(value) {
   }
   if (!data.forming) forming = null;
   else { const coming = load(data.forming, () => { forming = coming; all(); }); }
+  const stood = root.dataset.state;
   root.dataset.state = finished() ? "repaired" : data.progress ? "repairing" : "broken";
   root.dataset.task = data.task;
+  keepFocus(stood, root.dataset.state);
   heat.disabled = !finished();
   find(".switch").classList.toggle("off", !finished());
   half = null;

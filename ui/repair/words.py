@@ -13,7 +13,7 @@ NAMES = {"cube": "cube inpainting", "speed": "speed perturbation", "tube": "tube
 TASKS = {"Hiding frames": "cube", "Doubling speed": "speed", "Scrambling pieces": "tube"}
 STRENGTHS = {
     "cube": "How much (%)",
-    "speed": "How much (× speed)",
+    "speed": "How much (×)",
     "tube": "How much (pieces)",
 }
 OWN_CLIP = "Your clip"
