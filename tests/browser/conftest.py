@@ -119,7 +119,7 @@ def app(serve, clip, tmp_path_factory) -> Served:
     entry = {"name": "pattern", "title": "A snowy pattern", "caption": "a pattern"}
     jobs = Jobs(settings)
     edit = build_example(EditRequest(clip, "Make it snowy", "", steps=3), jobs, settings.examples, entry, film=True)
-    build_repair(edit, Break.of("cube", 0, 0), jobs, settings.examples)
+    build_repair(edit, Break.of("cube", 0, 0), jobs, settings.examples, steps=2)
     return Served(serve(settings), settings, done)
 
 

@@ -61,22 +61,20 @@ def load_shipped(examples: Path) -> list[Shipped]:
     return found
 
 
-def build_repair(
-    edit: FinishedEdit, choice: Break, jobs: Jobs, examples: Path, name: str | None = None, suffix: str = ".webp"
-) -> Shipped:
+def build_repair(edit: FinishedEdit, choice: Break, jobs: Jobs, examples: Path, steps: int | None = None) -> Shipped:
     """Break an example's clip, repair it and keep it: its folder, and its line in the manifest (an older one is
     replaced)."""
-    folder, name = examples / FOLDER, name or f"{choice.task}-{edit.folder.name}"
+    folder, name = examples / FOLDER, f"{choice.task}-{edit.folder.name}"
     folder.mkdir(parents=True, exist_ok=True)
     damaged = damage(source_clip(edit), choice, jobs.settings.preset)
-    order = Restoration(damaged.given, damaged.prefix, edit.caption, choice.seed, clean=damaged.clean)
+    order = Restoration(damaged.given, damaged.prefix, edit.caption, choice.seed, steps, clean=damaged.clean)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as temporary:
         part = Path(temporary)
         for event in jobs.restore(order):
             if isinstance(event, Restored):
                 assert event.ceiling is not None  # asked for with the clean clip
                 facts = {"caption": edit.caption, "model": jobs.settings.preset}
-                save_repair(damaged, event.frames, event.ceiling, part, facts, suffix)
+                save_repair(damaged, event.frames, event.ceiling, part, facts, ".webp")
         part.chmod(0o755)
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(part, folder / name)
@@ -97,6 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     build.add_argument("--start", type=int, default=0)
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--strength", type=float, help="that of training if left out")
+    build.add_argument("--steps", type=int)
     build.add_argument("--preset", default="tiny")
     build.add_argument("--folder", type=Path, default=ASSETS / "examples")
     args = parser.parse_args(arguments)
@@ -104,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         caption = {entry["name"]: entry["caption"] for entry in json.loads((args.folder / MANIFEST).read_text("utf-8"))}
         edit = FinishedEdit.load(args.folder / args.example, caption=caption[args.example])
         choice = Break.of(args.task, args.start, args.seed, args.strength)
-        shipped = build_repair(edit, choice, Jobs(Settings(preset=args.preset)), args.folder)
+        shipped = build_repair(edit, choice, Jobs(Settings(preset=args.preset)), args.folder, args.steps)
     except KeyError:
         sys.stderr.write(f"There is no example {args.example!r}; choose one of {', '.join(caption)}.\n")
         return 2
