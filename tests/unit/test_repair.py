@@ -285,11 +285,17 @@ def test_an_own_clip_is_taken_once(jobs, clip):
     state = tab.state.value
     form = [tab._index(tab.first.example), "cube", 30, 0, 0, "two towers"]
     taken = tab._opened(state, *form, replace(clip, caption="my pattern"))
-    assert taken[tab.clip] == 0 and taken[tab.caption] == "my pattern" and "repaired" not in taken[tab.view]["sheets"]
+    assert (
+        taken[tab.clip] == words.OWN_CLIP
+        and taken[tab.caption] == "my pattern"
+        and "repaired" not in taken[tab.view]["sheets"]
+    )
     back = tab._by_clip(state, *form, clip)
     assert "repaired" in back[tab.view]["sheets"] and back[tab.caption] == examples[0].caption
     assert tab.view not in tab._opened(state, *form, clip), "chosen otherwise since"
-    assert tab._by_task(state, 0, "speed", 30, 0, 0, "", clip)[tab.clip] == 0, "and it stays for other damage"
+    assert tab._by_task(state, 0, "speed", 30, 0, 0, "", clip)[tab.clip] == words.OWN_CLIP, (
+        "and it stays for other damage"
+    )
 
 
 def test_a_stopped_repair_leaves_what_was_there(jobs, short):
@@ -332,7 +338,7 @@ def test_the_tab_opens_on_the_shipped_repair_and_has_one_for_each_damage(jobs):
     assert state.shown.finished and tab.caption.value and tab.get_film.visible
     form = [tab._index(tab.first.example), tab.task.value, tab.strength.value, 0, 0, tab.caption.value, own]
     assert tab.view not in tab._opened(state, *form), "nothing is broken again, and the example is no own clip"
-    for task in PRETEXT_TASKS:
+    for task in ("speed", "tube", "cube"):
         shown = tab._by_task(state, form[0], task, 30, 0, 0, "", own)
         assert shown[tab.view]["task"] == task and "repaired" in shown[tab.view]["sheets"]
         assert shown[tab.caption]
