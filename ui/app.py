@@ -16,13 +16,14 @@ from ui.media.folders import keep
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
 from ui.repair import words
+from ui.repair.session import RepairSession
 from ui.repair.shipped import load_shipped
 from ui.settings import Settings
 from ui.tabs.anchors import AnchorsTab
 from ui.tabs.controls import PageState
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import load_examples
-from ui.tabs.repair import RepairSession, RepairTab
+from ui.tabs.repair import RepairTab
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")

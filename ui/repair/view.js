@@ -80,7 +80,7 @@ function drawPanels() {
     const touched = i === SEEN && data.touched[frame] > 0;
     panel.classList.toggle("touched", touched);
     panel.classList.toggle("forming", i === REPAIRED && !finished() && there);
-    panel.querySelector(".waiting").textContent = i === REPAIRED && !there ? data.progress || data.waiting : "";
+    panel.querySelector(".waiting").textContent = i === REPAIRED && !there && !finished() ? data.progress || data.waiting : "";
     panel.querySelector(".at").textContent = panelWords(i, there);
     canvas.setAttribute("aria-label", `${data.panels[i]}, frame ${frame + 1} of ${data.count}. ${panelWords(i, there)}`);
   });

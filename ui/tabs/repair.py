@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ui.media.runs import FinishedEdit
 from ui.repair import words
 from ui.repair.damage import Break, Damaged, damage
 from ui.repair.record import Repair, save_damage, save_repair
+from ui.repair.session import Key, PageInput, RepairSession
 from ui.repair.shipped import Shipped
 from ui.repair.view import repair_view, view_value
 from ui.settings import PRESETS
@@ -29,50 +30,8 @@ from ui.tabs.controls import Controls, PageState, Updates, Where, wire_end, wire
 from ui.tabs.progress import ProgressView, alert, notice
 from ui.viewer.plan import picture_url
 
-_REMEMBERED = 12
 _LAST_STEP = 120
 """Seconds that a stopped job may take to end."""
-Key = tuple[str, Break]
-"""A clip by its path, and how it is broken."""
-
-
-@dataclass
-class RepairSession:
-    """What the tab shows to one visitor and has repaired for them. The same object all along, so that a job at work can
-    see whether the page has moved on.
-
-    chosen: whether the visitor has chosen the clip. own: path of the own clip that was last offered.
-    """
-
-    key: Key | None = None
-    shown: Repair | None = None
-    repaired: dict[Key, Repair] = field(default_factory=dict)
-    chosen: bool = False
-    own: str = ""
-    seconds: float | None = None
-
-    def remember(self, key: Key, repair: Repair) -> None:
-        self.repaired[key] = repair
-        while len(self.repaired) > _REMEMBERED:
-            del self.repaired[next(iter(self.repaired))]
-
-    @property
-    def folders(self) -> list[Path]:
-        """The folders in use."""
-        return [repair.folder for repair in (*self.repaired.values(), self.shown) if repair is not None]
-
-
-@dataclass(frozen=True)
-class PageInput:
-    """The values of the tab's form, and the clip of the Edit tab."""
-
-    clip: int | None
-    task: str
-    strength: float | None
-    start: float | None
-    seed: float | None
-    caption: str
-    own: PageClip | None
 
 
 class RepairTab:
