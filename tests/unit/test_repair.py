@@ -355,9 +355,11 @@ def test_the_api_damages_as_strongly_as_asked_and_measures_against_the_autoencod
         api.corrupt_clip(str(clip.path), "cube", strength=0.9)
 
 
-def test_a_repair_is_the_same_with_and_without_the_clean_clip(repaired, jobs):
-    """The model does not see what it has to find."""
+def test_the_clean_clip_is_measured_and_not_seen_by_the_model(repaired, jobs):
     damaged, events, _ = repaired
+    pipeline = jobs.engine.pipeline()
+    decoded = pipeline.decode_latents(pipeline.encode_video(torch.from_numpy(damaged.clean)[None].float() / 255))
+    assert np.abs(decoded[0].numpy() * 255 - events[-1].ceiling).max() <= 0.51, "the autoencoder of the clean clip"
     order = Restoration(damaged.given, damaged.prefix, "a pattern", 0)
-    *_, last = restore(order, jobs.engine.pipeline())
+    *_, last = restore(order, pipeline)
     assert isinstance(last, Restored) and last.ceiling is None and np.array_equal(last.frames, events[-1].frames)
