@@ -274,7 +274,8 @@ def test_a_job_does_not_draw_over_what_the_visitor_has_moved_on_to(jobs, short):
     next(run)
     moved_on = tab._by_task(state, 0, "speed", 2, 0, 0, "", short)
     assert moved_on[tab.view]["task"] == "speed"
-    *_, last = run
+    *steps, last = run
+    assert len(steps) >= STEPS and not any(tab.view in step for step in steps)
     assert tab.view not in last and words.ELSEWHERE in last[tab.progress]
     assert "repaired" in tab._by_task(state, 0, "cube", 30, 0, 0, "", short)[tab.view]["sheets"]
 
