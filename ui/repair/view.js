@@ -374,8 +374,8 @@ function show(value) {
       images[name].dataset.url = file.url;
     }
   }
-  if (!data.forming) forming = null;
-  else { const coming = load(data.forming, () => { forming = coming; all(); }); }
+  if (!data.progress) forming = null; // at work, the last picture stays until there is a better one
+  else if (data.forming) { const coming = load(data.forming, () => { forming = coming; all(); }); }
   const stood = root.dataset.state;
   root.dataset.state = finished() ? "repaired" : data.progress ? "repairing" : "broken";
   root.dataset.task = data.task;

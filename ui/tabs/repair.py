@@ -230,12 +230,12 @@ class RepairTab:
             if state.key == key and not (state.shown is not None and state.shown.finished):
                 state.shown = broken
             where.started.set()
-            yield {self.progress: bar(JobStep("reading"))} | self._while_at_work(state, key, broken, None, "Reading")
+            yield {self.progress: bar(JobStep("reading"))} | self._while_at_work(state, key, broken, JobStep("reading"))
             order = Restoration(
                 damaged.given, damaged.prefix, (given.caption or "").strip(), int(given.seed or 0), clean=damaged.clean
             )
             for event in self.jobs.restore(order):
-                keep([folder, self._clip(given).path])
+                keep([folder, key[0]])
                 if isinstance(event, Restored):
                     assert event.ceiling is not None  # asked for with the clean clip
                     repair = save_repair(damaged, event.frames, event.ceiling, folder, facts)
@@ -254,13 +254,10 @@ class RepairTab:
                     else:
                         yield idle | {self.progress: notice(words.ELSEWHERE)}
                 else:
-                    said = (
-                        f"{text.PHASES.get(event.phase, event.phase)} {event.step}/{event.steps}" if event.step else ""
-                    )
                     yield {
                         self.progress: bar(replace(event, preview=None)),
                         self.session.where: replace(where, step=event.step, steps=event.steps),
-                    } | self._while_at_work(state, key, broken, event, said)
+                    } | self._while_at_work(state, key, broken, event)
         except Exception as error:
             yield idle | {self.problem: alert(sentence(error)), self.progress: ""} | self._as_it_is(state)
         finally:
@@ -268,14 +265,14 @@ class RepairTab:
             if not kept and not (state.shown is not None and state.shown.folder == folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _while_at_work(
-        self, state: RepairSession, key: Key, broken: Repair, event: JobStep | None, said: str
-    ) -> Updates:
+    def _while_at_work(self, state: RepairSession, key: Key, broken: Repair, event: JobStep) -> Updates:
         """The view of a job at work; nothing where the visitor looks at something else."""
         if state.key != key:
             return {}
-        forming = None if event is None or event.preview is None else picture_url(event.preview, quality=80)
-        return {self.view: self._value(broken, forming, said or "Starting")}
+        forming = None if event.preview is None else picture_url(event.preview, quality=80)
+        count = f" {event.step}/{event.steps}" if event.step else ""
+        said = text.PHASES.get(event.phase, event.phase.capitalize()) + count
+        return {self.view: self._value(broken, forming, said)}
 
     def _stopped(self, where: Where | None, state: RepairSession) -> Any:
         """The view after Stop: without what was forming, when the job has ended."""
