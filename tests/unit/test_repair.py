@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from sama.edit.estimate import Speed
 from sama.edit.preview import ClipPreview
 from sama.model.pretext import PRETEXT_TASKS
 from sama.presets import TINY_FOLDER
@@ -309,6 +310,18 @@ def test_a_stopped_repair_leaves_what_was_there(jobs, short):
     assert where.ended.is_set()
     left = tab._stopped(where, state)
     assert left["forming"] is None and not left["progress"] and Path(left["sheets"]["seen"]["path"]).is_file()
+
+
+def test_the_button_says_how_long_a_repair_takes(clip):
+    jobs = Jobs(Settings(warm=False))
+    jobs._speed = Speed(1e10, 1e10, 1e10, "a slow machine")
+    grey = np.zeros((17, 144, 256, 3), np.uint8)
+    plain, short = (jobs.restoration_seconds(Restoration(grey[:count], "", "")) for count in (17, 9))
+    measured_too = jobs.restoration_seconds(Restoration(grey, "", "", clean=grey))
+    assert measured_too > plain > short > 10
+    tab = tab_with(jobs)
+    told = tab._estimate(tab.state.value, 0, "cube", 30, 0, 0, "", clip)
+    assert told.value.startswith("Repair it · about ") and " min " in told.value
 
 
 def test_the_shipped_repairs_are_small_and_are_repairs_of_the_examples():
