@@ -6,7 +6,6 @@ it is small and can be pickled.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from ui.media.tokens import Tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sama.edit import EditResult
+    from sama.edit import EditEvent, EditResult
     from sama.pipeline import SamaPipeline
 
 
@@ -28,7 +27,12 @@ if TYPE_CHECKING:
 class JobStep:
     """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
 
-    seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None.
+    phase: "waiting" (for its turn), "loading", "reading", "planning", "painting", "restoring", "measuring",
+        "decoding" or "saving".
+    seconds_left: until the job has ended, waiting included; None where that cannot be told yet.
+    ahead: while it waits, the jobs whose turn comes before. wait: the seconds until its own turn; None if not known.
+    preview: (H, W, 3) uint8 or None. region: (8, 8), where the plan means to change the window's first frame, or None;
+        see `EditEvent`.
     """
 
     phase: str
@@ -38,6 +42,9 @@ class JobStep:
     windows: int = 1
     seconds_left: float | None = None
     preview: np.ndarray | None = None
+    ahead: int = 0
+    wait: float | None = None
+    region: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -78,15 +85,15 @@ def edit(request: EditRequest, pipeline: SamaPipeline) -> Generator[JobStep | Ed
     """Edit a clip. Closing the generator stops it within one step and leaves no file."""
     from sama.edit import edit_video
 
-    clock = _Clock()
     with closing(edit_video(request, pipeline=pipeline, previews=True)) as events:
         for event in events:
             if event.result is not None:
                 yield Edited(_tokens_of(pipeline, event.result), event.result.seconds)
-            elif event.phase != "saving" or not event.step:
-                done = max(0, event.window - 1) * event.steps + event.step
-                left = clock.left(done, event.windows * event.steps)
-                yield JobStep(event.phase, event.step, event.steps, event.window, event.windows, left, event.preview)
+            else:
+                yield JobStep(
+                    _phase(event), event.step, event.steps, event.window, event.windows, preview=event.preview,
+                    region=event.region,
+                )  # fmt: skip
 
 
 def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Restored, None, None]:
@@ -99,7 +106,6 @@ def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Re
     from sama.edit.preview import ClipPreview
     from sama.pipeline import SamaStep
 
-    clock = _Clock()
     source = pipeline.encode_video(_pixels(task.frames))
     preview = ClipPreview.fit(task.frames, source)
     run = pipeline.stream(
@@ -113,10 +119,7 @@ def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Re
     with closing(run) as items:
         for item in items:
             if isinstance(item, SamaStep):
-                yield JobStep(
-                    "restoring", item.step, item.num_steps, seconds_left=clock.left(item.step, item.num_steps),
-                    preview=preview(item.clean_latents),
-                )  # fmt: skip
+                yield JobStep("restoring", item.step, item.num_steps, preview=preview(item.clean_latents))
                 continue
             frames = _as_bytes(np.asarray(item.frames[0]))
             ceiling = None
@@ -140,21 +143,11 @@ def _as_bytes(frames: np.ndarray) -> np.ndarray:
     return pixels
 
 
-class _Clock:
-    """Estimates the seconds left from the time of the steps after the first."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-
-    def left(self, done: int, total: int) -> float | None:
-        now = time.monotonic()
-        if done < 1 or not total:
-            return None
-        if self._first is None:
-            self._first = now, done
-            return None
-        begin, at = self._first
-        return (now - begin) / (done - at) * (total - done) if done > at else None
+def _phase(event: EditEvent) -> str:
+    """The phase of an event, with decoding and saving told apart in every window."""
+    if event.phase in ("painting", "saving") and not event.step:
+        return "saving" if event.written else "decoding"
+    return event.phase
 
 
 def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:
