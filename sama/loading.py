@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ def load_pipeline(
     compile: str = "auto",
     window: tuple[int, int, int] | None = None,
     forwards: int | None = None,
+    texts: bool = True,
 ) -> SamaPipeline:
     """A preset's pipeline on a device, ready to edit.
 
@@ -31,6 +32,7 @@ def load_pipeline(
     lora: files, each optionally with `@scale`.
     model: folder of a saved pipeline in place of the preset's weights.
     memory, compile, window, forwards: how it runs there, see `sama.device.placement.place`.
+    texts: whether it will encode prompts; without, its text encoder is not even read.
     Raises EditError for weights, LoRAs, devices or ways that are not there or do not fit.
     """
     from sama.edit.request import check_lora, check_preset, check_ways, check_weights, parse_lora
@@ -45,7 +47,7 @@ def load_pipeline(
     use_growing_segments()
     names = [f"lora_{index}" for index in range(len(loras))]
     try:
-        pipeline = assemble(preset, target, model=model)
+        pipeline = assemble(preset, target, model=model, texts=texts)
         for name, (path, _) in zip(names, loras, strict=True):
             pipeline.load_lora_weights(path, adapter_name=name)
     except CheckpointError as error:
@@ -65,17 +67,22 @@ def assemble(
     device: str = "cpu",
     model: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    texts: bool = True,
 ) -> SamaPipeline:
     """A preset's pipeline in main memory, in the types that `device` computes with.
 
     model: folder of a saved pipeline in place of the preset's.
     weights: a SAMA transformer in place of the released one: a file, shards or a folder. The 1.3b preset, which has no
         released weights, needs it or `model`.
+    texts: False leaves out the text encoder, and the tower for showing outcomes.
     Raises CheckpointError for weights that do not fit, ValueError for an unknown preset.
     """
     chosen = get_preset(preset)
     folder = model or chosen.folder
-    return _from_folder(chosen, Path(folder), device, weights) if folder else _from_hub(chosen, weights)
+    absent = {} if texts else {"text_encoder": None, "semantic_tower": None}
+    if folder:
+        return _from_folder(chosen, Path(folder), device, weights, absent)
+    return _from_hub(chosen, weights, absent)
 
 
 def needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
@@ -83,7 +90,9 @@ def needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
     return model is None and get_preset(preset).folder is None
 
 
-def _from_folder(preset: Preset, folder: Path, device: str, weights: str | os.PathLike[str] | None) -> SamaPipeline:
+def _from_folder(
+    preset: Preset, folder: Path, device: str, weights: str | os.PathLike[str] | None, absent: Mapping[str, None]
+) -> SamaPipeline:
     import torch
 
     from sama.checkpoints import load_transformer
@@ -93,13 +102,13 @@ def _from_folder(preset: Preset, folder: Path, device: str, weights: str | os.Pa
         raise CheckpointError(missing_weights(preset))
     dtype = fast_dtype(device)
     types = {"transformer": dtype, "vae": vae_dtype(device), "default": torch.float32}
-    pipeline = SamaPipeline.from_pretrained(folder, dtype=types)
+    pipeline = SamaPipeline.from_pretrained(folder, dtype=types, **absent)
     if weights is not None:
         pipeline.register_modules(transformer=load_transformer(weights, pipeline.transformer_arguments, dtype))
     return pipeline
 
 
-def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None) -> SamaPipeline:
+def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None, absent: Mapping[str, None]) -> SamaPipeline:
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -119,4 +128,5 @@ def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None) -> SamaPip
         scheduler=FlowMatchEulerDiscreteScheduler(),
         **(preset.canvas.settings() if preset.canvas else {}),
         dtype={"text_encoder": dtype, "default": torch.float32},
+        **absent,
     )

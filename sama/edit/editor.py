@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
 
 
+Extent = tuple[tuple[int, int, int], int | None]
+
+
 def edit_video(
     request: EditRequest,
     pipeline: SamaPipeline | None = None,
@@ -62,7 +65,7 @@ def edit_video(
             yield EditEvent("planning", windows=windows, message="Loading the model")
             pipeline = load_pipeline(
                 request.preset, request.device, request.lora, request.model, request.memory, request.compile,
-                *_extent(job),
+                *extent_of(job),
             )  # fmt: skip
         yield EditEvent("planning", windows=windows, message="Planning the edit")
         unread = Unread.of(request, pipeline)
@@ -120,7 +123,7 @@ def _facts(result: EditResult, kept_source: bool | None) -> dict[str, Any]:
     }
 
 
-def _extent(job: Job) -> tuple[tuple[int, int, int], int | None]:
+def extent_of(job: Job) -> Extent:
     """The largest window of a job (frames, height, width), and how many evaluations of the model it takes; None where
     only the model knows its steps."""
     start, stop = job.plan.windows[0]

@@ -29,7 +29,7 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, Wan
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
-from sama.model.blocks import SamaBlock, may_drop_queries, may_share
+from sama.model.blocks import FusedGELU, SamaBlock, may_drop_queries, may_share
 from sama.shapes import NUM_SEMANTIC_TOKENS, SEMANTIC_GRID
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
@@ -198,6 +198,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         dim = num_attention_heads * attention_head_dim
         for block in (self.blocks[0], self.blocks[-1]):
             SamaBlock.take_over(block)
+        for block in self.blocks:
+            FusedGELU.take_over(block.ffn.net[0])
         self.rope = SamaRotaryPosEmbed(
             attention_head_dim, patch_size, rope_max_seq_len, semantic_positions, source_positions
         )
@@ -253,6 +255,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             segments.append(self._mark(self.semantic_projector(semantic_hidden_states), SEMANTIC))
         segments.append(self._mark(self._embed_patches(hidden_states), TARGET))
         tokens = torch.cat(segments, dim=1)  # (B, source + semantic + target, D)
+        del segments  # a copy of all tokens, which would stay through the blocks
 
         # 3. The blocks
         tokens = self.before_blocks(tokens)

@@ -21,12 +21,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionModel
 
-from sama.device.placement import stripes_that_fit
+from sama.device.placement import part_fits, stripes_that_fit
 from sama.device.streaming import release
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.processes import OneProcess, Processes
 from sama.model.transformer import SamaTransformer3DModel
+from sama.model.vae_parallel import largest_share
 from sama.pipeline.batch import BatchShape
 from sama.pipeline.caching import first_block_cache
 from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
@@ -63,7 +64,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
 
     transformer: SamaTransformer3DModel
     vae: AutoencoderKLWan
-    text_encoder: PreTrainedModel
+    text_encoder: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     scheduler: FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler
     semantic_tower: SiglipVisionModel | None
@@ -72,7 +73,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self,
         transformer: SamaTransformer3DModel,
         vae: AutoencoderKLWan,
-        text_encoder: PreTrainedModel,
+        text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         scheduler: FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler,
         semantic_tower: SiglipVisionModel | None = None,
@@ -169,8 +170,8 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         (B, C, F, H / 8, W / 8), float32. Raises ValueError for other sizes."""
         self._latent_shape(frames)
         with self._vae_lock:
-            device = self._execution_device
-            return encode_clips(self.vae, frames.to(device), stripes=self._stripes(frames.shape[:4]))
+            frames = frames.to(self._execution_device)
+            return encode_clips(self.vae, frames, **self._coding(frames.shape[:4]))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -179,14 +180,19 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
             scale = self.vae.config["scale_factor_spatial"]
             clip = (len(latents), 4 * latents.shape[2] - 3, *(scale * side for side in latents.shape[3:]))
             latents = latents.to(self._execution_device, torch.float32)
-            return decode_clips(self.vae, latents, self._stripes(clip))
+            return decode_clips(self.vae, latents, **self._coding(clip))
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
         """Prompts as text states (B, max_sequence_length, text_dim), float32, padded rows zero.
 
         prefix: the task's token in place of the pipeline's.
+        Raises ValueError for a pipeline that was loaded without a text encoder.
         """
+        if self.text_encoder is None:
+            raise ValueError(
+                "this pipeline was loaded without its text encoder: give prompt_embeds in place of prompts"
+            )
         prefix = self.config["prompt_prefix"] if prefix is None else prefix
         texts = [model_prompt(prompt, prefix, self.config["spell_quotes"]) for prompt in prompts]
         room = self.config["max_sequence_length"]
@@ -210,10 +216,14 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         _, num_frames, height, width, _ = frames.shape
         return latent_shape(num_frames, height, width, self.vae.config["scale_factor_spatial"])
 
-    def _stripes(self, clip: Sequence[int]) -> int:
-        """In how many stripes the VAE takes a clip (B, T, H, W); what waits for the transformer makes room."""
+    def _coding(self, clip: Sequence[int]) -> dict[str, Any]:
+        """How the VAE takes a clip (B, T, H, W): on several processes, or in how many stripes. What waits for the
+        transformer makes room."""
         release(self.transformer)
-        return stripes_that_fit(self, clip)
+        coder = self._processes.coder(clip)
+        if coder is not None and part_fits(self, clip, largest_share(self.vae, clip, self._processes.size)):
+            return {"coder": coder}
+        return {"stripes": stripes_that_fit(self, clip)}
 
     # --- The run -----------------------------------------------------------------------------------------------------
 
@@ -282,7 +292,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
             if inputs.cache_threshold is not None:
                 stack.enter_context(first_block_cache(self.transformer, inputs.cache_threshold))
             self.transformer._reset_stateful_cache()  # a run that was stopped may have left its own
-            run, scheduler = processes.share(lambda: (prepare(), scheduler), self._execution_device)
+            run, scheduler = stack.enter_context(processes.run(lambda: (prepare(), scheduler), self._execution_device))
             self._num_timesteps = run.num_steps
             video_scheduler, semantic_scheduler = (
                 run_scheduler(scheduler, run.num_steps, self.config["shift"], run.latents.device) for _ in range(2)
@@ -314,6 +324,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
                 if self._interrupt:
                     break
             self._current_timestep = None
+            stack.close()  # the run is over: processes that follow this one are free to decode with it
             frames: Any = run.latents
             if inputs.output_type != "latent":
                 frames = as_output(self.decode_latents(run.latents), inputs.output_type)

@@ -84,9 +84,9 @@ class WorkerEngine:
         return found
 
 
-def load(source: Source, device: str) -> SamaPipeline:
+def load(source: Source, device: str, leads: bool) -> SamaPipeline:
     """Load the pipeline; it runs in each worker."""
-    pipeline = load_source(source, device)
+    pipeline = load_source(source, device, texts=leads)
     return pipeline if source.loader is None else pipeline.to(device)
 
 
