@@ -77,21 +77,27 @@ def edit_states(page: Any, shot: Shot) -> None:
     shot("edit-not-a-video")
 
 
-def pretext_states(page: Any, shot: Shot) -> None:
-    """The Pretext tab: a damaged clip of each kind, and a repaired one."""
-    viewer = page.locator("#pretext-viewer .viewer")
-    for label, name in (("Wrong speed", "speed"), ("Shuffled tubes", "tubes"), ("Missing cube", "cube")):
+def repair_states(page: Any, shot: Shot) -> None:
+    """The Repair tab: a finished repair of each kind, errors, arrows, a broken clip, at work, and finished."""
+    view = page.locator("#repair-view .repair")
+    for label, task in (("Hiding frames", "cube"), ("Doubling speed", "speed"), ("Scrambling pieces", "tube")):
         page.get_by_label(label).check()
-        page.wait_for_timeout(500)  # until the last damage has left the viewer
-        viewer.and_(page.locator("[data-panels='Clean|Given to the model']")).wait_for(timeout=MODEL_MS)
-        page.wait_for_timeout(1000)
-        _to_the_middle(page, "#pretext-viewer")
-        shot(f"pretext-{name}")
-    page.get_by_role("button", name="Restore", exact=True).click()
-    viewer.and_(page.locator("[data-panels='Clean|Given to the model|Restored']")).wait_for(timeout=MODEL_MS)
-    page.locator("#scores").get_by_text("dB").first.wait_for()
-    _to_the_middle(page, "#pretext-viewer")
-    shot("pretext-restored")
+        view.and_(page.locator(f"[data-task={task}][data-state=repaired]")).wait_for(timeout=MODEL_MS)
+        if task == "tube":
+            page.locator("#repair-view .list button").first.focus()
+        shot(f"repair-{task}")
+    page.get_by_label("Hiding frames").check()
+    view.and_(page.locator("[data-task=cube]")).wait_for(timeout=MODEL_MS)
+    page.get_by_label("Show errors").check()
+    shot("repair-errors")
+    _press(page, "Another seed")
+    view.and_(page.locator("[data-state=broken]")).wait_for(timeout=MODEL_MS)
+    shot("repair-broken")
+    _press(page, "Repair it")
+    page.wait_for_function("document.querySelector('#repair-progress .progress')?.dataset.step >= 3", timeout=MODEL_MS)
+    shot("repair-at-work")
+    view.and_(page.locator("[data-state=repaired]")).wait_for(timeout=MODEL_MS)
+    shot("repair-done")
 
 
 PLAN_QUESTIONS = {
@@ -132,7 +138,7 @@ TABS = {
     "opened": ("Edit", opened_state),
     "plan": ("Plan", plan_states),
     "edit": ("Edit", edit_states),
-    "pretext": ("Pretext", pretext_states),
+    "repair": ("Repair", repair_states),
 }
 """Groups of states, each with its tab. In this order: the plan is of an example before the session has an edit."""
 

@@ -17,12 +17,15 @@ from ui.media.folders import keep, leave
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
 from ui.media.towers import PlanReader
+from ui.repair import words
+from ui.repair.session import RepairSession
+from ui.repair.shipped import load_shipped
 from ui.settings import Settings
 from ui.tabs.controls import PageState
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import load_examples
 from ui.tabs.plan import PlanTab
-from ui.tabs.pretext import PretextTab
+from ui.tabs.repair import RepairTab
 
 _SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _EVENTS = 200  # that gradio may hold; jobs wait in the line of `Jobs`, and each visitor's requests are counted
@@ -49,8 +52,8 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Edit"):
                 edit = EditTab(jobs, examples, session)
-            with gr.Tab("Pretext") as pretext:
-                PretextTab(pretext, jobs, examples, session)
+            with gr.Tab(words.TAB) as tab:
+                repair = RepairTab(tab, jobs, examples, load_shipped(settings.examples), session)
             with gr.Tab("Plan") as plan:
                 PlanTab(plan, examples, session, PlanReader(settings.vision_tower))
         with gr.Accordion("Limits and privacy", open=False):
@@ -59,7 +62,7 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
         add_api(jobs)
         gr.Timer(KEEP_SECONDS).tick(
             _keep,
-            [session.clip, session.runs, edit.mask],
+            [session.clip, session.runs, edit.mask, repair.state],
             None,
             queue=False,
             api_visibility="private",
@@ -87,7 +90,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "pwa": False,
         "ssr_mode": False,
         "theme": theme(),
-        "css_paths": [Path(__file__).with_name("app.css")],
+        "css_paths": [Path(__file__).with_name("app.css"), Path(__file__).with_name("repair") / "page.css"],
     }
 
 
@@ -128,9 +131,17 @@ def _header(settings: Settings) -> str:
     )
 
 
-def _keep(clip: PageClip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
-    """Mark the clip, mask and runs of an open page as in use, so that they are not removed."""
-    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)], shown=True)
+def _keep(
+    clip: PageClip | None,
+    runs: list[FinishedEdit],
+    mask: Path | None = None,
+    repairs: RepairSession | None = None,
+) -> None:
+    """Mark the clip, mask, runs and repairs of an open page as in use, so that they are not removed."""
+    keep(
+        [clip.path if clip else None, mask, *(edit.folder for edit in runs), *(repairs.folders if repairs else [])],
+        shown=True,
+    )
 
 
 def _leave(request: gr.Request) -> None:

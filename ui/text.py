@@ -43,22 +43,12 @@ PHASES = {
     "reading": "Reading the clip",
     "planning": "Planning",
     "painting": "Painting",
-    "restoring": "Restoring",
+    "restoring": "Repairing",
+    "measuring": "Measuring",
     "decoding": "Decoding the frames",
     "saving": "Saving",
     "done": "Done",
 }
-
-TASKS = {"Missing cube": "cube", "Wrong speed": "speed", "Shuffled tubes": "tube"}
-TASK_NOTES = {
-    "cube": "A run of whole frames is hidden in grey; the first frame always stays.",
-    "speed": "The clip plays twice as fast and turns round at its end, so that its length stays.",
-    "tube": "The clip is cut into 2 × 2 × 2 blocks of space and time, put in a random order.",
-}
-PRETEXT_INTRO = (
-    "Before it learns to edit, the model learns to repair clips that were damaged on purpose. "
-    "What it can repair here is why its edits keep the motion of your clip."
-)
 
 PLAN_INTRO = (
     "Before and while it paints, the model notes what each of 64 areas of the first frame will show. This is its plan "
@@ -132,7 +122,6 @@ DROP_WORDS = {
 MASK = "Mask, a picture or a clip: the edit shows where it is white, and the source stays where it is black"
 MASK_SHOWN = "The source stays where your clip is dark here."
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
-EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
 EXAMPLES_TITLE = "Finished examples: they open at once"
 WAITING = "Waiting for the model. Others may be ahead of you."
 ONE_AT_A_TIME = "Your last run is still going. Wait for it, or stop it."

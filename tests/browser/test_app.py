@@ -1,4 +1,4 @@
-"""What a visitor does, in a real Chromium: upload, edit, compare, stop, restore, look at the plan."""
+"""What a visitor does, in a real Chromium: upload, edit, compare, stop, look at the plan."""
 
 from __future__ import annotations
 
@@ -145,18 +145,6 @@ def test_an_empty_instruction_is_refused_at_its_field(page):
     expect(page.get_by_role("alert").filter(has_text="Say what should change")).to_be_visible()
 
 
-def test_a_restoration(page):
-    page.get_by_role("tab", name="Pretext").click()
-    viewer = page.locator("#pretext-viewer .viewer")
-    expect(viewer).to_have_attribute("data-panels", "Clean|Given to the model")  # at once, without the model
-    page.get_by_label("Shuffled tubes").check()
-    expect(page.get_by_text("blocks of space and time")).to_be_visible()
-    page.get_by_role("button", name="Restore", exact=True).click()
-    expect(viewer).to_have_attribute("data-panels", "Clean|Given to the model|Restored", timeout=60_000)
-    expect(page.locator("#scores")).to_contain_text("in the hidden part")
-    expect(page.locator("#scores")).to_contain_text("dB")
-
-
 def ask(page: Page, question: str) -> None:
     page.locator("#plan").get_by_label(question).check()
 
@@ -218,7 +206,7 @@ def test_a_narrow_screen_needs_no_sideways_scroll(browser, app, scheme):
     page = context.new_page()
     seen = watch(page, app.url)
     page.goto(app.url)
-    for tab in ("Edit", "Pretext", "Plan"):
+    for tab in ("Edit", "Repair", "Plan"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

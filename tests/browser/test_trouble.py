@@ -85,8 +85,8 @@ def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
             expect(third.get_by_role("alert").filter(has_text="The queue is full")).to_have_count(0)
             press(third, "Stop")
             expect(third.locator("#progress")).to_contain_text("Stopped")
-        first.get_by_role("tab", name="Pretext").click()
-        press(first, "Restore")
+        first.get_by_role("tab", name="Repair").click()
+        press(first, "Repair it again")
         expect(first.get_by_role("alert").filter(has_text="Your last run is still going")).to_be_visible()
         small.go_on.set()
 

@@ -27,7 +27,7 @@ from tests.tiny import tiny_pipeline
 from ui import text
 from ui.api import Api
 from ui.errors import PromptError, sentence
-from ui.jobs.jobs import Edited, Jobs, JobStep, Restoration, Restored
+from ui.jobs.jobs import Edited, Jobs, JobStep
 from ui.media.clips import PageClip, take_upload
 from ui.media.folders import keep, leave, new_folder, remove, sweep
 from ui.media.limits import LEAVE_SECONDS, PROMPT_LENGTH, UPLOAD_LIMITS, checked_instruction, limits_table
@@ -36,7 +36,6 @@ from ui.settings import Settings
 from ui.tabs.controls import PageState, Where
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import build_example, load_examples
-from ui.tabs.pretext import clip_psnr, damage, scores
 
 INSTRUCTION = "Make it snowy"
 STEPS = 3
@@ -467,25 +466,6 @@ def test_examples_load_in_order_and_a_broken_one_is_left_out(finished, caplog):
     assert loaded.title == "Snow" and loaded.caption == "a pattern" and loaded.instruction == INSTRUCTION
     assert loaded.credit == "made here"
     assert "gone" in caplog.text
-
-
-@pytest.mark.parametrize("task", text.TASKS.values())
-def test_damage_is_limited_to_what_it_says(clip, task):
-    damaged = damage(PageClip.of(probe(clip)), task, 0, 0, "tiny")
-    assert damaged.clean.shape == damaged.given.shape and len(damaged.clean) == 9
-    assert damaged.hidden.any()
-    assert np.array_equal(damaged.clean[~damaged.hidden], damaged.given[~damaged.hidden])
-    assert clip_psnr(damaged.clean, damaged.given, ~damaged.hidden) == float("inf") or not (~damaged.hidden).any()
-
-
-def test_a_restoration_is_scored_in_the_hidden_part_and_overall(jobs, clip):
-    damaged = damage(PageClip.of(probe(clip)), "cube", 0, 0, "tiny")
-    *steps, last = jobs.restore(Restoration(damaged.given, damaged.prefix, "", 0))
-    assert [step.step for step in steps if step.phase == "restoring"] == list(range(1, STEPS + 1))
-    assert isinstance(last, Restored) and last.frames.shape == damaged.clean.shape
-    values = scores(damaged, damaged.clean)
-    assert values["restored_hidden"] == values["restored_overall"] == float("inf")
-    assert values["given_hidden"] < values["given_overall"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from sama.model.named import EMBEDDED
 from ui.media.tokens import Tokens, small_jpeg
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sama.edit import EditEvent, EditResult
     from sama.pipeline import SamaPipeline
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 class JobStep:
     """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
 
-    phase: "waiting" (for its turn), "loading", "reading", "planning", "painting", "restoring", "decoding" or "saving".
+    phase: "waiting" (for its turn), "loading", "reading", "planning", "painting", "restoring", "measuring",
+        "decoding" or "saving".
     seconds_left: until the job has ended, waiting included; None where that cannot be told yet.
     ahead: while it waits, the jobs whose turn comes before. wait: the seconds until its own turn; None if not known.
     preview: (H, W, 3) uint8 or None. region: (8, 8), where the plan means to change the window's first frame, or None;
@@ -57,14 +60,19 @@ class Edited:
 
 @dataclass(frozen=True)
 class Restored:
-    """The last event of a restoration: the frames, (T, H, W, 3) uint8."""
+    """The last event of a restoration: the frames, (T, H, W, 3) uint8, and, where the clean clip was given, that clip
+    as the model's autoencoder gives it back: no restoration can be expected to be nearer to it."""
 
     frames: np.ndarray
+    ceiling: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """A damaged clip (T, H, W, 3) uint8 in one of the model's sizes, and how to restore it."""
+    """A damaged clip (T, H, W, 3) uint8 in one of the model's sizes, and how to restore it.
+
+    clean: the clip before it was damaged; the model does not see it.
+    """
 
     frames: np.ndarray
     prefix: str
@@ -72,6 +80,7 @@ class Restoration:
     seed: int = 0
     steps: int | None = None
     guidance: float | None = None
+    clean: np.ndarray | None = None
 
 
 def edit(request: EditRequest, pipeline: SamaPipeline) -> Generator[JobStep | Edited, None, None]:
@@ -92,13 +101,19 @@ def edit(request: EditRequest, pipeline: SamaPipeline) -> Generator[JobStep | Ed
 
 
 def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Restored, None, None]:
-    """Restore a damaged clip. Closing the generator stops it within one step."""
+    """Restore a damaged clip. Closing the generator stops it within one step.
+
+    The preview of a step is one picture below the other: of the first frame and of every four frames after it.
+    """
     import torch
 
+    from sama.edit.preview import ClipPreview
     from sama.pipeline import SamaStep
 
+    source = pipeline.encode_video(_pixels(task.frames))
+    preview = ClipPreview.fit(task.frames, source)
     run = pipeline.stream(
-        video=task.frames,
+        source_latents=source,
         prompt=task.prompt,
         prompt_prefix=task.prefix,
         num_inference_steps=task.steps,
@@ -108,9 +123,28 @@ def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Re
     with closing(run) as items:
         for item in items:
             if isinstance(item, SamaStep):
-                yield JobStep("restoring", item.step, item.num_steps)
-            else:
-                yield Restored((np.asarray(item.frames[0]) * 255).round().clip(0, 255).astype(np.uint8))
+                yield JobStep("restoring", item.step, item.num_steps, preview=preview(item.clean_latents))
+                continue
+            frames = _as_bytes(np.asarray(item.frames[0]))
+            ceiling = None
+            if task.clean is not None:
+                yield JobStep("measuring")
+                latents = pipeline.encode_video(_pixels(task.clean))
+                ceiling = _as_bytes(pipeline.decode_latents(latents)[0].cpu().numpy())
+            yield Restored(frames, ceiling)
+
+
+def _pixels(frames: np.ndarray) -> Tensor:
+    """Frames (T, H, W, 3) uint8 as a batch of one clip in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(frames).unsqueeze(0).float() / 255
+
+
+def _as_bytes(frames: np.ndarray) -> np.ndarray:
+    """Frames in [0, 1] as uint8."""
+    pixels: np.ndarray = (frames * 255).round().clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def _phase(event: EditEvent) -> str:
