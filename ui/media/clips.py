@@ -9,7 +9,7 @@ from pathlib import Path
 from sama.video import UPLOAD_LIMITS, VideoInfo, normalise_part, normalise_upload, probe
 from sama.video.uploads import Part
 from ui import text
-from ui.media.folders import new_folder
+from ui.media.folders import came_from, new_folder
 from ui.media.runs import FinishedEdit, frame_times
 
 
@@ -43,13 +43,16 @@ class PageClip:
         return text.clip_facts(self.width, self.height, self.frames, self.fps, self.sound)
 
 
-def take_upload(path: str | Path, start: float | None = None) -> PageClip:
+def take_upload(path: str | Path, start: float | None = None, once: bool = True) -> PageClip:
     """Check and transcode an upload. Raises VideoError with a sentence for the user; no file is then left.
 
     start: of a file that is longer than a clip may be, take the part from this second on. None refuses such a file.
+    once: whether the upload is used for nothing else, and goes with the clip.
     """
     folder = new_folder()
     try:
+        if once:
+            came_from(folder, path)
         if start is None:
             return PageClip.of(normalise_upload(path, folder / "clip.mp4", UPLOAD_LIMITS))
         info, part = normalise_part(path, folder / "clip.mp4", start, UPLOAD_LIMITS)
