@@ -85,7 +85,7 @@ def test_only_a_file_that_gradio_took_is_an_upload(clip, cache, tmp_path):
         return gr.EventData(None, {"path": path, "ticket": 7})
 
     sent = cache / "0123" / "cat.mp4"
-    sent.parent.mkdir()
+    sent.parent.mkdir(parents=True)
     sent.write_bytes(b"x")
     (cache / "0123" / "link.mp4").symlink_to(__file__)
     assert uploaded_file(event(str(sent))) == (sent, 7)
