@@ -109,6 +109,8 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence_and_nothing_is_lo
 
 def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser, app, tmp_path, monkeypatch):
     page = browser.new_page(reduced_motion="reduce")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if "/upload" in request.url else None)
     page.goto(app.url)
     expect(slot(page)).to_contain_text("Example clip")
     first = make_clip(tmp_path / "first.mp4", frames=5, width=64, height=48)
@@ -134,10 +136,26 @@ def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser
     )
     expect(slot(page)).to_contain_text("64 × 48")  # noqa: RUF001
 
+    words = page.get_by_label("What should change?")
+    words.evaluate(
+        "(field, data) => { data.setData('text/plain', 'words'); field.dispatchEvent("
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})); }",
+        files_of(page, second),
+    )
+    header.dispatch_event("dragstart")
+    header.dispatch_event("dragover", {"dataTransfer": data})
+    expect(veil).to_be_hidden()  # a picture of the page itself
+    header.dispatch_event("dragend")
+    expect(page.locator("#go")).to_be_enabled()
+    assert len(sent) == 3  # words are no clip, even with a picture of themselves
+
     monkeypatch.setattr("ui.media.clips.UPLOAD_LIMITS", replace(UPLOAD_LIMITS, max_seconds=1.0))
     choose(page, make_clip(tmp_path / "long.mp4", frames=60, width=48, height=48))
     expect(slot(page)).to_contain_text("Your file is 2.5 s long. Here: 0 s to 1 s")
+    video = page.locator("#clip video")
+    before = video.get_attribute("src")
     page.get_by_role("slider", name="First second of the file").press("End")
+    expect(video).not_to_have_attribute("src", before)
     expect(slot(page)).to_contain_text("Here: 1.5 s to 2.5 s")
     expect(slot(page)).not_to_have_attribute("data-busy", "true")
     choose(page, first)
