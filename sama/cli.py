@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sama.device.memory import MEMORY_MODES
 from sama.errors import CheckpointError, EditError, EditFailedError
-from sama.files import whole_folder
 from sama.presets import PRESETS, QUALITIES
 
 if TYPE_CHECKING:
@@ -172,18 +172,23 @@ def _convert(arguments: argparse.Namespace) -> int:
     if to_official != (target.suffix == ".safetensors"):
         kind = "a .safetensors file" if to_official else "a folder, so its name has no suffix .safetensors"
         raise _UsageError(f"The target of --to {arguments.to} is {kind}.")
+    if to_official and arguments.base:
+        raise _UsageError("--base makes a folder complete: leave it out with --to official.")
+    if not re.fullmatch(r"[1-9]\d*[KMG]B", arguments.shard_size):
+        raise _UsageError(f"The shard size cannot be {arguments.shard_size!r}; give one such as 500MB or 2GB.")
     if not Path(arguments.source).exists():
         raise _UsageError(f"There is no checkpoint at {arguments.source}; check the path.")
     import torch
 
-    from sama.checkpoints import load_transformer, save_official
-
-    transformer = load_transformer(arguments.source, arguments.preset, getattr(torch, arguments.dtype))
+    dtype = getattr(torch, arguments.dtype)
     if to_official:
-        save_official(transformer, target, getattr(torch, arguments.dtype))
+        from sama.checkpoints import load_transformer, save_official
+
+        save_official(load_transformer(arguments.source, arguments.preset, dtype), target, dtype)
     else:
-        with whole_folder(target) as part:
-            transformer.save_pretrained(part)
+        from sama.conversion import to_folder
+
+        to_folder(arguments.source, target, arguments.preset, dtype, arguments.base, arguments.shard_size)
     print(target)
     return OK
 
@@ -402,6 +407,13 @@ def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
     convert.add_argument("--to", choices=("official", "diffusers"), required=True)
     convert.add_argument(
         "--preset", choices=("14b", "1.3b"), help="the model, where no config.json lies beside the source"
+    )
+    convert.add_argument(
+        "--base", metavar="FOLDER", help="Wan2.1 in diffusers' layout, a folder or a Hub repository: its VAE and text "
+        "encoder make the new folder a complete pipeline",
+    )  # fmt: skip
+    convert.add_argument(
+        "--shard-size", default="2GB", help="the largest file of a new folder, and about the memory needed (2GB)"
     )
     convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     convert.set_defaults(run=_convert)
