@@ -322,7 +322,8 @@ def _parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' messages")
-    parser = _Parser(prog="python -m sama", description="Change a video by telling it what to change.")
+    command = "sama" if Path(sys.argv[0]).stem == "sama" else "python -m sama"
+    parser = _Parser(prog=command, description="Change a video by telling it what to change.")
     parser.add_argument("--version", action="version", version=f"sama {__version__}")
     commands = parser.add_subparsers(required=True, metavar="edit | info | doctor | convert")
     for add in (_add_edit, _add_info, _add_doctor, _add_convert):
