@@ -38,13 +38,13 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"  # a copy, since building writes beside the sources
     shutil.copytree(ROOT / "sama", sources / "sama", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "packaging", sources / "packaging")
+    shutil.copytree(ROOT / "wheels", sources / "wheels")
     for name in PARTS:
         shutil.copy(ROOT / name, sources)
     sizes = canvas_of("tiny").settings()
     tiny_pipeline(tower=False, **sizes).save_pretrained(sources / "assets" / "sama-tiny")
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    projects = [str(sources), str(sources / "packaging" / "tiny")]
+    projects = [str(sources), str(sources / "wheels" / "tiny")]
     subprocess.run([*command, "-w", str(folder), *projects], check=True, timeout=120)
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
