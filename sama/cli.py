@@ -1,4 +1,4 @@
-"""`python -m sama edit | batch | info | doctor | convert`.
+"""`python -m sama edit | batch | info | doctor | convert | bundle`.
 
 Exit status: 0 done, 2 bad input, 1 a failure of ours, 130 cancelled. Heavy libraries are imported where they are
 needed: help and refusals are quick.
@@ -225,6 +225,13 @@ def _convert(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _bundle(arguments: argparse.Namespace) -> int:
+    from sama.bundle import write_code
+
+    print(write_code(arguments.folder))
+    return OK
+
+
 # --- What is said ----------------------------------------------------------------------------------------------------
 
 
@@ -358,8 +365,8 @@ def _parser() -> argparse.ArgumentParser:
     command = "sama" if Path(sys.argv[0]).stem == "sama" else "python -m sama"
     parser = _Parser(prog=command, description="Change a video by telling it what to change.")
     parser.add_argument("--version", action="version", version=f"sama {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="edit | batch | info | doctor | convert")
-    for add in (_add_edit, _add_batch, _add_info, _add_doctor, _add_convert):
+    commands = parser.add_subparsers(required=True, metavar="edit | batch | info | doctor | convert | bundle")
+    for add in (_add_edit, _add_batch, _add_info, _add_doctor, _add_convert, _add_bundle):
         add(commands, common)
     return parser
 
@@ -469,3 +476,11 @@ def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     convert.set_defaults(run=_convert)
+
+
+def _add_bundle(commands: Any, common: argparse.ArgumentParser) -> None:
+    bundle = commands.add_parser(
+        "bundle", parents=[common], help="put the code into a saved pipeline, for diffusers without this package"
+    )
+    bundle.add_argument("folder", help="a saved pipeline; its pipeline.py is written")
+    bundle.set_defaults(run=_bundle)

@@ -1,6 +1,9 @@
 """What users of diffusers expect of its models and pipelines: caches, offload, callbacks, names and loaders."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from diffusers import (
 )
 from diffusers.hooks import apply_faster_cache
 
+from sama import cli
 from sama.checkpoints import save_official
 from sama.errors import CheckpointError
 from sama.model.transformer import SamaTransformer3DModel
@@ -266,3 +270,38 @@ def test_a_single_file_loads_strictly(tmp_path):
         SamaTransformer3DModel.from_single_file(few, config=arguments)
     with pytest.raises(CheckpointError, match="name the preset"):
         SamaTransformer3DModel.from_single_file(weights)
+
+
+LOADED_ELSEWHERE = """
+import sys, importlib.util, torch
+assert importlib.util.find_spec("sama") is None, "this package must not be there"
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained({folder!r}, custom_pipeline="pipeline", trust_remote_code=True)
+assert type(pipe).__name__ == "SamaPipeline" and type(pipe.transformer).__name__ == "SamaTransformer3DModel"
+assert sys.modules["sama"].__file__.endswith("pipeline.py")
+given = torch.load({inputs!r})
+torch.save(pipe(**given, generator=torch.Generator().manual_seed(0)).frames, {outputs!r})
+"""
+
+
+def test_a_bundled_pipeline_runs_without_this_package(pipe, tmp_path, capsys):
+    folder = tmp_path / "saved"
+    pipe.save_pretrained(folder)
+    assert cli.main(["bundle", str(folder)]) == 0 and capsys.readouterr().out.strip() == str(folder / "pipeline.py")
+    given = {"source_latents": inputs()["source_hidden_states"], "prompt": "red", "output_type": "latent"}
+    places = {"inputs": str(tmp_path / "given"), "outputs": str(tmp_path / "made")}
+    torch.save(given, places["inputs"])
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    code = LOADED_ELSEWHERE.format(folder=str(folder), **places)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    assert run.returncode == 0, run.stderr
+    expected = pipe(**given, generator=torch.Generator().manual_seed(0)).frames
+    assert expected.isfinite().all()
+    torch.testing.assert_close(torch.load(places["outputs"]), expected, atol=1e-5, rtol=0)
+    assert cli.main(["bundle", str(folder)]) == 0, "again"
+    (folder / "pipeline.py").write_text("mine = True")
+    for place, says in ((folder, "is a file of yours"), (tmp_path, "no saved pipeline")):
+        assert cli.main(["bundle", str(place)]) == 2 and says in capsys.readouterr().err
+    assert (folder / "pipeline.py").read_text() == "mine = True"
