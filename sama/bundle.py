@@ -20,7 +20,7 @@ CODE_FILE = "pipeline.py"
 _PACKAGE = Path(__file__).parent
 _ENTRY = "sama.pipeline"
 
-_TEMPLATE = '''"""SAMA's pipeline for diffusers: the code of sama {version}; an installed package of that name comes first.
+_TEMPLATE = '''"""SAMA's pipeline for diffusers: the code of sama {version}, unless a package sama is installed.
 
     DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline", trust_remote_code=True)
 
