@@ -69,11 +69,11 @@ CACHES = {
     ),
     "sea": lambda _: SeaCacheConfig(threshold=1e9),
     "pyramid": lambda now: PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2, cross_attention_block_skip_range=2, current_timestep_callback=now,
+        spatial_attention_block_skip_range=3, cross_attention_block_skip_range=3, current_timestep_callback=now,
         spatial_attention_timestep_skip_range=(-1, 1001), cross_attention_timestep_skip_range=(-1, 1001),
     ),
     "faster": lambda now: FasterCacheConfig(
-        spatial_attention_block_skip_range=2, spatial_attention_timestep_skip_range=(-1, 901),
+        spatial_attention_block_skip_range=3, spatial_attention_timestep_skip_range=(-1, 901),
         current_timestep_callback=now,
     ),
     "taylor": lambda _: TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=1),
