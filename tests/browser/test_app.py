@@ -111,7 +111,7 @@ def test_whoever_waits_is_told_and_can_leave_the_queue(browser, page, app):
     press_edit(page)
     expect(page.locator("#progress")).to_contain_text("Painting")
     press_edit(other)
-    expect(other.locator("#progress")).to_contain_text("Waiting for the model")
+    expect(other.locator("#progress")).to_contain_text("1 ahead of you")
     until(lambda: waiting(app.url) == 1)
     other.get_by_role("button", name="Stop").click()
     expect(other.locator("#progress")).to_contain_text("Stopped. Nothing was saved")

@@ -19,7 +19,7 @@ from tests.tiny import tiny_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
-NOT_OF_THE_CORE = ("gradio", "spaces", "moviepy", "openai", "rapidocr", "ui", "training")
+NOT_OF_THE_CORE = ("gradio", "spaces", "moviepy", "mcp", "openai", "rapidocr", "ui", "training")
 REFUSING = f"""
 import importlib, importlib.abc, pkgutil, sys
 

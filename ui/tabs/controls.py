@@ -87,7 +87,7 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
             return {controls.problem: gr.skip()}  # gradio takes an empty dict for a missing answer
         if at is not None:
             at.ended.set()
-        return controls.idle | {controls.progress: "", controls.problem: alert(text.queue_full(places))}
+        return controls.idle | {controls.progress: "", controls.problem: alert(text.line_full(places, None))}
 
     def stopping(at: Where | None) -> gr.Button:
         if at is not None:

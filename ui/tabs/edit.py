@@ -14,7 +14,7 @@ import gradio as gr
 from sama.edit.request import DETAIL, KEEP_SOURCE, EditRequest
 from sama.presets import PRESETS, QUALITIES
 from ui import text
-from ui.drop import chosen_part, drop, drop_value, uploaded_file, wire_busy
+from ui.drop import asked_start, chosen_part, drop, drop_value, uploaded_file, wire_busy
 from ui.errors import PromptError, log_failure, sentence
 from ui.jobs.jobs import GPU, Edited, Jobs, JobStep
 from ui.loras import LORA_STRENGTH
@@ -210,7 +210,7 @@ class EditTab:
     def _upload(self, event: gr.EventData) -> Updates:
         try:
             path, ticket = uploaded_file(event)
-            clip = take_upload(path)
+            clip = take_upload(path, asked_start(event))
             return self._show_clip(clip, ticket=ticket) | {self.problem: ""}
         except Exception as error:
             ticket = event._data.get("ticket", 0)
