@@ -198,7 +198,7 @@ class Bench:
             peaks[name] = self._peak()
             return value
 
-        texts = stage("text", lambda: [pipeline.encode_prompt([text]) for text in ("make it snowy", "")])
+        texts = stage("text", lambda: [pipeline.encode_text([text]) for text in ("make it snowy", "")])
         source = stage("encode", lambda: pipeline.encode_video(clip))
         steps = pipeline.stream(
             source_latents=source, prompt_embeds=texts[0], negative_prompt_embeds=texts[1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -21,10 +22,19 @@ SIGLIP = "google/siglip-so400m-patch14-384"
 WAN_CANVAS = Canvas(OFFICIAL_BUCKETS, window=81)
 """Sizes and window of the released model, whose files on the Hub do not name them."""
 
-_PLACES = tuple(base / "assets" / "sama-tiny" for base in (Path(__file__).parents[1], Path(__file__).parent))
-TINY_FOLDER = next((folder for folder in _PLACES if (folder / "model_index.json").is_file()), _PLACES[0])
-"""The embedded model: beside the package in a checkout, or among the data of an installed package that carries it."""
+_CHECKOUT, _DATA_PACKAGE = Path(__file__).parents[1] / "assets" / "sama-tiny", "sama_editor_tiny"
 
+
+def _tiny_folder() -> Path:
+    """The embedded model: beside the package in a checkout, or an installed package of data."""
+    if (_CHECKOUT / "model_index.json").is_file():
+        return _CHECKOUT
+    found = importlib.util.find_spec(_DATA_PACKAGE)
+    places = found.submodule_search_locations if found is not None else None
+    return Path(next(iter(places))) if places else _CHECKOUT
+
+
+TINY_FOLDER = _tiny_folder()
 
 QUALITIES = ("fast", "balanced", "best")
 
@@ -191,7 +201,7 @@ def canvas_of(preset: str, model: str | os.PathLike[str] | None = None) -> Canva
 def missing_weights(preset: Preset) -> str:
     """The message for the user when a preset's folder is not there."""
     return (
-        f"The weights of the preset {preset.name!r} are not in {str(preset.folder)!r}: they come with the project's "
-        "repository, not with an installed package; give their folder with --model (assets/sama-tiny of the "
-        "repository), or train them there with `make train-tiny`."
+        f"The weights of the preset {preset.name!r} are not in {str(preset.folder)!r}: install the package "
+        "sama-editor-tiny, give their folder with --model (assets/sama-tiny of the project's repository), or train "
+        "them there with `make train-tiny`."
     )

@@ -28,7 +28,7 @@ from sama.loading import load_pipeline, needs_gpu
 from sama.presets import canvas_of
 from sama.shapes import Canvas, padded_frame_count
 from sama.video import VideoWriter
-from sama.video.writing import holds_alpha
+from sama.video.codecs import holds_alpha
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
@@ -173,4 +173,5 @@ def _writer(job: Job) -> VideoWriter:
         end=seconds(stop) if stop < timeline.frames else None,
         timeline=timeline,
         alpha=job.info.alpha and holds_alpha(job.output),
+        codec=job.request.codec,
     )

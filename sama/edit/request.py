@@ -23,6 +23,7 @@ from sama.model.lora_keys import Stored, complaint
 from sama.presets import PRESETS, QUALITIES, Sampling, canvas_of, missing_weights
 from sama.shapes import Bucket, Canvas, nearest_bucket, windows
 from sama.video import VideoInfo, VideoLimits, probe
+from sama.video.codecs import check_codec
 from sama.video.timeline import Timeline, read_timeline
 
 OUTPUT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -64,6 +65,8 @@ class EditRequest:
     scheduler: "euler" or "unipc". guidance_interval: noise levels (low, high) in [0, 1] between which guidance acts; a
         step elsewhere takes one evaluation of the model. None is the quality's.
     cache: threshold of the cache over steps, such as 0.1, see `sama.pipeline.caching`; None is no cache.
+    codec: of the result: "prores" (10 bits, for editing programs; .mov, .mkv) or "ffv1" (lossless; .mkv), both with the
+        source's transparency; None is the suffix's own, H.264 or VP9.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
     memory: where the weights wait, see `sama.device.memory.MemoryMode`; "auto" chooses from what is free.
     compile: whether the transformer's blocks are compiled: "on", "off", or "auto", which is "on" where that pays.
@@ -94,6 +97,7 @@ class EditRequest:
     quality: str | None = None
     guidance_interval: tuple[float, float] | None = None
     cache: float | None = None
+    codec: str | None = None
 
 
 def sampled(request: EditRequest) -> EditRequest:
@@ -166,6 +170,7 @@ def check_request(
         if request.mask is not None:
             _check_mask(request.mask, plan)
         output = check_output(request.output, request.video)
+        _check_codec(request)
         if with_weights:
             check_weights(request.preset, request.model)
     return Job(request, info, timeline, plan, output, output.with_suffix(".json"))
@@ -211,6 +216,13 @@ def _looked_at(video: str | os.PathLike[str], limits: VideoLimits | None) -> tup
             return probe(video, limits, timeline), timeline
         except VideoError as error:
             raise EditError(str(error)) from error
+
+
+def _check_codec(request: EditRequest) -> None:
+    try:
+        check_codec(request.codec, request.output)
+    except VideoError as error:
+        raise EditError(str(error)) from error
 
 
 def _saved_canvas(request: EditRequest) -> Canvas:
@@ -275,7 +287,7 @@ def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) 
     if path.exists() and path.samefile(video):
         raise EditError("The output is the source video itself; choose another name for the result.")
     settings = path.with_suffix(".json")
-    if settings.exists() and not _is_settings(settings):
+    if settings.exists() and not is_settings(settings):
         raise EditError(
             f"{settings.name} beside the output is a file of yours that the settings would replace; "
             "choose another name for the result."
@@ -283,16 +295,16 @@ def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) 
     return path
 
 
-def free_output(video: str | os.PathLike[str]) -> Path:
-    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost. A stem that would
-    make the name too long for the disk is shortened. Raises `EditError` for a path that cannot be used."""
+def free_output(video: str | os.PathLike[str], suffix: str = ".mp4") -> Path:
+    """`<stem>-edited` and the suffix beside the video, with a number when that name is taken: no result is lost. A stem
+    that would make the name too long for the disk is shortened. Raises `EditError` for a path that cannot be used."""
     path = Path(video)
     number = 1
     with _usable_paths():
         longest = _longest_name(path.parent)
         while True:
             end = "-edited" if number == 1 else f"-edited-{number}"
-            candidate = path.with_name(f"{_shortened(path.stem, longest - len(end) - len('.json'))}{end}.mp4")
+            candidate = path.with_name(f"{_shortened(path.stem, longest - len(end) - len('.json'))}{end}{suffix}")
             if not candidate.exists():
                 return candidate
             number += 1
@@ -407,7 +419,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_settings(path: Path) -> bool:
+def is_settings(path: Path) -> bool:
+    """Whether a file is the settings of a result."""
     try:
         return SETTINGS_MARK in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

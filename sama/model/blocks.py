@@ -116,15 +116,16 @@ class FusedGELU(GELU):
 def may_share(block: torch.nn.Module) -> bool:
     """Whether evaluations may share a block's self-attention: nobody watches what goes in and comes out, as diffusers'
     caches do, and no gradient is wanted."""
-    return isinstance(block, SamaBlock) and not torch.is_grad_enabled() and not _is_watched(block)
+    if not isinstance(block, SamaBlock) or torch.is_grad_enabled():
+        return False
+    return not _is_watched(block) and not _is_watched(block.attn1)
 
 
 def may_drop_queries(block: torch.nn.Module) -> bool:
     """Whether a block may be asked for some of its tokens only: as `may_share`, and self-attention is Wan's own."""
     if not isinstance(block, SamaBlock) or not may_share(block):
         return False
-    plain = type(block.attn1.processor) is WanAttnProcessor and not getattr(block.attn1, "fused_projections", False)
-    return plain and not _is_watched(block.attn1)
+    return type(block.attn1.processor) is WanAttnProcessor and not getattr(block.attn1, "fused_projections", False)
 
 
 def _is_watched(module: torch.nn.Module) -> bool:

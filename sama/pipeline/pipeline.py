@@ -35,6 +35,7 @@ from sama.pipeline.frames import as_frames, as_output
 from sama.pipeline.inputs import CALLBACK_TENSORS, SamaInputs, taking
 from sama.pipeline.parallel_runs import ParallelRunsMixin
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
+from sama.pipeline.run_state import RunStateMixin
 from sama.pipeline.schedule import TIMESTEPS, denoised, guide, guided_at, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
@@ -43,7 +44,7 @@ from sama.shapes import Canvas, LatentShape, latent_shape
 logger = logging.getLogger(__name__)
 
 
-class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
+class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, RunStateMixin, DiffusionPipeline):
     """Instruction-guided video editing with SAMA.
 
     transformer: the model. vae: Wan's. text_encoder, tokenizer: UMT5, BERT or any other of transformers with a
@@ -113,9 +114,6 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self.share_attention = True  # between the evaluations of a step; False saves a tensor of all tokens
         self._processes: Processes | OneProcess = OneProcess()
         self._vae_lock = threading.Lock()  # Wan's VAE keeps its frame cache in the module
-        self._interrupt = False
-        self._num_timesteps = 0
-        self._current_timestep: Tensor | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> SamaPipeline:
@@ -136,21 +134,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         if isinstance(kwargs.get("transformer"), SamaTransformer3DModel):
             self.register_to_config(transformer=("sama", SamaTransformer3DModel.__name__))
 
-    # --- State that diffusers' callbacks and caches look for ---------------------------------------------------------
-
-    @property
-    def interrupt(self) -> bool:
-        """Set `_interrupt` from a callback to stop after this step; what there is then is decoded and returned. To
-        stop without a result, close `stream`."""
-        return self._interrupt
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        return self._current_timestep
+    # --- What the model was made for ---------------------------------------------------------------------------------
 
     @property
     def canvas(self) -> Canvas | None:
@@ -183,7 +167,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
             return decode_clips(self.vae, latents, **self._coding(clip))
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
+    def encode_text(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
         """Prompts as text states (B, max_sequence_length, text_dim), float32, padded rows zero.
 
         prefix: the task's token in place of the pipeline's.
@@ -201,6 +185,34 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         if needed > room:
             logger.warning("the prompt has %d tokens and the model reads %d: its end is lost", needed, room)
         return text_states(self.text_encoder, self.tokenizer, tokens.to(self._execution_device)).float()
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        prompt_prefix: str | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Text states of prompts and of negative prompts, (B, max_sequence_length, text_dim) each, to be given to a
+        call as `prompt_embeds` and `negative_prompt_embeds`. As in diffusers' pipelines; arguments as a call's.
+
+        do_classifier_free_guidance: False leaves out the second ones, which are then None.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        negatives = [negative_prompt or ""] if isinstance(negative_prompt, str | None) else negative_prompt
+        counts = [len(prompts if prompt_embeds is None else prompt_embeds)]
+        if do_classifier_free_guidance:
+            counts.append(len(negatives if negative_prompt_embeds is None else negative_prompt_embeds))
+        batch = BatchShape(max(counts), num_videos_per_prompt)
+        prompt_embeds = self._text(prompt_embeds, prompts, prompt_prefix, batch)
+        if do_classifier_free_guidance:
+            negative_prompt_embeds = self._text(negative_prompt_embeds, negatives, prompt_prefix, batch)
+        else:
+            negative_prompt_embeds = None
+        return prompt_embeds, negative_prompt_embeds
 
     def unread(self, prompt: str, prefix: str | None = None) -> str:
         """The end of a prompt that is beyond `max_sequence_length` tokens, "" if there is none; see
@@ -293,7 +305,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
                 stack.enter_context(first_block_cache(self.transformer, inputs.cache_threshold))
             self.transformer._reset_stateful_cache()  # a run that was stopped may have left its own
             run, scheduler = stack.enter_context(processes.run(lambda: (prepare(), scheduler), self._execution_device))
-            self._num_timesteps = run.num_steps
+            self._num_timesteps, self._guidance_scale = run.num_steps, run.guidance_scale
             video_scheduler, semantic_scheduler = (
                 run_scheduler(scheduler, run.num_steps, self.config["shift"], run.latents.device) for _ in range(2)
             )
@@ -310,10 +322,10 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
                     velocity.semantic, timestep, run.semantic_latents, return_dict=False
                 )[0]
                 with processes.handing_out():
-                    changed: dict[str, Tensor] = {}
+                    changed: dict[str, Any] = {}
                     if callback is not None:
                         given = {name: getattr(run, name) for name in inputs.callback_tensors}
-                        changed = callback(self, index, timestep, given) or {}
+                        changed = dict(callback(self, index, timestep, given) or {}) | self._guided_anew(run)
                         run.replace(changed)
                     yield SamaStep(
                         index + 1, run.num_steps, sigma * TIMESTEPS, sigma, run.latents, run.semantic_latents, clean,
@@ -336,11 +348,12 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
 
     def _velocity(self, run: SamaRun, index: int, sigma: float) -> Velocity:
         """The guided velocity: one pass of the model per text and source that the scales ask for."""
-        reference = run.prompt_embeds if run.negative_prompt_embeds is None else run.negative_prompt_embeds
+        negative = None if run.guidance_scale == 1 else run.negative_prompt_embeds
+        reference = run.prompt_embeds if negative is None else negative
         passes = {"cond": (run.prompt_embeds, run.source_latents)}
         guided = guided_at(sigma, run.guidance_interval)
-        if guided and run.negative_prompt_embeds is not None:
-            passes["uncond"] = (run.negative_prompt_embeds, run.source_latents)
+        if guided and negative is not None:
+            passes["uncond"] = (negative, run.source_latents)
         if guided and run.source_guidance_scale != 1 and run.source_latents is not None:
             passes["without_source"] = (reference, None)
         context = {"step_index": index, "sigma": sigma, "num_inference_steps": run.num_steps}
@@ -387,7 +400,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self, embeds: Tensor | None, prompt: str | Sequence[str] | None, prefix: str | None, batch: BatchShape
     ) -> Tensor:
         if embeds is None:
-            embeds = self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt or ()), prefix)
+            embeds = self.encode_text([prompt] if isinstance(prompt, str) else list(prompt or ()), prefix)
         return batch.expand(embeds).to(self._execution_device)
 
     def _noise(self, batch: BatchShape, source: Tensor | None, inputs: SamaInputs) -> tuple[Tensor, Tensor]:

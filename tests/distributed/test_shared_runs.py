@@ -272,7 +272,7 @@ def test_any_process_can_interrupt(found):
     pipe = build_pipeline()
     with torch.no_grad():
         *_, second, _third, _end = pipe.stream(**arguments())
-        frames = pipe.decode_latents(second.latents)
+        frames = pipe.decode_latents(second.latents).movedim(-1, 2)
     for each in found:
         assert each["together"]["interrupted"]["plan"].shape[1] == 2
         torch.testing.assert_close(each["together"]["interrupted"]["frames"], frames, atol=1e-5, rtol=0)

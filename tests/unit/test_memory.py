@@ -124,7 +124,7 @@ def test_every_exact_mode_paints_the_same_bits(mode, expected):
 def test_a_pipeline_without_texts_takes_their_states(expected, tmp_path, monkeypatch):
     monkeypatch.setattr("sama.loading.fast_dtype", lambda _: torch.float32)
     whole = tiny_pipeline()
-    states = {f"{name}_embeds": whole.encode_prompt([text]) for name, text in TEXTS.items()}
+    states = {f"{name}_embeds": whole.encode_text([text]) for name, text in TEXTS.items()}
     whole.save_pretrained(tmp_path / "model")
     pipeline = load_pipeline("tiny", "cpu", model=tmp_path / "model", texts=False)
     assert pipeline.text_encoder is None and pipeline.semantic_tower is None

@@ -124,7 +124,7 @@ class Comparison:
 
     def __init__(self, pipeline: SamaPipeline, batch: int, timed: int) -> None:
         self.pipeline, self.batch, self.timed = pipeline, batch, timed
-        self.negative = pipeline.encode_prompt([""])
+        self.negative = pipeline.encode_text([""])
         self.cases: list[Prepared] = []
         self._exact: dict[str, np.ndarray] = {}
         self._threads: Executor = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -132,7 +132,7 @@ class Comparison:
     def add(self, key: CaseKey, case: DrawnCase, words: str, scorer: Scorer) -> None:
         """Encode a case and keep it."""
         clip = torch.from_numpy(case.source)[None].float() / 255
-        source, text = self.pipeline.encode_video(clip), self.pipeline.encode_prompt([words])
+        source, text = self.pipeline.encode_video(clip), self.pipeline.encode_text([words])
         self.cases.append(Prepared(key, scorer.case(case), source, text))
 
     def measure(self, variant: Variant) -> Measured:
