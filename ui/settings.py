@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sama.presets import WAN_GUIDANCE, WAN_STEPS
+from sama.presets import WAN_GUIDANCE, WAN_STEPS, own_few_steps
 from ui.loras import Lora, named_by_environment, offered
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Source(NamedTuple):
     preset: str
     loader: Callable[[], SamaPipeline] | None
     loras: tuple[str, ...]
+    """Those that visitors may choose, then the model's own for few steps, if it has one."""
     memory: str = "auto"
     compile: str = "auto"
 
@@ -98,8 +99,13 @@ class Settings:
     @property
     def source(self) -> Source:
         """The source of the pipeline."""
-        loras = tuple(str(lora.path) for lora in self.loras.values())
-        return Source(self.preset, self.pipeline_loader, loras, self.memory, self.compile)
+        return Source(self.preset, self.pipeline_loader, tuple(map(str, self.lora_files)), self.memory, self.compile)
+
+    @property
+    def lora_files(self) -> list[Path]:
+        """The files of the LoRAs that the pipeline is loaded with, in their order."""
+        own = None if self.pipeline_loader is not None else own_few_steps(self.preset)
+        return [*(lora.path for lora in self.loras.values()), *(() if own is None else (own,))]
 
     @cached_property
     def info(self) -> PresetInfo:

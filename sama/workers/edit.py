@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sama.edit.editor import edit_video
 from sama.edit.events import EditEvent
-from sama.edit.request import EditRequest, check_request, sampled
+from sama.edit.request import EditRequest, check_request, loras_of, sampled
 from sama.errors import EditError
 from sama.workers.group import Workers
 from sama.workers.worker import join_group, own_device
@@ -25,6 +25,7 @@ def edit_on_workers(request: EditRequest, gpus: int, quiet: bool = True) -> Gene
     """
     job = check_request(request)
     _refuse_cache(request)
+    request = job.request
     with Workers(gpus, partial(_load, request), request.device, restart=False, quiet=quiet) as workers:
         yield EditEvent("planning", windows=len(job.plan.windows), message=f"Loading the model on {gpus} workers")
         yield from workers.run(partial(edit_shared, request))
@@ -44,6 +45,7 @@ def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
     if rank == 0:
         check_request(request)
     _refuse_cache(request)
+    request = sampled(request)
     device = own_device(request.device, here, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     join_group(device)
     try:
@@ -90,4 +92,4 @@ def _refuse_cache(request: EditRequest) -> None:
 def _load(request: EditRequest, device: str) -> SamaPipeline:
     from sama.loading import load_pipeline
 
-    return load_pipeline(request.preset, device, request.lora, request.model, request.memory, request.compile)
+    return load_pipeline(request.preset, device, loras_of(request), request.model, request.memory, request.compile)

@@ -152,9 +152,12 @@ class DistillStage(EditStage):
         text = torch.cat([batch.text, self._bare.to(batch.text.dtype).expand(count, -1, -1)])
         both = _evaluated(teacher, Streams(_given(twice(state.video)), twice(state.plan)), sigma, text,
                           twice(batch.source))  # fmt: skip
-        parts = [None if part is None else guide(*part.chunk(2), guidance_scale=self.config.distill.guidance)
-                 for part in both]  # fmt: skip
-        return Streams(_given(parts[0]), parts[1])
+
+        def guided(part: Tensor) -> Tensor:
+            prompt, bare = part.chunk(2)
+            return guide(prompt, bare, guidance_scale=self.config.distill.guidance)
+
+        return Streams(guided(both.video), None if both.plan is None else guided(both.plan))
 
     def _wanted(self, batch: EncodedBatch, state: Streams, after: Streams, number: int) -> Streams:
         """The velocity to learn at the state that step `number` begins with, which the teacher took to `after`."""
