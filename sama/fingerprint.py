@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sama.presets import FEW_STEPS_FILE
+
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
 
@@ -38,10 +40,12 @@ def of_pipeline(pipeline: SamaPipeline) -> str:
 
 
 def of_folder(folder: str | Path) -> str:
-    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it."""
+    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it, LoRAs left out."""
     digest = hashlib.sha256()
     root = Path(folder)
     for file in sorted(root.rglob("*.safetensors")):
+        if file.name == FEW_STEPS_FILE:
+            continue
         digest.update(str(file.relative_to(root)).encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

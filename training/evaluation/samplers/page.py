@@ -95,7 +95,7 @@ def page_text(results: Results, command: str) -> str:
 
 def used_by() -> dict[str, Variant]:
     """The way of sampling behind each quality of the embedded model."""
-    from sama.presets import PRESETS, saved_settings
+    from sama.presets import PRESETS, own_few_steps, saved_settings
 
     preset = PRESETS["tiny"]
     assert preset.folder is not None
@@ -104,7 +104,8 @@ def used_by() -> dict[str, Variant]:
     for name, sampling in preset.qualities.items():
         guidance = defaults["default_guidance"] if sampling.guidance is None else sampling.guidance
         steps = defaults["default_steps"] if sampling.steps is None else sampling.steps
-        found[name] = Variant(sampling.scheduler, steps, guidance != 1, sampling.guidance_interval)
+        few_steps = sampling.few_steps and own_few_steps("tiny") is not None
+        found[name] = Variant(sampling.scheduler, steps, guidance != 1, sampling.guidance_interval, None, few_steps)
     return found
 
 

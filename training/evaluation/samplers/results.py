@@ -65,7 +65,7 @@ def read_results(path: Path) -> Results:
             interval = row["interval"]
             variant = Variant(
                 row["scheduler"], row["steps"], row["guided"], None if interval is None else tuple(interval),
-                row["cache"],
+                row["cache"], row.get("few_steps", False),
             )  # fmt: skip
             scores = {name: CaseScore(*score) for name, score in row["scores"].items()}
             results.measured[variant] = Measured(row["evaluations"], row["seconds"], scores)
@@ -85,6 +85,7 @@ def write_results(results: Results, path: Path) -> None:
             "guided": variant.guided,
             "interval": variant.interval,
             "cache": variant.cache,
+            **({"few_steps": True} if variant.few_steps else {}),
             "evaluations": measured.evaluations,
             "seconds": measured.seconds,
             "scores": measured.scores,
