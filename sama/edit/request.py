@@ -20,7 +20,16 @@ from sama.device.memory import COMPILE, MEMORY_MODES
 from sama.edit.composing.user_mask import MaskError, check_mask
 from sama.errors import EditError, VideoError
 from sama.model.lora_keys import Stored, complaint
-from sama.presets import FEW_STEPS, FEW_STEPS_FILE, PRESETS, QUALITIES, canvas_of, missing_weights, own_few_steps
+from sama.presets import (
+    FEW_STEPS,
+    FEW_STEPS_FILE,
+    PRESETS,
+    QUALITIES,
+    Sampling,
+    canvas_of,
+    missing_weights,
+    own_few_steps,
+)
 from sama.shapes import Bucket, Canvas, nearest_bucket, windows
 from sama.video import VideoInfo, VideoLimits, probe
 from sama.video.timeline import Timeline, read_timeline
@@ -66,8 +75,8 @@ class EditRequest:
         step elsewhere takes one evaluation of the model. None is the quality's.
     cache: threshold of the cache over steps, such as 0.1, see `sama.pipeline.caching`; None is no cache.
     few_steps: a LoRA made for few steps without guidance: "own" for the one that the model carries, "off" for none, or
-        a file, or `owner/name/file.safetensors` on the Hub. None: "own" where the quality says so and nothing of how
-        to sample is given by hand; a quality that is not named is then one without it.
+        a file, or `owner/name/file.safetensors` on the Hub. None: "own" where the quality says so and how to
+        sample is not given otherwise by hand; a quality that is not named is then one without it.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
     memory: where the weights wait, see `sama.device.memory.MemoryMode`; "auto" chooses from what is free.
     compile: whether the transformer's blocks are compiled: "on", "off", or "auto", which is "on" where that pays.
@@ -110,7 +119,11 @@ def sampled(request: EditRequest) -> EditRequest:
     sampling, interval = PRESETS[request.preset].qualities[quality], request.guidance_interval
     few_steps = request.few_steps
     if few_steps is None:
-        own = sampling.few_steps and not _by_hand(request) and own_few_steps(request.preset, request.model)
+        own = (
+            sampling.few_steps
+            and not _by_hand(request, sampling if request.quality else None)
+            and own_few_steps(request.preset, request.model)
+        )
         few_steps = OWN_FEW_STEPS if own else NO_FEW_STEPS
     if few_steps not in (OWN_FEW_STEPS, NO_FEW_STEPS):
         sampling = FEW_STEPS
@@ -138,13 +151,16 @@ def _default_quality(request: EditRequest) -> str:
     return "balanced" if without or _by_hand(request) or request.negative_prompt else preset.quality
 
 
-def _by_hand(request: EditRequest) -> bool:
-    """Whether a request says itself how to sample: a LoRA for few steps is made for one way only."""
+def _by_hand(request: EditRequest, sampling: Sampling | None = None) -> bool:
+    """Whether a request says itself how to sample, other than `sampling` does: a LoRA for few steps is made for one way
+    only."""
+    own = sampling or Sampling()
     given = (
-        request.steps, request.guidance, request.source_guidance, request.scheduler, request.guidance_interval,
-        request.cache,
+        (request.steps, own.steps), (request.guidance, own.guidance), (request.source_guidance, 1.0),
+        (request.scheduler, sampling and own.scheduler), (request.guidance_interval, own.guidance_interval),
+        (request.cache, None),
     )  # fmt: skip
-    return any(value is not None for value in given)
+    return any(value is not None and value != usual for value, usual in given)
 
 
 def loras_of(request: EditRequest) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sama import fingerprint
-from sama.edit.request import SETTINGS_MARK, EditRequest, Job, parse_lora
+from sama.edit.request import NO_FEW_STEPS, SETTINGS_MARK, EditRequest, Job, parse_lora
 from sama.errors import EditError
 from sama.files import whole_file
 
@@ -82,7 +82,7 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             values[name] = str(file.parent / str(values[name]))
     if isinstance(values.get("guidance_interval"), list):
         values["guidance_interval"] = tuple(values["guidance_interval"])
-    few_steps = values.get("few_steps")
+    few_steps = values.setdefault("few_steps", NO_FEW_STEPS)  # an earlier version knew none
     if isinstance(few_steps, str) and (file.parent / few_steps).is_file():
         values["few_steps"] = str(file.parent / few_steps)
     if isinstance(values.get("lora"), list):

@@ -62,8 +62,9 @@ def test_the_quality_fast_uses_it_unless_the_user_says_how_to_sample(preset, tmp
     assert (told.few_steps, told.steps, told.guidance, told.scheduler) == ("own", 4, 1.0, "euler")
     assert sampled(told) == told and few_steps_of(fast) == own
     assert loras_of(replace(fast, lora=("x@0.5",))) == (own, "x@0.5")
-    by_hand = ({"steps": 4}, {"guidance": 1.0}, {"scheduler": "euler"}, {"guidance_interval": (0.0, 1.0)},
-               {"cache": 0.1}, {"source_guidance": 2.0}, {"few_steps": "off"}, {"quality": "balanced"},
+    assert loras_of(replace(fast, steps=4, guidance=1.0)) == (own,)  # as the page says it
+    by_hand = ({"steps": 5}, {"guidance": 2.0}, {"scheduler": "unipc"}, {"guidance_interval": (0.0, 1.0)},
+               {"cache": 0.1}, {"source_guidance": 2.0}, {"few_steps": "off"}, {"quality": "balanced"}, {"quality": None, "steps": 4, "guidance": 1.0},
                {"preset": "14b"}, {"model": tmp_path})  # fmt: skip
     for changes in by_hand:
         assert loras_of(replace(fast, **changes)) == () and sampled(replace(fast, **changes)).few_steps == "off"
@@ -85,6 +86,9 @@ def test_an_edit_wears_it_repeats_it_and_joins_it_with_a_users_lora(preset, tmp_
     result, fast = edited("fast", quality="fast")
     values = load_settings(result.settings)
     assert (values["few_steps"], values["steps"], values["guidance"]) == ("own", 4, 1.0)
+    old = tmp_path / "old.json"  # of a version that knew none
+    old.write_text(result.settings.read_text().replace('"few_steps": "own",', ""))
+    assert load_settings(old)["few_steps"] == "off"
     again = list(edit_video(EditRequest(**values | {"output": tmp_path / "again.mp4"})))[-1].result
     assert np.array_equal(read_clip(again.output), fast)
     off = edited("off", quality="fast", few_steps="off")[1]

@@ -293,16 +293,14 @@ class EditTab:
         if clip is None:
             raise PromptError(text.NO_CLIP)
         chosen = self.jobs.settings.loras.get(lora)
-        few = quality is not None and PRESETS[self.jobs.settings.preset].qualities[quality].few_steps
-        few = few and (steps, guidance) == tuple(self._choose_quality(quality or "").values())
         return EditRequest(
             video=clip.path,
             instruction=checked_instruction(instruction),
             output=folder / "result.mp4",
             preset=self.jobs.settings.preset,
             seed=min(MAX_SEED, max(0, int(seed or 0))),
-            steps=None if few else int(steps),  # values by hand are for the model without its LoRA for few steps
-            guidance=None if few else float(guidance),
+            steps=int(steps),
+            guidance=float(guidance),
             start=min(int(start), clip.frames - 1),
             frames=max(1, min(int(frames), self.jobs.settings.info.max_frames)),
             keep_source=WHEN.get(keep_source, KEEP_SOURCE[0]),
