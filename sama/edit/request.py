@@ -119,11 +119,8 @@ def sampled(request: EditRequest) -> EditRequest:
     sampling, interval = PRESETS[request.preset].qualities[quality], request.guidance_interval
     few_steps = request.few_steps
     if few_steps is None:
-        own = (
-            sampling.few_steps
-            and not _by_hand(request, sampling if request.quality else None)
-            and own_few_steps(request.preset, request.model)
-        )
+        by_hand = _by_hand(request, sampling if request.quality else None)
+        own = sampling.few_steps and not by_hand and own_few_steps(request.preset, request.model)
         few_steps = OWN_FEW_STEPS if own else NO_FEW_STEPS
     if few_steps not in (OWN_FEW_STEPS, NO_FEW_STEPS):
         sampling = FEW_STEPS

@@ -64,7 +64,8 @@ def test_the_quality_fast_uses_it_unless_the_user_says_how_to_sample(preset, tmp
     assert loras_of(replace(fast, lora=("x@0.5",))) == (own, "x@0.5")
     assert loras_of(replace(fast, steps=4, guidance=1.0)) == (own,)  # as the page says it
     by_hand = ({"steps": 5}, {"guidance": 2.0}, {"scheduler": "unipc"}, {"guidance_interval": (0.0, 1.0)},
-               {"cache": 0.1}, {"source_guidance": 2.0}, {"few_steps": "off"}, {"quality": "balanced"}, {"quality": None, "steps": 4, "guidance": 1.0},
+               {"cache": 0.1}, {"source_guidance": 2.0}, {"few_steps": "off"}, {"quality": "balanced"},
+               {"quality": None, "steps": 4, "guidance": 1.0},
                {"preset": "14b"}, {"model": tmp_path})  # fmt: skip
     for changes in by_hand:
         assert loras_of(replace(fast, **changes)) == () and sampled(replace(fast, **changes)).few_steps == "off"
