@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sama.edit.request import NO_FEW_STEPS, EditRequest, sampled
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, own_few_steps
 from ui.loras import Lora, named_by_environment, offered
 
@@ -106,6 +107,14 @@ class Settings:
         """The files of the LoRAs that the pipeline is loaded with, in their order."""
         own = None if self.pipeline_loader is not None else own_few_steps(self.preset)
         return [*(lora.path for lora in self.loras.values()), *(() if own is None else (own,))]
+
+    @property
+    def quality(self) -> str:
+        """The quality that is chosen at the start: what an edit has that names none."""
+        few_steps = None if self.pipeline_loader is None else NO_FEW_STEPS
+        quality = sampled(EditRequest("", "", "", preset=self.preset, few_steps=few_steps)).quality
+        assert quality is not None
+        return quality
 
     @cached_property
     def info(self) -> PresetInfo:
