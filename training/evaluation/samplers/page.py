@@ -84,7 +84,7 @@ def page_text(results: Results, command: str) -> str:
         timed=about["timed"],
         exact=EXACT.name,
         table=markdown_table(heads, rows),
-        unread="" if about["ocr"] else _UNREAD,
+        unread=("" if about["ocr"] else _UNREAD) + "".join(f"\n{note}" for note in about.get("notes", ())),
         allowed=ALLOWED_LOSS,
         caches=_CACHES,
         fidelity=_by_task(results, lambda measured, task: _mean(measured, lambda score: score.exact, task).told()),
@@ -164,6 +164,8 @@ standard errors over the pairs. Raw results: [results.json](samplers/results.jso
   it is than that of {exact}, pair by pair; negative where it is higher. PSNR likes what is smooth: a result of few
   steps is an average of what could be, so that it may gain here and yet look soft.
 - **followed**: the share of instructions that were followed, by the benchmark's rule.
+- **LoRA for few steps**: guidance and steps distilled into an adapter that the embedded model carries
+  ([how](training.md#few-steps-without-guidance)).
 
 ## In use
 `--quality fast`, `balanced` and `best` of `python -m sama edit`, of the page and of the API name rows of this table for
