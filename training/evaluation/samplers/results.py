@@ -21,7 +21,8 @@ class ResultsError(ValueError):
 class Results:
     """What was measured.
 
-    about: weights, device, versions, frames; `notes`, sentences for the page, if there is something to say. measured: by the way of sampling, in the order of `VARIANTS`.
+    about: weights, device, versions, frames; `notes`, sentences for the page, if there is something to say.
+    measured: by the way of sampling, in the order of `VARIANTS`.
     """
 
     about: Mapping[str, Any]
