@@ -106,7 +106,7 @@ def _wan(dim: int, ffn_dim: int, num_layers: int, num_heads: int) -> Mapping[str
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "tiny": Preset("tiny", folder=TINY_FOLDER, qualities=TINY_QUALITIES, quality="balanced"),
+        "tiny": Preset("tiny", folder=TINY_FOLDER, qualities=TINY_QUALITIES, quality="fast"),
         "14b": Preset(
             "14b",
             base_repo="Wan-AI/Wan2.1-T2V-14B-Diffusers",

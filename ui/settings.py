@@ -112,7 +112,7 @@ class Settings:
     def quality(self) -> str:
         """The quality that is chosen at the start: what an edit has that names none."""
         few_steps = None if self.pipeline_loader is None else NO_FEW_STEPS
-        quality = sampled(EditRequest("", "", "", preset=self.preset, few_steps=few_steps)).quality
+        quality = sampled(EditRequest("", "", "", preset=self.preset, few_steps=few_steps, lora=self.lora)).quality
         assert quality is not None
         return quality
 

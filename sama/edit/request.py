@@ -57,7 +57,9 @@ class EditRequest:
     preset: a name in `sama.presets.PRESETS`.
     seed: 0 to 2**32 - 1; the same seed gives the same file.
     quality: "fast", "balanced" or "best": steps, guidance, scheduler and guidance interval, where they are not given,
-        as the preset's `Sampling` of that name says. None is the preset's own choice.
+        as the preset's `Sampling` of that name says. None is the preset's own choice, and
+        "balanced" in place of one that rests on a LoRA for few steps where anything of how to sample, a negative prompt
+        or a LoRA is given.
     steps: denoising steps, 1 to 200; None is the model's default.
     guidance, source_guidance: 0 to 100; how strongly the text and the source clip steer. None is the model's default.
     start, frames: the range of the source, in frames; None is everything from `start`. Fewer are edited when the clip
@@ -145,7 +147,7 @@ def _default_quality(request: EditRequest) -> str:
     if not preset.qualities[preset.quality].few_steps:
         return preset.quality
     without = request.few_steps == NO_FEW_STEPS or own_few_steps(request.preset, request.model) is None
-    return "balanced" if without or _by_hand(request) or request.negative_prompt else preset.quality
+    return "balanced" if without or _by_hand(request) or request.negative_prompt or request.lora else preset.quality
 
 
 def _by_hand(request: EditRequest, sampling: Sampling | None = None) -> bool:

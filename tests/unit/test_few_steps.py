@@ -69,6 +69,14 @@ def test_the_quality_fast_uses_it_unless_the_user_says_how_to_sample(preset, tmp
                {"preset": "14b"}, {"model": tmp_path})  # fmt: skip
     for changes in by_hand:
         assert loras_of(replace(fast, **changes)) == () and sampled(replace(fast, **changes)).few_steps == "off"
+    plain = replace(fast, quality=None)
+    assert (sampled(plain).quality, sampled(plain).few_steps, sampled(plain).steps) == ("fast", "own", 4)
+    others = ({"steps": 10}, {"guidance": 2.0}, {"negative_prompt": "rain"}, {"few_steps": "off"}, {"model": "x"},
+              {"lora": ("x.safetensors",)})  # fmt: skip
+    for changes in others:
+        told = sampled(replace(plain, **changes))  # the model's own defaults for what is not given
+        assert (told.quality, told.few_steps) == ("balanced", "off")
+        assert (told.steps, told.guidance) == (changes.get("steps"), changes.get("guidance"))
     published = sampled(replace(fast, preset="14b", few_steps="owner/name/four.safetensors"))
     assert (published.steps, published.guidance, published.guidance_interval) == (4, 1.0, None)
     assert published.scheduler == "euler" and loras_of(published) == ("owner/name/four.safetensors",)

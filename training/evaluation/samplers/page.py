@@ -170,9 +170,10 @@ standard errors over the pairs. Raw results: [results.json](samplers/results.jso
 ## In use
 `--quality fast`, `balanced` and `best` of `python -m sama edit`, of the page and of the API name rows of this table for
 the embedded model (`TINY_QUALITIES` in `sama/presets.py`). Nothing that loses more than {allowed} dB, inside or
-outside, is in use other than in Fast, and a test compares this. The presets `14b` and `1.3b` sample with guidance 5
-and 50 steps, as Wan is published, unless they are asked for less; their Fast and Balanced are named samplers that
-nobody has tried on real weights, and the page says so.
+outside, is in use, and a test compares this. An edit that names no quality and says nothing else of how to sample is
+Fast; with `--steps`, `--guidance`, a negative prompt or a LoRA it is Balanced. The presets `14b` and `1.3b` sample with
+guidance 5 and 50 steps, as Wan is published, unless they are asked for less; their Fast and Balanced are named samplers
+that nobody has tried on real weights, and the page says so.
 
 - `--guidance-interval LOW HIGH`: guidance acts between two noise levels, 1 being noise; elsewhere a step is one
   evaluation instead of two.
