@@ -60,7 +60,7 @@ WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
 )
 TINY_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
     {
-        "fast": Sampling(4, 1.0, few_steps=True, said="as good as Balanced on held-out pairs"),
+        "fast": Sampling(4, 1.0, few_steps=True, said="four steps without guidance"),
         "balanced": Sampling(),
         "best": Sampling(20),
     }
