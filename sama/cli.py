@@ -60,7 +60,7 @@ def _edit(arguments: argparse.Namespace) -> int:
     values.pop("output", None)  # an earlier result is not replaced by accident
     given = _given(arguments)
     if "quality" in given:  # it replaces how the earlier result was sampled
-        for name in ("steps", "guidance", "scheduler", "guidance_interval"):
+        for name in ("steps", "guidance", "scheduler", "guidance_interval", "few_steps"):
             values.pop(name, None)
     values |= given
     for name, what in (("video", "a video"), ("instruction", "an instruction")):
@@ -435,6 +435,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=float, metavar="THRESHOLD", help="leave out what changes less than this between steps (0.1)"
     )
+    parser.add_argument(
+        "--few-steps", metavar="FILE",
+        help="a LoRA for four steps without guidance: a file, owner/name/file.safetensors on the Hub, own (the "
+        "model's, which --quality fast uses) or off",
+    )  # fmt: skip
     parser.add_argument("--source-guidance", type=float, help="how strongly the source steers, on top")
     parser.add_argument("--start", type=int, help="first frame to edit (0)")
     parser.add_argument("--frames", type=int, help="how many frames to edit, at most; all if left out")

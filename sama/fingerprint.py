@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sama.model.named import NAMING_FILE
+from sama.presets import FEW_STEPS_FILE
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
@@ -40,11 +41,11 @@ def of_pipeline(pipeline: SamaPipeline) -> str:
 
 
 def of_folder(folder: str | Path) -> str:
-    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it; without a probe that names
-    tokens, which no edit goes through."""
+    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it; without LoRAs, and without a
+    probe that names tokens, which no edit goes through."""
     digest = hashlib.sha256()
     root = Path(folder)
-    for file in sorted(file for file in root.rglob("*.safetensors") if file.name != NAMING_FILE):
+    for file in sorted(file for file in root.rglob("*.safetensors") if file.name not in (NAMING_FILE, FEW_STEPS_FILE)):
         digest.update(str(file.relative_to(root)).encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -29,27 +29,28 @@ def load_pipeline(
     """A preset's pipeline on a device, ready to edit.
 
     device: None takes the best there is, see `sama.device.placement.default_device`.
-    lora: files, each optionally with `@scale`.
+    lora: files, each optionally with `@scale`; one that is not here may be `owner/name/file.safetensors` on the Hub.
     model: folder of a saved pipeline in place of the preset's weights.
     memory, compile, window, forwards: how it runs there, see `sama.device.placement.place`.
     texts: whether it will encode prompts; without, its text encoder is not even read.
     Raises EditError for weights, LoRAs, devices or ways that are not there or do not fit.
     """
-    from sama.edit.request import check_lora, check_preset, check_ways, check_weights, parse_lora
+    from sama.edit.request import check_lora, check_preset, check_ways, check_weights, is_on_hub, parse_lora
 
     check_preset(preset)
     check_ways(memory, compile)
     check_weights(preset, model)
     loras = [parse_lora(spec) for spec in lora]
     for path, _ in loras:
-        check_lora(path)
+        if not is_on_hub(path):
+            check_lora(path)
     target = resolve_device(device, needs_gpu(preset, model))
     use_growing_segments()
     names = [f"lora_{index}" for index in range(len(loras))]
     try:
         pipeline = assemble(preset, target, model=model, texts=texts)
         for name, (path, _) in zip(names, loras, strict=True):
-            pipeline.load_lora_weights(path, adapter_name=name)
+            pipeline.load_lora_weights(_fetched(path) if is_on_hub(path) else path, adapter_name=name)
     except CheckpointError as error:
         raise EditError(str(error)) from error
     except OSError as error:
@@ -83,6 +84,19 @@ def assemble(
     if folder:
         return _from_folder(chosen, Path(folder), device, weights, absent)
     return _from_hub(chosen, weights, absent)
+
+
+def _fetched(path: Path) -> str:
+    """A file of the Hub on this machine. Raises EditError where there is none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    owner, name, *rest = path.parts
+    try:
+        return hf_hub_download(f"{owner}/{name}", "/".join(rest))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EditError(f"The LoRA {path.as_posix()} is neither here nor on the Hub: {reason}") from error
 
 
 def needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:

@@ -38,21 +38,29 @@ TINY_FOLDER = _tiny_folder()
 
 QUALITIES = ("fast", "balanced", "best")
 
+FEW_STEPS_FILE = "few_steps.safetensors"
+"""A LoRA in the folder of a saved pipeline that makes few steps without guidance do: `training.stages.distill`."""
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How an edit is sampled: how often the model is evaluated.
 
     steps, guidance: None is the default of the model's saved pipeline. guidance_interval: noise levels (low, high) in
-    [0, 1] between which guidance acts, None for all. said: what a user is told about it; docs/samplers.md measures it.
+    [0, 1] between which guidance acts, None for all. few_steps: whether the model's own LoRA for few steps is used,
+    where it has one. said: what a user is told about it; docs/samplers.md measures it.
     """
 
     steps: int | None = None
     guidance: float | None = None
     scheduler: str = "euler"
     guidance_interval: tuple[float, float] | None = None
+    few_steps: bool = False
     said: str = ""
 
+
+FEW_STEPS = Sampling(4, 1.0, few_steps=True)
+"""With a LoRA for few steps that a user names; those published for Wan2.1 are made for four without guidance."""
 
 _UNTRIED = "not tried on real weights of this model"
 WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
@@ -64,7 +72,7 @@ WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
 )
 TINY_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
     {
-        "fast": Sampling(4, 1.0, said="leaves more of what was asked for undone"),
+        "fast": Sampling(4, 1.0, few_steps=True, said="four steps without guidance"),
         "balanced": Sampling(),
         "best": Sampling(20),
     }
@@ -113,7 +121,7 @@ def _wan(dim: int, ffn_dim: int, num_layers: int, num_heads: int) -> Mapping[str
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "tiny": Preset("tiny", folder=TINY_FOLDER, qualities=TINY_QUALITIES, quality="balanced"),
+        "tiny": Preset("tiny", folder=TINY_FOLDER, qualities=TINY_QUALITIES, quality="fast"),
         "14b": Preset(
             "14b",
             base_repo="Wan-AI/Wan2.1-T2V-14B-Diffusers",
@@ -196,6 +204,13 @@ def canvas_of(preset: str, model: str | os.PathLike[str] | None = None) -> Canva
             "model_index.json."
         )
     return chosen.canvas
+
+
+def own_few_steps(preset: str, model: str | os.PathLike[str] | None = None) -> Path | None:
+    """The file of the LoRA for few steps that a model carries, or None. model: as in `canvas_of`."""
+    folder = model or get_preset(preset).folder
+    file = None if folder is None else Path(folder) / FEW_STEPS_FILE
+    return file if file is not None and file.is_file() else None
 
 
 def missing_weights(preset: Preset) -> str:

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sama.presets import WAN_GUIDANCE, WAN_STEPS, get_preset
+from sama.edit.request import NO_FEW_STEPS, EditRequest, sampled
+from sama.presets import WAN_GUIDANCE, WAN_STEPS, get_preset, own_few_steps
 from ui.loras import Lora, named_by_environment, offered
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Source(NamedTuple):
     preset: str
     loader: Callable[[], SamaPipeline] | None
     loras: tuple[str, ...]
+    """Those that visitors may choose, then the model's own for few steps, if it has one."""
     memory: str = "auto"
     compile: str = "auto"
 
@@ -119,8 +121,21 @@ class Settings:
     @property
     def source(self) -> Source:
         """The source of the pipeline."""
-        loras = tuple(str(lora.path) for lora in self.loras.values())
-        return Source(self.preset, self.pipeline_loader, loras, self.memory, self.compile)
+        return Source(self.preset, self.pipeline_loader, tuple(map(str, self.lora_files)), self.memory, self.compile)
+
+    @property
+    def lora_files(self) -> list[Path]:
+        """The files of the LoRAs that the pipeline is loaded with, in their order."""
+        own = None if self.pipeline_loader is not None else own_few_steps(self.preset)
+        return [*(lora.path for lora in self.loras.values()), *(() if own is None else (own,))]
+
+    @property
+    def quality(self) -> str:
+        """The quality that is chosen at the start: what an edit has that names none."""
+        few_steps = None if self.pipeline_loader is None else NO_FEW_STEPS
+        quality = sampled(EditRequest("", "", "", preset=self.preset, few_steps=few_steps, lora=self.lora)).quality
+        assert quality is not None
+        return quality
 
     @property
     def vision_tower(self) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sama.edit.editor import Extent, edit_video, extent_of
 from sama.edit.events import EditEvent
-from sama.edit.request import EditRequest, check_request, sampled
+from sama.edit.request import EditRequest, check_request, loras_of, sampled
 from sama.errors import EditError
 from sama.workers.group import Workers
 from sama.workers.worker import join_group, own_device
@@ -25,6 +25,7 @@ def edit_on_workers(request: EditRequest, gpus: int, quiet: bool = True) -> Gene
     """
     job = check_request(request)
     _refuse_cache(request)
+    request = job.request
     load = partial(_load, request, extent_of(job))
     with Workers(gpus, load, request.device, restart=False, quiet=quiet) as workers:
         yield EditEvent("planning", windows=len(job.plan.windows), message=f"Loading the model on {gpus} workers")
@@ -47,6 +48,7 @@ def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
     if rank == 0:
         extent = [extent_of(check_request(request))]
     _refuse_cache(request)
+    request = sampled(request)
     device = own_device(request.device, here, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     join_group(device)
     try:
@@ -93,5 +95,5 @@ def _load(request: EditRequest, extent: Extent, device: str, leads: bool) -> Sam
     from sama.loading import load_pipeline
 
     return load_pipeline(
-        request.preset, device, request.lora, request.model, request.memory, request.compile, *extent, texts=leads
+        request.preset, device, loras_of(request), request.model, request.memory, request.compile, *extent, texts=leads
     )

@@ -108,9 +108,9 @@ def test_the_page_of_samplers_follows_from_its_results_and_defaults_lose_little(
     assert page_text(results, command_of(results)) == Path("docs/samplers.md").read_text()
     for quality, variant in used_by().items():
         lost = max(loss(results, variant, where).mean for where in ("inside", "outside"))
-        assert quality == "fast" or lost <= ALLOWED_LOSS, f"{quality} loses {lost} dB"
-    for preset in PRESETS.values():
-        assert preset.qualities["fast"].said and preset.quality != "fast"
+        assert lost <= ALLOWED_LOSS, f"{quality} loses {lost} dB"
+    for preset in PRESETS.values():  # few evaluations are nobody's default without a LoRA that is made for them
+        assert preset.qualities["fast"].said and (preset.quality != "fast" or preset.qualities["fast"].few_steps)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

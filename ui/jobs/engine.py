@@ -100,7 +100,7 @@ class Engine:
         """
         pipeline = self.pipeline()
         with nullcontext() if self._settings.zero_gpu else self.busy:
-            wear(lora, [found.path for found in self._settings.loras.values()], pipeline)
+            wear(lora, self._settings.lora_files, pipeline)
             yield from work(pipeline)
 
     @property

@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sama.edit.request import EditRequest, check_request
+from sama.edit.request import NO_FEW_STEPS, EditRequest, check_request, loras_of, sampled
 from sama.video import VideoInfo, probe
 from ui.jobs import zero_gpu
 from ui.jobs.countdown import Countdown
@@ -271,7 +271,14 @@ class Jobs:
         return start() if self.settings.zero_gpu else _in_one_thread(start)
 
     def _edit(self, request: EditRequest) -> Generator[JobStep | Edited, None, None]:
-        yield from self.engine.run(partial(edit, request), request.lora)
+        request = self._sampled(request)
+        yield from self.engine.run(partial(edit, request), loras_of(request))
+
+    def _sampled(self, request: EditRequest) -> EditRequest:
+        """The request as the app's pipeline meets it: one in place of the preset's has no LoRA for few steps."""
+        if self.settings.pipeline_loader is not None and request.few_steps is None:
+            request = replace(request, few_steps=NO_FEW_STEPS)
+        return sampled(request)
 
     def _restore(self, task: Restoration) -> Generator[JobStep | Restored, None, None]:
         yield from self.engine.run(partial(restore, task))
@@ -282,7 +289,7 @@ def _as_edit(task: Restoration, settings: Settings) -> EditRequest:
     keep = "off" if task.clean is None else "on"  # like it, a measured restoration decodes two clips
     return EditRequest(
         "", "restore", "", preset=settings.preset, steps=task.steps, guidance=task.guidance, keep_source=keep,
-        detail="off",
+        detail="off", few_steps=NO_FEW_STEPS,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ class WorkerEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._offered = [lora.path for lora in settings.loras.values()]
+        self._offered = settings.lora_files
         preset = None if settings.pipeline_loader is not None else settings.preset
         self._workers = Workers(
             settings.gpus, partial(load, settings.source), settings.device, describe=partial(pipeline_facts, preset)

@@ -80,11 +80,12 @@ class EditTab:
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
             self.dice = gr.Button("Another seed", size="sm")
             self.quality = gr.Radio(
-                self._qualities({}), value=PRESETS[self.jobs.settings.preset].quality, label=text.QUALITY,
+                self._qualities({}), value=self.jobs.settings.quality, label=text.QUALITY,
                 elem_id="quality",
             )  # fmt: skip
-            self.steps = gr.Slider(*STEPS, info.steps, step=1, label="Steps", elem_id="steps")
-            self.guidance = gr.Slider(*GUIDANCE, info.guidance, step=0.1, label="Guidance")
+            steps, guidance = self._sampling(self.jobs.settings.quality)
+            self.steps = gr.Slider(*STEPS, steps, step=1, label="Steps", elem_id="steps")
+            self.guidance = gr.Slider(*GUIDANCE, guidance, step=0.1, label="Guidance")
             self.keep = gr.Radio(
                 list(WHEN), value="Automatic", label="Keep the source's own pixels where nothing changes"
             )
@@ -402,12 +403,15 @@ class EditTab:
 
     def _choose_quality(self, quality: str) -> Updates:
         """Set steps and guidance as the quality says; they may be changed afterwards."""
+        steps, guidance = self._sampling(quality)
+        return {self.steps: steps, self.guidance: guidance}
+
+    def _sampling(self, quality: str) -> tuple[int, float]:
+        """Steps and guidance of a quality."""
         settings = self.jobs.settings
         sampling = PRESETS[settings.preset].qualities[quality]
-        return {
-            self.steps: sampling.steps or settings.info.steps,
-            self.guidance: settings.info.guidance if sampling.guidance is None else sampling.guidance,
-        }
+        guidance = settings.info.guidance if sampling.guidance is None else sampling.guidance
+        return sampling.steps or settings.info.steps, guidance
 
 
 def _write(words: str) -> str:
