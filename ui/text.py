@@ -10,14 +10,37 @@ from typing import Any
 from sama.edit.composing.change import told_change
 
 TITLE = "SAMA"
-TAGLINE = "Change a video by telling it what to change."
+TAGLINE = "Say it, and the video changes."
 PAPER = "https://arxiv.org/abs/2603.19228"
+CODE = "https://github.com/Cynthiazxy123/SAMA"
+MODELS = {"tiny": "Small demo model", "1.3b": "Wan2.1 1.3B", "14b": "SAMA 14B"}
+"""The models by preset, as the header names them."""
+WHAT_WORKS = (
+    "This small model runs on an ordinary processor. On real footage, edits of the whole picture (weather, style, colours) "
+    "and subtitles work well; single objects mostly work on drawings only."
+)
+HOW_MEASURED = "Edits done as asked, of held-out clips with drawn objects, film and photographs."
+
+
+def no_large_model(has_gpu: bool) -> str:
+    """Why the 14B model is off, and how it is turned on; commands stand in backticks."""
+    reason = "this page was started with the small one" if has_gpu else "this computer has no CUDA GPU"
+    return f"The 14B model edits objects in real footage. It is off: {reason}. On a GPU with 8 GB or more: `python app.py --preset 14b`"
 PRIVACY = (
     "Clips are deleted an hour after you leave the page. They are never shown to others and never used for training."
 )
 
-VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove the ", "Style": "Make it "}
-PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make it snowy”"
+WORDS = "What should change?"
+PLACEHOLDER = "Say what should change, for example “Make it snowy”"
+IDEAS: Mapping[str, tuple[str, ...]] = {
+    "dark": ("Make it look like a sunset", "Make it sepia", 'Add the subtitle "GOOD NIGHT"'),
+    "bright": ("Make it snowy", "Turn it into a pencil sketch", 'Add the subtitle "HELLO"'),
+    "grey": ("Make it look like a sunset", "Turn it into a watercolor painting", 'Add the subtitle "HELLO"'),
+    "plain": ("Make it snowy", "Turn it into a watercolor painting", 'Add the subtitle "HELLO"'),
+}
+"""Edits that the embedded model does well on any footage, by how a clip looks."""
+GO, VERSION = "Make this edit", "Make another version"
+TEMPLATE = "Put your own words in the place of “…”, then press the button again."
 
 NO_LORA = "None"
 _LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
@@ -25,11 +48,14 @@ _LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
 QUALITY = "Quality"
 
 
-def quality_choice(name: str, said: str, seconds: float | None) -> str:
-    """A quality as the page offers it: "Fast · about 3 s · leaves more undone"."""
-    return " · ".join(
-        [name.capitalize(), *([f"about {duration(seconds)}"] if seconds else []), *([said] if said else [])]
-    )
+def quality_choice(name: str, seconds: float | None) -> str:
+    """A quality as the page offers it: "Fast · 3 s"."""
+    return " · ".join([name.capitalize(), *([duration(seconds)] if seconds else [])])
+
+
+def quality_info(said: Mapping[str, str]) -> str:
+    """What is known about the qualities, "Fast leaves more undone."; said: by name, "" for nothing."""
+    return " ".join(f"{name.capitalize()}: {words}." for name, words in said.items() if words)
 
 
 PHASES = {
@@ -41,6 +67,24 @@ PHASES = {
     "saving": "Saving",
     "done": "Done",
 }
+
+STAGE_PHASES = {
+    "reading": "Reading",
+    "planning": "Planning",
+    "painting": "Painting",
+    "decoding": "Decoding",
+    "saving": "Saving",
+}
+"""The phases of an edit in their order, as the stage lists them."""
+NEXT_IN_LINE = "Starting…"
+MEANWHILE = "Look at an example meanwhile: you keep your place."
+
+
+def painting(step: int, steps: int, window: int, windows: int) -> str:
+    """Where the painting is: "Painting 6 of 10", "Painting part 1 of 3, 6 of 10"."""
+    part = f" part {max(1, window)} of {windows}," if windows > 1 else ""
+    return f"Painting{part} {step} of {steps}"
+
 
 TASKS = {"Missing cube": "cube", "Wrong speed": "speed", "Shuffled tubes": "tube"}
 TASK_NOTES = {
@@ -70,12 +114,57 @@ UNORDERED = (
 ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
 NO_RECORD = "This edit has no record of its tokens."
 EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
-OTHER_KINDS = "Animation or another kind of file"
+YOUR_CLIP = "Your clip"
+EXAMPLE_CLIP = "Example clip"
+PREPARING = "Preparing your clip…"
+UPLOAD_LOST = "The file did not arrive. Choose it again."
+DROP_WORDS = {
+    "none": "No clip yet",
+    "invitation": "Drop a video anywhere on the page, paste one, or choose a file.",
+    "choose": "Use your own clip",
+    "replace": "Replace",
+    "remove": "Remove",
+    "cancel": "Cancel",
+    "drop": "Drop your clip anywhere",
+    "play": "Play the clip",
+    "pause": "Pause the clip",
+    "sending": "Sending {name}: {share} %",
+    "preparing": PREPARING,
+    "wrong": "{name} is not a video or an animation. Choose an MP4, MOV, WebM, MKV, AVI or GIF file.",
+    "empty": "{name} is empty (0 bytes). Choose the file again, or export it once more.",
+    "large": "{name} has {size} MB; the limit is {limit} MB. Cut or compress it first.",
+    "lost": "The file did not arrive. Check your connection and choose it again.",
+    "part": "Part to edit",
+    "start": "Start of the part to edit",
+    "end": "End of the part to edit",
+    "seconds": "{seconds} seconds",
+    "all": "Part to edit: the whole clip, {length} s",
+    "range": "Part to edit: {from} s to {to} s",
+    "whole": "Whole clip",
+    "first": "First {length} s",
+}
+"""What the slot of a clip says; the names in braces are filled in by its script."""
+EDITED_CLIP, SIDE_BY_SIDE, SETTINGS_FILE = "Edited clip", "Side by side", "Settings, to make it again"
+AGAIN = "Edit this again"
+TRY_CLIP, TRY_WORDS = "Try on this clip", "Use these words"
+UNCHANGED = "The model left the clip as it was."
+OTHER_WORDS, WHOLE_PICTURE = "Try other words", "Show all that it painted"
+SESSION_TITLE = "This session"
+LOAD_SETTINGS = "Load settings"
+SETTINGS_LOADED = "The settings are in the form; the clip is yours to choose."
+NO_SETTINGS = "This is not a file of settings. Choose a .json file that was downloaded here with an edit."
+KEEP = "Leave the rest of the picture untouched"
+DETAIL = "Give the edit the source's fine detail"
+VARIATION, NEW_VARIATION = "Variation", "New variation"
+VARIATION_INFO = "The same number gives the same video."
+STEPS_INFO = "More steps: more time, finer result."
+GUIDANCE_INFO = "How strictly the words are followed."
+KEEP_INFO = "Automatic: wherever the edit changes nothing, your own pixels stay."
 MASK = "Mask, a picture or a clip: the edit shows where it is white, and the source stays where it is black"
 MASK_SHOWN = "The source stays where your clip is dark here."
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
 EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
-EXAMPLES_TITLE = "Finished examples: they open at once"
+EXAMPLES_TITLE = "Examples, already finished"
 WAITING = "Waiting for the model. Others may be ahead of you."
 ONE_AT_A_TIME = "Your last run is still going. Wait for it, or stop it."
 NO_CLIP = "Upload a clip first, or open an example."
@@ -88,6 +177,11 @@ def queue_full(places: int) -> str:
         f"The queue is full: {others} waiting already, and yours was not added. "
         "Try again in a few minutes, or open a finished example meanwhile."
     )
+
+
+def takes(seconds: float) -> str:
+    """How long an edit takes as it is set."""
+    return f"As it is set, this edit takes about {duration(seconds)} here."
 
 
 def not_read(rest: str, limit: int) -> str:
@@ -143,12 +237,49 @@ def outcome(settings: Mapping[str, Any]) -> list[str]:
     return ([f"{told[:1].upper()}{told[1:]}."] if told else []) + list(settings.get("notices", ()))
 
 
+def facts_of_edit(settings: Mapping[str, Any], seconds: float, credit: str = "") -> str:
+    """What is known about a finished edit in one line: its length, how long it took, its seed, notices, the clip's author."""
+    facts = [f"{seconds:.1f} s"]
+    if settings.get("seconds"):
+        facts.append(f"made in {duration(settings['seconds'])}")
+    facts.append(f"variation {settings.get('seed', 0)}")
+    if settings.get("kept_detail") and told_change(settings.get("changed", 0.0)):
+        facts.append("with the source's detail")
+    told = [said for said in settings.get("notices", ()) if not said.startswith("Nothing changed")]
+    return " · ".join([*facts, *told, *([f"clip: {credit}"] if credit else [])])
+
+
+def next_edit(instruction: str) -> str:
+    """Message: the result of an edit is the clip now."""
+    return f"The result of “{instruction}” is your clip now. Say what should change next."
+
+
+def card_note(settings: Mapping[str, Any]) -> str:
+    """What tells an edit of this session from others with the same words."""
+    told = told_change(settings.get("changed", 0.0))
+    return " · ".join([f"variation {settings.get('seed', 0)}", *([told] if told else [])])
+
+
+def part(start: float, end: float, whole: float) -> str:
+    """The part of a clip that is edited, from seconds: "your clip, 1.1 s", "your clip, 0.5 to 1.6 s of 4.0 s"."""
+    if start < 0.05 and end > whole - 0.05:
+        return f"Your clip, {whole:.1f} s"
+    return f"Your clip, {start:.1f} to {end:.1f} s of {whole:.1f} s"
+
+
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:
-    """Size, length, rate and sound of a clip in one line."""
-    return (
-        f"{width} × {height} · {frames} frames · {fps:.4g} fps · {frames / fps:.1f} s · "
-        f"{'with sound' if sound else 'no sound'}"
-    )
+    """Length, size and sound of a clip in one line."""
+    return f"{frames / fps:.1f} s, {width} × {height}, {'with sound' if sound else 'no sound'}"
+
+
+def clip_frames(frames: int, fps: float) -> str:
+    """Number and rate of a clip's frames."""
+    return f"{frames} {'frame' if frames == 1 else 'frames'}, {fps:.4g} a second"
+
+
+def part_limit(frames: int, fps: float) -> str:
+    """Message: a clip is longer than what is edited at once."""
+    return f"Up to {frames / fps:.1f} s can be edited at once: choose the part."
 
 
 def credits(examples: Iterable[tuple[str, str]]) -> str:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class JobStep:
     """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
 
-    seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None.
+    seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None. region: (8, 8), where the plan means to
+    change the picture, or None; see `sama.edit.events.EditEvent`.
     """
 
     phase: str
@@ -36,6 +37,7 @@ class JobStep:
     windows: int = 1
     seconds_left: float | None = None
     preview: np.ndarray | None = None
+    region: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def edit(request: EditRequest, pipeline: SamaPipeline) -> Generator[JobStep | Ed
             elif event.phase != "saving" or not event.step:
                 done = max(0, event.window - 1) * event.steps + event.step
                 left = clock.left(done, event.windows * event.steps)
-                yield JobStep(event.phase, event.step, event.steps, event.window, event.windows, left, event.preview)
+                yield JobStep(
+                    event.phase, event.step, event.steps, event.window, event.windows, left, event.preview, event.region
+                )
 
 
 def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Restored, None, None]:

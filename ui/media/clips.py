@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sama.video import UPLOAD_LIMITS, VideoInfo, normalise_upload, probe
 from ui import text
 from ui.media.folders import new_folder
-from ui.media.runs import FinishedEdit
+from ui.media.runs import FinishedEdit, frame_times
 
 
 @dataclass(frozen=True)
 class PageClip:
     """A transcoded clip. caption: what it shows, "" if unknown. notices: sentences about what of the upload was changed
-    or lost."""
+    or lost. times: seconds at which each frame is shown, where the rate is not constant."""
 
     path: Path
     width: int
@@ -25,12 +25,15 @@ class PageClip:
     sound: bool
     caption: str = ""
     notices: tuple[str, ...] = ()
+    times: tuple[float, ...] = ()
+    made_by: Path | None = None
+    """The folder of the run whose result the clip is."""
 
     @classmethod
     def of(cls, info: VideoInfo, caption: str = "") -> PageClip:
         return cls(
             Path(info.path), info.width, info.height, info.frames, float(info.fps), info.has_audio, caption,
-            info.notices,
+            info.notices, tuple(map(float, frame_times(Path(info.path)))) if info.variable_frame_rate else (),
         )  # fmt: skip
 
     @property
@@ -55,4 +58,4 @@ def source_clip(edit: FinishedEdit) -> PageClip:
 
 def edited_clip(edit: FinishedEdit) -> PageClip:
     """The edited clip, to be edited again."""
-    return PageClip.of(probe(edit.result))
+    return replace(PageClip.of(probe(edit.result)), made_by=edit.folder)
