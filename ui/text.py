@@ -70,7 +70,36 @@ UNORDERED = (
 ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
 NO_RECORD = "This edit has no record of its tokens."
 EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
-OTHER_KINDS = "Animation or another kind of file"
+YOUR_CLIP = "Your clip"
+EXAMPLE_CLIP = "Example clip"
+PREPARING = "Preparing your clip…"
+UPLOAD_LOST = "The file did not arrive. Choose it again."
+DROP_WORDS = {
+    "none": "No clip yet",
+    "invitation": "Drop a video anywhere on the page, paste one, or choose a file.",
+    "choose": "Use your own clip",
+    "replace": "Replace",
+    "remove": "Remove",
+    "cancel": "Cancel",
+    "drop": "Drop your clip anywhere",
+    "play": "Play the clip",
+    "pause": "Pause the clip",
+    "sending": "Sending {name}: {share} %",
+    "preparing": PREPARING,
+    "wrong": "{name} is not a video or an animation. Choose an MP4, MOV, WebM, MKV, AVI or GIF file.",
+    "empty": "{name} is empty (0 bytes). Choose the file again, or export it once more.",
+    "large": "{name} has {size} MB; the limit is {limit} MB. Cut or compress it first.",
+    "lost": "The file did not arrive. Check your connection and choose it again.",
+    "part": "Part to edit",
+    "start": "Start of the part to edit",
+    "end": "End of the part to edit",
+    "seconds": "{seconds} seconds",
+    "all": "Part to edit: the whole clip, {length} s",
+    "range": "Part to edit: {from} s to {to} s",
+    "whole": "Whole clip",
+    "first": "First {length} s",
+}
+"""What the slot of a clip says; the names in braces are filled in by its script."""
 MASK = "Mask, a picture or a clip: the edit shows where it is white, and the source stays where it is black"
 MASK_SHOWN = "The source stays where your clip is dark here."
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
@@ -144,11 +173,18 @@ def outcome(settings: Mapping[str, Any]) -> list[str]:
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:
-    """Size, length, rate and sound of a clip in one line."""
-    return (
-        f"{width} × {height} · {frames} frames · {fps:.4g} fps · {frames / fps:.1f} s · "
-        f"{'with sound' if sound else 'no sound'}"
-    )
+    """Length, size and sound of a clip in one line."""
+    return f"{frames / fps:.1f} s, {width} × {height}, {'with sound' if sound else 'no sound'}"
+
+
+def clip_frames(frames: int, fps: float) -> str:
+    """Number and rate of a clip's frames."""
+    return f"{frames} {'frame' if frames == 1 else 'frames'}, {fps:.4g} a second"
+
+
+def part_limit(frames: int, fps: float) -> str:
+    """Message: a clip is longer than what is edited at once."""
+    return f"Up to {frames / fps:.1f} s can be edited at once: choose the part."
 
 
 def credits(examples: Iterable[tuple[str, str]]) -> str:

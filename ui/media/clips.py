@@ -9,13 +9,13 @@ from pathlib import Path
 from sama.video import UPLOAD_LIMITS, VideoInfo, normalise_upload, probe
 from ui import text
 from ui.media.folders import new_folder
-from ui.media.runs import FinishedEdit
+from ui.media.runs import FinishedEdit, frame_times
 
 
 @dataclass(frozen=True)
 class PageClip:
     """A transcoded clip. caption: what it shows, "" if unknown. notices: sentences about what of the upload was changed
-    or lost."""
+    or lost. times: seconds at which each frame is shown, where the rate is not constant."""
 
     path: Path
     width: int
@@ -25,12 +25,13 @@ class PageClip:
     sound: bool
     caption: str = ""
     notices: tuple[str, ...] = ()
+    times: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, info: VideoInfo, caption: str = "") -> PageClip:
         return cls(
             Path(info.path), info.width, info.height, info.frames, float(info.fps), info.has_audio, caption,
-            info.notices,
+            info.notices, tuple(map(float, frame_times(Path(info.path)))) if info.variable_frame_rate else (),
         )  # fmt: skip
 
     @property

@@ -38,6 +38,12 @@ def keep(paths: Iterable[str | os.PathLike[str] | None]) -> None:
                         os.utime(used)
 
 
+def is_uploaded(path: str | os.PathLike[str]) -> bool:
+    """Whether the path is that of a file that gradio took from a visitor: in its cache, and not in a job's folder."""
+    root, file = _cache().resolve(), Path(path).resolve()
+    return file.is_file() and file.is_relative_to(root) and not file.relative_to(root).parts[0].startswith(PREFIX)
+
+
 def sweep(age: float = CACHE_SECONDS) -> None:
     """Remove the job folders that nobody has used for `age` seconds."""
     limit = time.time() - age

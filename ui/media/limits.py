@@ -14,8 +14,15 @@ MAX_SEED = 2**31 - 1
 STEPS = (1, 50)
 GUIDANCE = (1.0, 10.0)
 PRETEXT_FRAMES = 17
-OTHER_FILES = (".gif", ".webp", ".apng", ".png", ".avi", ".mkv", ".ts", ".mts", ".m2ts", ".mpg", ".flv", ".wmv")
-"""Suffixes that a browser does not take for videos, or that some do not."""
+MAX_UPLOAD = UPLOAD_LIMITS.max_bytes or 0
+"""Bytes of an uploaded file."""
+CLIP_FILES = (
+    ".mp4", ".m4v", ".mov", ".qt", ".webm", ".mkv", ".avi", ".gif", ".webp", ".apng", ".png",
+    ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".flv", ".wmv",
+)  # fmt: skip
+"""Suffixes of files that the page takes for clips; a browser's own list of videos lacks some of them."""
+CLIP_TYPES = ("image/gif", "image/webp", "image/apng", "image/png")
+"""Media types that it takes, too, beside `video/*`."""
 CACHE_SECONDS = 3600
 """How long a clip stays on the server after its last use."""
 SWEEP_SECONDS = 600

@@ -126,7 +126,7 @@ class FinishedEdit:
             mode="wipe" if packed else "panel-0",
             fps=self.fps,
             frames=self.frames,
-            times=tuple(map(float, _times(self.result))) if self.variable else (),
+            times=tuple(map(float, frame_times(self.result))) if self.variable else (),
             caption=self.instruction,
             sound=self.sound,
         )
@@ -160,7 +160,7 @@ def pack(edit: FinishedEdit) -> Path:
             path,
             probe(edit.result).fps,
             audio_from=edit.result,
-            times=_times(edit.result),
+            times=frame_times(edit.result),
         )
     return path
 
@@ -251,7 +251,7 @@ def _one_line(words: str, limit: int = 90) -> str:
     return words if len(words) <= limit else words[: limit - 1] + "…"
 
 
-def _times(video: Path) -> list[Fraction]:
+def frame_times(video: Path) -> list[Fraction]:
     """When each frame is shown, in seconds after the first one."""
     timeline = read_timeline(video, VideoLimits())
     return [int(tick - timeline.ticks[0]) * timeline.time_base for tick in timeline.ticks]

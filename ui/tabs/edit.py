@@ -14,12 +14,13 @@ import gradio as gr
 from sama.edit.request import DETAIL, KEEP_SOURCE, EditRequest
 from sama.presets import PRESETS, QUALITIES
 from ui import text
+from ui.drop import chosen_part, drop, drop_value, uploaded_file, wire_busy
 from ui.errors import PromptError, log_failure, sentence
 from ui.jobs.jobs import GPU, Edited, Jobs, JobStep
 from ui.loras import LORA_STRENGTH
 from ui.media.clips import PageClip, edited_clip, source_clip, take_upload
 from ui.media.folders import keep, new_folder
-from ui.media.limits import GUIDANCE, MAX_SEED, OTHER_FILES, PROMPT_LENGTH, STEPS, checked_instruction
+from ui.media.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS, checked_instruction
 from ui.media.masks import beside, over_clip, take_mask
 from ui.media.runs import FinishedEdit, compose_film, finish, pack
 from ui.tabs.controls import Controls, PageState, Updates, Where, wire_end, wire_start
@@ -53,14 +54,10 @@ class EditTab:
         clip = source_clip(first) if first else None
         frames = clip.frames if clip else 1
         info = self.jobs.settings.info
-        self.video = gr.Video(
-            value=str(clip.path) if clip else None, label="Your clip", sources=["upload"], height=220, elem_id="clip"
-        )
-        self.other = gr.UploadButton(text.OTHER_KINDS, size="sm", file_types=list(OTHER_FILES), elem_id="other-kinds")
-        self.clip_note = gr.HTML(notice(self._facts(clip)) if clip else "", elem_classes="field-note")
-        with gr.Accordion("Which part", open=False):
-            self.start = gr.Slider(0, max(1, frames - 1), 0, step=1, label="Start frame")
-            self.frames = gr.Slider(1, max(2, frames), min(frames, info.max_frames), step=1, label="Frames")
+        most = info.max_frames
+        self.drop = drop(drop_value(clip, most, example=True), guarded="#instruction textarea", elem_id="clip")
+        self.start, self.frames = gr.State(0), gr.State(min(frames, most))
+        """The part to edit, in frames."""
         self.instruction = gr.Textbox(
             first.instruction if first else "",
             label="What should change?",
@@ -140,8 +137,8 @@ class EditTab:
     @property
     def _opened(self) -> list[Any]:
         return [
-            self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.video,
-            self.clip_note, self.session.clip, self.start, self.frames, self.instruction,
+            self.shown, self.viewer, self.downloads, self.get_result, self.get_film, self.get_settings, self.drop,
+            self.session.clip, self.start, self.frames, self.instruction,
             self.seed, self.progress, self.problem, *self._masked,
         ]  # fmt: skip
 
@@ -153,12 +150,14 @@ class EditTab:
         clip = self.session.clip
         private: dict[str, Any] = {"api_visibility": "private"}
         range_ = [self.start, self.frames]
-        for upload in (self.video, self.other):
-            upload.upload(
-                self._upload, upload, [self.video, clip, self.clip_note, *range_, self.problem, *self._masked],
-                **private, show_progress="minimal", show_progress_on=self.clip_note,
-            )  # fmt: skip
-        self.video.clear(self._clear, None, [clip, self.clip_note, *self._masked], **private, queue=False)
+        at_once: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
+        self.drop.upload(
+            self._upload, None, [self.drop, clip, *range_, self.problem, *self._masked],
+            show_progress="hidden", **private,
+        )  # fmt: skip
+        self.drop.input(chosen_part, None, range_, **at_once)
+        self.drop.clear(self._clear, None, [self.drop, clip, *self._masked], **at_once)
+        wire_busy(self.drop, self.go)
         self.mask_file.upload(
             self._take_mask, [self.mask_file, clip], self._masked, **private,
             show_progress="minimal", show_progress_on=self.mask_note,
@@ -184,13 +183,12 @@ class EditTab:
         )  # fmt: skip
         wire_end(job, controls, self.jobs.settings.queue_size)
         # Without a place in the line: it may be full, and a finished edit or an estimate must not wait for others.
-        at_once: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
         compared = job.success(self._compare, [self.fresh, self.shown], [self.viewer, self.problem], **at_once)
         compared.success(self._film, [self.fresh, self.shown], [self.get_film, self.problem], **at_once)
         self.instruction.change(self._tell_unread, self.instruction, self.unread, trigger_mode="always_last", **at_once)
         self.again.click(
             self._again, self.shown,
-            [self.video, clip, self.clip_note, *range_, self.instruction, *self._masked], **private, queue=False,
+            [self.drop, clip, *range_, self.instruction, *self._masked], **private, queue=False,
         )  # fmt: skip
         gr.on(
             None,  # when the page opens, and whenever one of these changes; a finished run has taught how long it takes
@@ -209,17 +207,17 @@ class EditTab:
                 **private,
             )
 
-    def _upload(self, path: str | None) -> Updates:
-        if not path:
-            return {self.session.clip: None, self.clip_note: ""}
+    def _upload(self, event: gr.EventData) -> Updates:
         try:
+            path, ticket = uploaded_file(event)
             clip = take_upload(path)
+            return self._show_clip(clip, ticket=ticket) | {self.problem: ""}
         except Exception as error:
-            return {self.video: None, self.session.clip: None, self.clip_note: alert(sentence(error))}
-        return self._show_clip(clip) | {self.problem: ""}
+            ticket = event._data.get("ticket", 0)
+            return {self.drop: drop_value(None, problem=sentence(error), ticket=ticket)}
 
     def _clear(self) -> Updates:
-        return {self.session.clip: None, self.clip_note: ""} | self._no_mask()
+        return {self.session.clip: None, self.drop: drop_value(None)} | self._no_mask()
 
     def _no_mask(self) -> Updates:
         return {self.mask: None, self.mask_file: None, self.mask_note: ""}
@@ -236,21 +234,14 @@ class EditTab:
         shown = f'<img src="{picture}" alt="{text.MASK_SHOWN}">{notice(text.MASK_SHOWN)}' if picture else ""
         return {self.mask: mask, self.mask_note: shown}
 
-    def _show_clip(self, clip: PageClip) -> Updates:
-        limit = min(clip.frames, self.jobs.settings.info.max_frames)
+    def _show_clip(self, clip: PageClip, *, example: bool = False, ticket: int = 0) -> Updates:
+        most = self.jobs.settings.info.max_frames
         return {
-            self.video: str(clip.path),
+            self.drop: drop_value(clip, most, example=example, ticket=ticket),
             self.session.clip: clip,
-            self.clip_note: notice(self._facts(clip)),
-            self.start: gr.Slider(maximum=max(1, clip.frames - 1), value=0),
-            self.frames: gr.Slider(maximum=max(2, limit), value=limit),
+            self.start: 0,
+            self.frames: min(clip.frames, most),
         } | self._no_mask()
-
-    def _facts(self, clip: PageClip) -> str:
-        limit = self.jobs.settings.info.max_frames
-        return clip.facts + (
-            f" · {limit} frames at a time are edited: choose which below" if clip.frames > limit else ""
-        ) + "".join(f" · {said}" for said in clip.notices)  # fmt: skip
 
     def _show_result(self, edit: FinishedEdit) -> Updates:
         return {
@@ -265,7 +256,7 @@ class EditTab:
     def _open_example(self, event: gr.SelectData) -> Updates:
         edit = self.examples[event.index]
         return (
-            self._show_clip(source_clip(edit))
+            self._show_clip(source_clip(edit), example=True)
             | self._show_result(edit)
             | {
                 self.instruction: edit.instruction,
