@@ -97,11 +97,13 @@ function follow(index) {
   video.currentTime = middleOf(clamp(index, 0, clip.frames - 1));
 }
 
-// Tell the page, but not for every frame on the way.
+// Tell the page, but not for every frame on the way. Whoever leaves the handle may press the button next.
 function tell(after = 0) {
   clearTimeout(telling);
-  telling = setTimeout(() => clip && trigger("input", { start: from, frames: to - from }), after);
+  telling = after ? setTimeout(tell, after) : 0;
+  if (!after && clip) trigger("input", { start: from, frames: to - from });
 }
+strip.addEventListener("focusout", () => { if (telling) tell(); });
 
 function edge(name, at) {
   if (name === "start") move(at, to, "start"); else move(from, at, "end");
