@@ -237,16 +237,21 @@ def outcome(settings: Mapping[str, Any]) -> list[str]:
     return ([f"{told[:1].upper()}{told[1:]}."] if told else []) + list(settings.get("notices", ()))
 
 
-def facts_of_edit(settings: Mapping[str, Any], seconds: float, credit: str = "") -> str:
-    """What is known about a finished edit in one line: its length, how long it took, its seed, notices, the clip's author."""
+def facts_of_edit(settings: Mapping[str, Any], seconds: float, example: bool, credit: str = "") -> str:
+    """What is known about a finished edit in one line: its length, how long it took, its seed, notices, the clip's author.
+
+    example: an example's time and seed are nobody's concern.
+    """
     facts = [f"{seconds:.1f} s"]
+    if example:
+        return " · ".join([*facts, *([f"Clip: {credit}"] if credit else [])])
     if settings.get("seconds"):
         facts.append(f"made in {duration(settings['seconds'])}")
     facts.append(f"variation {settings.get('seed', 0)}")
     if settings.get("kept_detail") and told_change(settings.get("changed", 0.0)):
         facts.append("with the source's detail")
     told = [said for said in settings.get("notices", ()) if not said.startswith("Nothing changed")]
-    return " · ".join([*facts, *told, *([f"clip: {credit}"] if credit else [])])
+    return " · ".join([*facts, *told, *([f"Clip: {credit}"] if credit else [])])
 
 
 def next_edit(instruction: str) -> str:

@@ -158,7 +158,7 @@ document.addEventListener("click", (event) => {
 });
 
 setInterval(tick, 500);
-watch("value", showClip);
-watch("progress", follow);
+// Without naming the props: gradio takes a name in quotes for an event of this component.
+watch(Object.keys(props), () => { showClip(); follow(); });
 showClip();
 follow();

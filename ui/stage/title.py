@@ -50,7 +50,7 @@ def title_of_edit(edit: FinishedEdit, runs: Sequence[FinishedEdit], example: boo
         "words": edit.instruction,
         "spoken": True,
         "strong": strong[:1].upper() + strong[1:],
-        "facts": text.facts_of_edit(edit.settings, edit.frames / edit.fps, edit.credit),
+        "facts": text.facts_of_edit(edit.settings, edit.frames / edit.fps, example, edit.credit),
         "chain": [{"words": runs[index].instruction, "index": index} for index in chain_of(edit, runs)],
         "files": [{"label": label, "name": name, "file": file_data(path)} for label, name, path in files if path],
         "buttons": [{"event": event, "label": label} for event, label in buttons],

@@ -82,10 +82,16 @@ class Controls:
 
 
 class Start:
-    """The event that a job follows on: a click that was accepted."""
+    """The event that a job follows on: a click that was accepted.
 
-    def __init__(self, ticket: gr.State) -> None:
-        self.success = ticket.change
+    Its ticket is a component, because gradio tells nobody of a State that an event outside the queue has changed.
+    """
+
+    def __init__(self) -> None:
+        self.ticket = gr.HTML(
+            0, html_template="", js_on_load="watch('value', () => trigger('accepted'))", elem_classes="unseen"
+        )
+        self.success = self.ticket.accepted
 
 
 def wire_start(triggers: list[Any], controls: Controls, places: int | None = None) -> Start:
@@ -94,7 +100,8 @@ def wire_start(triggers: list[Any], controls: Controls, places: int | None = Non
     A refusal takes no place in the line, and is no error of the page: it changes no ticket, and only a new ticket starts
     the job. places: how many may wait; None leaves that to gradio, which answers with an error.
     """
-    ticket = gr.State(0)
+    start = Start()
+    ticket = start.ticket
 
     def wait(values: Mapping[Any, Any]) -> Updates:
         at = values[controls.where]
@@ -104,7 +111,7 @@ def wire_start(triggers: list[Any], controls: Controls, places: int | None = Non
         if problem:
             return {controls.problem: alert(problem)}
         return controls.waits(values) | {
-            controls.where: Where(), controls.problem: "", ticket: values[ticket] + 1,
+            controls.where: Where(), controls.problem: "", ticket: int(values[ticket] or 0) + 1,
             controls.go: gr.Button(visible=False), controls.stop: gr.Button(visible=True),
         }  # fmt: skip
 
@@ -113,7 +120,7 @@ def wire_start(triggers: list[Any], controls: Controls, places: int | None = Non
         [controls.where, controls.problem, controls.go, controls.stop, ticket, *controls.said],
         trigger_mode="once", **_PRIVATE,
     )  # fmt: skip
-    return Start(ticket)
+    return start
 
 
 def wire_end(job: Any, controls: Controls, places: int) -> None:

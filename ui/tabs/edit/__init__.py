@@ -26,6 +26,8 @@ class EditTab:
         with gr.Column(elem_id="first-screen"):
             self.stage = Stage(first, examples)
             self.form = Form(jobs, session.clip, self.stage.shown, source_clip(first) if first else None)
+        with gr.Accordion("Settings", open=False, elem_id="settings"):
+            self.form.build_settings()
         self.opening = Opening(self.form, self.stage, session, examples)
         self.running = Running(jobs, self.form, self.stage, session)
         self.form.wire(session.runs)

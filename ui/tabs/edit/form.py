@@ -60,10 +60,9 @@ class Form:
                 self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
         self.problem = gr.HTML("", elem_classes="field-note", elem_id="problem")
         self.note = gr.HTML("", elem_classes="field-note", elem_id="note")
-        with gr.Accordion("Settings", open=False, elem_id="settings"):
-            self._build_settings()
 
-    def _build_settings(self) -> None:
+    def build_settings(self) -> None:
+        """Build what is seldom needed, where it is to stand."""
         info = self.jobs.settings.info
         self.estimate = gr.HTML("", elem_classes="field-note", elem_id="estimate")
         with gr.Row(elem_classes="fields"):
@@ -123,7 +122,7 @@ class Form:
 
     def wire(self, runs: gr.State) -> None:
         """Wire what needs no job. runs: the edits of this session; each has taught how long one takes."""
-        self.drop.input(chosen_part, None, [self.start, self.frames], **_PRIVATE)
+        self.then_tell(self.drop.input(chosen_part, None, [self.start, self.frames], **_PRIVATE))
         wire_busy(self.drop, self.go)
         self.mask_file.upload(
             self._take_mask, [self.mask_file, self.clip], self.masked, api_visibility="private",
@@ -136,14 +135,23 @@ class Form:
         self.instruction.change(
             self._tell_words, self.inputs | {self.shown}, [self.unread, self.go], trigger_mode="always_last", **_PRIVATE
         )
-        changes = [self.clip, self.start, self.frames, self.seed, self.steps, self.guidance, self.keep, self.detail,
-                   self.quality, self.lora, self.mask]  # fmt: skip
         gr.on(
-            [*(field.change for field in changes), self.shown.change, runs.change],
-            self.tell, self.inputs | {self.shown}, [self.estimate, self.quality, self.go],
-            trigger_mode="always_last", **_PRIVATE,
+            [runs.change, self.mask_file.upload, *(
+                field.change
+                for field in (self.seed, self.steps, self.guidance, self.keep, self.detail, self.quality, self.lora)
+            )], **self._telling, trigger_mode="always_last",
         )  # fmt: skip
-        self.clip.change(ideas_for, self.clip, self.ideas, **_PRIVATE)
+
+    @property
+    def _telling(self) -> dict[str, Any]:
+        return {
+            "fn": self.tell, "inputs": self.inputs | {self.shown}, "outputs": [self.estimate, self.quality, self.go],
+        } | _PRIVATE  # fmt: skip
+
+    def then_tell(self, event: Any) -> None:
+        """Tell time and button anew after an event that changes clip, part or stage: outside the queue, gradio reports no
+        change of a State."""
+        event.then(**self._telling)
 
     @property
     def masked(self) -> list[Any]:
@@ -153,7 +161,7 @@ class Form:
     @property
     def of_clip(self) -> list[Any]:
         """The components that change with the clip."""
-        return [self.drop, self.clip, self.start, self.frames, *self.masked]
+        return [self.drop, self.clip, self.start, self.frames, self.ideas, *self.masked]
 
     def show_clip(self, clip: PageClip | None, *, example: bool = False, ticket: int = 0) -> Updates:
         """The form with another clip, all of it chosen, or with none."""
@@ -161,6 +169,7 @@ class Form:
         value = drop_value(clip, most, example=example, ticket=ticket) if clip else drop_value(None)
         return {
             self.drop: value, self.clip: clip, self.start: 0, self.frames: min(clip.frames, most) if clip else 1,
+            self.ideas: ideas_for(clip),
         } | self._no_mask()  # fmt: skip
 
     def tell(self, values: Mapping[Any, Any]) -> Updates:

@@ -40,28 +40,30 @@ class Opening:
     def wire(self) -> None:
         form, stage, session = self.form, self.stage, self.session
         shown, runs = stage.shown, session.runs
-        form.drop.upload(
-            self.upload, None, [*form.of_clip, *stage.outputs, form.problem, self.row, self.own],
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
-        form.drop.clear(lambda: form.show_clip(None), None, form.of_clip, **_PRIVATE)
         opened = [*stage.outputs, self.row, self.own, form.note, form.problem]
-        self.row.pick(self._open_example, runs, opened, **_PRIVATE)
-        self.own.pick(self._open_run, runs, opened, **_PRIVATE)
-        stage.title.back(self._open_run, runs, opened, **_PRIVATE)
+        settings = [form.instruction, form.quality, form.seed, form.steps, form.guidance, form.keep, form.detail, form.note,
+                    form.problem]  # fmt: skip
+        for event in (
+            form.drop.upload(
+                self.upload, None, [*form.of_clip, *stage.outputs, form.problem, self.row, self.own],
+                show_progress="hidden", api_visibility="private",
+            ),
+            form.drop.clear(lambda: form.show_clip(None), None, form.of_clip, **_PRIVATE),
+            self.row.pick(self._open_example, runs, opened, **_PRIVATE),
+            self.own.pick(self._open_run, runs, opened, **_PRIVATE),
+            stage.title.back(self._open_run, runs, opened, **_PRIVATE),
+            stage.title.again(
+                self.again, [shown, form.instruction], [*form.of_clip, form.instruction, form.note], **_PRIVATE
+            ),
+            stage.title.use(self._use, shown, [*form.of_clip, form.instruction, form.seed], **_PRIVATE),
+            form.load.upload(self._load, form.load, settings, **_PRIVATE),
+        ):  # fmt: skip
+            form.then_tell(event)
         self.own.clear(lambda: ([], self.own_cards([], None)), None, [runs, self.own], **_PRIVATE)
-        asked = [shown, form.instruction]
-        stage.title.again(self.again, asked, [*form.of_clip, form.instruction, form.note], **_PRIVATE)
-        stage.title.use(self._use, shown, [*form.of_clip, form.instruction, form.seed], **_PRIVATE)
         stage.title.words(lambda edit: edit.instruction if edit else gr.skip(), shown, form.instruction, **_PRIVATE)
         stage.title.whole(lambda: "Never", None, form.keep, **_PRIVATE).success(
             None, js="() => setTimeout(() => document.querySelector('#go').click(), 50)", **_PRIVATE
         )
-        form.load.upload(
-            self._load, form.load,
-            [form.instruction, form.quality, form.seed, form.steps, form.guidance, form.keep, form.detail, form.note,
-             form.problem], **_PRIVATE,
-        )  # fmt: skip
 
     def own_cards(self, runs: list[FinishedEdit], shown: FinishedEdit | None) -> dict[str, Any]:
         """The cards of this session."""

@@ -97,6 +97,7 @@ class Running:
             show_progress="minimal", show_progress_on=stage.job, **private,
         )  # fmt: skip
         wire_end(job, controls, places)
+        form.then_tell(job)
         # Without a place in the line: it may be full, and a finished edit must not wait for others.
         at_once: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
         inputs = [self.fresh, stage.shown, session.runs]
