@@ -16,8 +16,8 @@ CODE = "https://github.com/Cynthiazxy123/SAMA"
 MODELS = {"tiny": "Small demo model", "1.3b": "Wan2.1 1.3B", "14b": "SAMA 14B"}
 """The models by preset, as the header names them."""
 WHAT_WORKS = (
-    "This small model runs on an ordinary processor. On real footage, edits of the whole picture (weather, style, colours) "
-    "and subtitles work well; single objects mostly work on drawings only."
+    "This small model runs on an ordinary processor. On real footage, edits of the whole picture (weather, style, "
+    "colours) and subtitles work well; single objects mostly work on drawings only."
 )
 HOW_MEASURED = "Edits done as asked, of held-out clips with drawn objects, film and photographs."
 
@@ -25,13 +25,18 @@ HOW_MEASURED = "Edits done as asked, of held-out clips with drawn objects, film 
 def no_large_model(has_gpu: bool) -> str:
     """Why the 14B model is off, and how it is turned on; commands stand in backticks."""
     reason = "this page was started with the small one" if has_gpu else "this computer has no CUDA GPU"
-    return f"The 14B model edits objects in real footage. It is off: {reason}. On a GPU with 8 GB or more: `python app.py --preset 14b`"
+    return (
+        f"The 14B model edits objects in real footage. It is off: {reason}. "
+        "On a GPU with 8 GB or more: `python app.py --preset 14b`"
+    )
+
+
 PRIVACY = (
     "Clips are deleted an hour after you leave the page. They are never shown to others and never used for training."
 )
 
 WORDS = "What should change?"
-PLACEHOLDER = "Say what should change, for example “Make it snowy”"
+PLACEHOLDER = "What should change? “Make it snowy”"
 IDEAS: Mapping[str, tuple[str, ...]] = {
     "dark": ("Make it look like a sunset", "Make it sepia", 'Add the subtitle "GOOD NIGHT"'),
     "bright": ("Make it snowy", "Turn it into a pencil sketch", 'Add the subtitle "HELLO"'),
@@ -49,8 +54,8 @@ QUALITY = "Quality"
 
 
 def quality_choice(name: str, seconds: float | None) -> str:
-    """A quality as the page offers it: "Fast · 3 s"."""
-    return " · ".join([name.capitalize(), *([duration(seconds)] if seconds else [])])
+    """A quality as the page offers it, its time on a line of its own: "Fast", "3 s"."""
+    return "\n".join([name.capitalize(), *([duration(seconds)] if seconds else [])])
 
 
 def quality_info(said: Mapping[str, str]) -> str:
@@ -238,7 +243,7 @@ def outcome(settings: Mapping[str, Any]) -> list[str]:
 
 
 def facts_of_edit(settings: Mapping[str, Any], seconds: float, example: bool, credit: str = "") -> str:
-    """What is known about a finished edit in one line: its length, how long it took, its seed, notices, the clip's author.
+    """What is known about a finished edit in one line: its length, its time, its seed, notices, the clip's author.
 
     example: an example's time and seed are nobody's concern.
     """

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class JobStep:
     """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
 
-    seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None. region: (8, 8), where the plan means to
-    change the picture, or None; see `sama.edit.events.EditEvent`.
+    seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None. region: (8, 8), where the plan
+    means to change the picture, or None; see `sama.edit.events.EditEvent`.
     """
 
     phase: str

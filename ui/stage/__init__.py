@@ -1,4 +1,4 @@
-"""The stage of the Edit tab: its title, the job at work, rows of cards and suggestions. Python, HTML, CSS, JavaScript."""
+"""The stage of the Edit tab: its title, the job at work, rows of cards, and suggestions."""
 
 from pathlib import Path
 

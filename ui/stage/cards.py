@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from ui.media.runs import FinishedEdit
 from ui.component import component
+from ui.media.runs import FinishedEdit
 from ui.viewer.viewer import file_data
 
 
@@ -19,13 +19,20 @@ def cards(value: dict[str, Any] | None, **kwargs: Any) -> gr.HTML:
 
 
 def cards_value(
-    edits: Sequence[FinishedEdit], title: str, shown: FinishedEdit | None, notes: Sequence[str] = (), clear: bool = False
+    edits: Sequence[FinishedEdit],
+    title: str,
+    shown: FinishedEdit | None,
+    notes: Sequence[str] = (),
+    clear: bool = False,
 ) -> dict[str, Any]:
     """The edits with their words, in order; the one that the stage shows is marked. notes: a line under each."""
+    current = [index for index, edit in enumerate(edits) if shown is not None and edit.folder == shown.folder]
     return {
         "title": title,
         "clear": clear,
-        "current": next((index for index, edit in enumerate(edits) if shown is not None and edit.folder == shown.folder), None),
+        "current": next(
+            (index for index, edit in enumerate(edits) if shown is not None and edit.folder == shown.folder), None
+        ),
         "cards": [
             {
                 "picture": file_data(edit.poster) if edit.poster.is_file() else None,

@@ -11,8 +11,8 @@ import numpy as np
 from sama.errors import VideoError
 from sama.video import FrameReader
 from ui import text
-from ui.media.clips import PageClip
 from ui.component import component
+from ui.media.clips import PageClip
 
 _SIDE = 64
 _DARK, _BRIGHT = 0.35, 0.62  # mean brightness, 0 to 1

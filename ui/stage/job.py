@@ -1,4 +1,4 @@
-"""The job as the stage shows it: the clip that is edited, the picture as it forms, phases, and the time that is left."""
+"""The job as the stage shows it: the clip, the picture as it forms, phases, and the time that is left."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import gradio as gr
 import numpy as np
 
 from ui import text
+from ui.component import component
 from ui.jobs.jobs import JobStep
 from ui.media.clips import PageClip
-from ui.component import component
-from ui.viewer.viewer import file_data
 from ui.viewer.plan import picture_url
+from ui.viewer.viewer import file_data
 
 _PREVIEW_SECONDS = 0.4
 IDLE: dict[str, Any] = {"state": "idle"}
@@ -22,7 +22,8 @@ IDLE: dict[str, Any] = {"state": "idle"}
 
 def job_stage(**kwargs: Any) -> gr.HTML:
     """The component; it is hidden while no job runs. Its events: `halt`, a press of Stop on the stage."""
-    return component(Path(__file__), None, progress=IDLE, phases=list(text.STAGE_PHASES.items()), next=text.NEXT_IN_LINE,
+    return component(
+        Path(__file__), None, progress=IDLE, phases=list(text.STAGE_PHASES.items()), next=text.NEXT_IN_LINE,
         meanwhile=text.MEANWHILE, **kwargs,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The title of the stage: the words of what it shows, how much of the picture they changed, files, and what comes next."""
+"""The title of the stage: the words of what it shows, what came of them, files, and what comes next."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import gradio as gr
 
 from sama.edit.composing.change import told_change
 from ui import text
+from ui.component import component
 from ui.media.clips import PageClip
 from ui.media.runs import FinishedEdit
-from ui.component import component
 from ui.viewer.viewer import file_data
 
 UNCHANGED = 0.005
@@ -21,14 +21,22 @@ UNCHANGED = 0.005
 
 
 def title(value: dict[str, Any] | None, **kwargs: Any) -> gr.HTML:
-    """The component. Its events: `again` (edit the result), `use` (this clip and these words), `words` (only these), `whole`
-    (show all that the model painted), and `back` with the `index` of an earlier run of the chain."""
+    """The component. Its events: `again` (edit the result), `use` (this clip and these words), `words` (only these),
+    `whole` (show all that the model painted), and `back` with the `index` of an earlier run of the chain."""
     return component(Path(__file__), value, **kwargs)
 
 
 def title_of_clip(clip: PageClip) -> dict[str, Any]:
     """The title while the stage shows a clip that nothing was done to."""
-    return {"words": text.YOUR_CLIP, "spoken": False, "facts": clip.facts, "strong": "", "chain": [], "files": [], "buttons": []}
+    return {
+        "words": text.YOUR_CLIP,
+        "spoken": False,
+        "facts": clip.facts,
+        "strong": "",
+        "chain": [],
+        "files": [],
+        "buttons": [],
+    }
 
 
 def title_of_edit(edit: FinishedEdit, runs: Sequence[FinishedEdit], example: bool) -> dict[str, Any]:

@@ -63,16 +63,16 @@ class Controls:
         """The components that `waits` and `ends` change."""
         return [self.progress]
 
-    def refuses(self, values: Mapping[Any, Any]) -> str:
+    def refuses(self, _values: Mapping[Any, Any]) -> str:
         """A sentence for what cannot be run, "" for none. It takes no place in the line."""
         return ""
 
-    def waits(self, values: Mapping[Any, Any]) -> Updates:
+    def waits(self, _values: Mapping[Any, Any]) -> Updates:
         """What the tab shows from the click on, until the job's turn comes."""
         return {self.progress: notice(text.WAITING)}
 
-    def ends(self, said: str = "", stopped: bool = False) -> Updates:
-        """What the tab shows of a job that ended early. said: a sentence about it."""
+    def ends(self, said: str = "", outcome: str = "") -> Updates:  # noqa: ARG002
+        """What the tab shows of a job that ended early. said: a sentence about it. outcome: "stopped", or "" otherwise."""
         return {self.progress: notice(said)}
 
     @property
@@ -95,10 +95,10 @@ class Start:
 
 
 def wire_start(triggers: list[Any], controls: Controls, places: int | None = None) -> Start:
-    """Wire what happens at the click, before the job's turn: it is refused, or the page says that it waits and shows Stop.
+    """Wire what happens at the click, before the job's turn: it is refused, or the page says that it waits.
 
-    A refusal takes no place in the line, and is no error of the page: it changes no ticket, and only a new ticket starts
-    the job. places: how many may wait; None leaves that to gradio, which answers with an error.
+    A refusal takes no place in the line, and is no error of the page: it changes no ticket, and only a new ticket
+    starts the job. places: how many may wait; None leaves that to gradio, which answers with an error.
     """
     start = Start()
     ticket = start.ticket
@@ -149,7 +149,7 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
         elif at is not None:
             at.ended.set()  # it never left the queue
         words = text.stopped(at.step, at.steps) if at else text.stopped(0, 0)
-        return controls.idle | controls.ends(words, stopped=True)
+        return controls.idle | controls.ends(words, outcome="stopped")
 
     shown = [*controls.said, controls.problem, controls.go, controls.stop]
     job.failure(refused, controls.where, shown, **_PRIVATE)

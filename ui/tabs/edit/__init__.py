@@ -29,10 +29,10 @@ class EditTab:
         with gr.Accordion("Settings", open=False, elem_id="settings"):
             self.form.build_settings()
         self.opening = Opening(self.form, self.stage, session, examples)
-        self.running = Running(jobs, self.form, self.stage, session)
+        self.running = Running(jobs, self.form, self.stage, session, self.opening)
         self.form.wire(session.runs)
         self.opening.wire()
-        self.running.wire(self.opening.own, self.opening.own_cards)
+        self.running.wire()
 
     @property
     def mask(self) -> gr.State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ _ESTIMATED = "estimate"  # an instruction of no estimate's concern
 
 @dataclass(frozen=True)
 class Choices:
-    """The values of the form. start, frames: the part of the clip, in frames. keep_source, detail: keys of WHEN. mask: a
-    checked file."""
+    """The values of the form. start, frames: the part of the clip, in frames. keep_source, detail: keys of WHEN.
+    mask: a checked file."""
 
     clip: PageClip | None = None
     instruction: str = ""
@@ -65,13 +64,13 @@ class Choices:
         request = self._request(settings, " ".join(self.instruction.split()), Path(), None)
         told = edit.settings
         lora = [Path(spec).name for spec in request.lora]
-        wanted = (request.instruction, request.seed, request.steps, request.guidance, request.keep_source, request.detail,
-                  request.start, request.frames, request.quality, lora)  # fmt: skip
+        wanted = (request.instruction, request.seed, request.steps, request.guidance, request.keep_source,
+                  request.detail, request.start, request.frames, request.quality, lora)  # fmt: skip
         made = (edit.instruction, told.get("seed"), told.get("steps"), told.get("guidance"), told.get("keep_source"),
                 told.get("detail", DETAIL[0]), edit.start, edit.frames, told.get("quality") or request.quality,
                 told.get("lora", []))  # fmt: skip
         with suppress(OSError):  # one of the files is gone
-            return wanted == made and os.path.samefile(self.clip.path, edit.source)
+            return wanted == made and self.clip.path.samefile(edit.source)
         return False
 
     def _request(self, settings: Settings, instruction: str, folder: Path, mask: Path | None) -> EditRequest:

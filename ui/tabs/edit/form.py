@@ -46,8 +46,8 @@ class Form:
                 self.drop = drop(drop_value(first, most, example=True), guarded="#instruction textarea", elem_id="clip")
             with gr.Column(elem_id="say", min_width=0):
                 self.instruction = gr.Textbox(
-                    "", label=text.WORDS, placeholder=text.PLACEHOLDER, lines=1, max_lines=3, max_length=PROMPT_LENGTH[1],
-                    elem_id="instruction", container=False, show_label=False,
+                    "", label=text.WORDS, placeholder=text.PLACEHOLDER, lines=1, max_lines=3,
+                    max_length=PROMPT_LENGTH[1], elem_id="instruction", container=False, show_label=False,
                 )  # fmt: skip
                 self.ideas = ideas(ideas_for(first), elem_id="ideas")
                 self.unread = gr.HTML("", elem_classes="field-note", elem_id="unread")
@@ -77,13 +77,17 @@ class Form:
                     *GUIDANCE, info.guidance, step=0.1, label="Guidance", info=text.GUIDANCE_INFO, elem_id="guidance"
                 )
             with gr.Column(min_width=260):
-                self.keep = gr.Radio(list(WHEN), value="Automatic", label=text.KEEP, info=text.KEEP_INFO, elem_id="keep")
+                self.keep = gr.Radio(
+                    list(WHEN), value="Automatic", label=text.KEEP, info=text.KEEP_INFO, elem_id="keep"
+                )
                 self.detail = gr.Radio(list(WHEN), value="Automatic", label=text.DETAIL, elem_id="detail")
                 self._build_lora()
             with gr.Column(min_width=260):
                 self.mask_file = gr.File(label=text.MASK, height=110, elem_id="mask")
                 self.mask_note = gr.HTML("", elem_classes="field-note", elem_id="mask-note")
-                self.load = gr.UploadButton(text.LOAD_SETTINGS, size="sm", file_types=[".json"], elem_id="load-settings")
+                self.load = gr.UploadButton(
+                    text.LOAD_SETTINGS, size="sm", file_types=[".json"], elem_id="load-settings"
+                )
 
     def _build_lora(self) -> None:
         """The choice of a LoRA; visible only where the app was started with one."""
@@ -149,8 +153,8 @@ class Form:
         } | _PRIVATE  # fmt: skip
 
     def then_tell(self, event: Any) -> None:
-        """Tell time and button anew after an event that changes clip, part or stage: outside the queue, gradio reports no
-        change of a State."""
+        """Tell time and button anew after an event that changes clip, part or stage: outside the queue, gradio reports
+        no change of a State."""
         event.then(**self._telling)
 
     @property

@@ -41,11 +41,11 @@ class Opening:
         form, stage, session = self.form, self.stage, self.session
         shown, runs = stage.shown, session.runs
         opened = [*stage.outputs, self.row, self.own, form.note, form.problem]
-        settings = [form.instruction, form.quality, form.seed, form.steps, form.guidance, form.keep, form.detail, form.note,
-                    form.problem]  # fmt: skip
+        settings = [form.instruction, form.quality, form.seed, form.steps, form.guidance, form.keep, form.detail,
+                    form.note, form.problem]  # fmt: skip
         for event in (
             form.drop.upload(
-                self.upload, None, [*form.of_clip, *stage.outputs, form.problem, self.row, self.own],
+                self.upload, runs, [*form.of_clip, *stage.outputs, form.problem, self.row, self.own],
                 show_progress="hidden", api_visibility="private",
             ),
             form.drop.clear(lambda: form.show_clip(None), None, form.of_clip, **_PRIVATE),
@@ -59,18 +59,21 @@ class Opening:
             form.load.upload(self._load, form.load, settings, **_PRIVATE),
         ):  # fmt: skip
             form.then_tell(event)
-        self.own.clear(lambda: ([], self.own_cards([], None)), None, [runs, self.own], **_PRIVATE)
+        self.own.clear(lambda: {runs: []} | self.rows([], None), None, [runs, self.own, self.row], **_PRIVATE)
         stage.title.words(lambda edit: edit.instruction if edit else gr.skip(), shown, form.instruction, **_PRIVATE)
         stage.title.whole(lambda: "Never", None, form.keep, **_PRIVATE).success(
             None, js="() => setTimeout(() => document.querySelector('#go').click(), 50)", **_PRIVATE
         )
 
-    def own_cards(self, runs: list[FinishedEdit], shown: FinishedEdit | None) -> dict[str, Any]:
-        """The cards of this session."""
+    def rows(self, runs: list[FinishedEdit], shown: FinishedEdit | None) -> Updates:
+        """The cards of this session and of the examples; the one that the stage shows is marked."""
         notes = [text.card_note(edit.settings) for edit in runs]
-        return cards_value(runs, text.SESSION_TITLE, shown, notes, clear=True)
+        return {
+            self.own: cards_value(runs, text.SESSION_TITLE, shown, notes, clear=True),
+            self.row: cards_value(self.examples, text.EXAMPLES_TITLE, shown),
+        }
 
-    def upload(self, event: gr.EventData) -> Updates:
+    def upload(self, event: gr.EventData, runs: list[FinishedEdit]) -> Updates:
         """Take an uploaded file as the clip in use, and show it. A refusal keeps the clip that was there."""
         try:
             path, ticket = uploaded_file(event)
@@ -80,7 +83,8 @@ class Opening:
         return (
             self.form.show_clip(clip, ticket=ticket)
             | self.stage.show_clip(clip)
-            | {self.form.problem: "", self.row: cards_value(self.examples, text.EXAMPLES_TITLE, None)}
+            | {self.form.problem: ""}
+            | self.rows(runs, None)
         )
 
     def _open_example(self, event: gr.EventData, runs: list[FinishedEdit]) -> Updates:
@@ -96,9 +100,8 @@ class Opening:
             return {self.form.note: gr.skip()}
         edit = edits[index]
         return self.stage.show_edit(edit, runs) | {
-            self.row: cards_value(self.examples, text.EXAMPLES_TITLE, edit), self.own: self.own_cards(runs, edit),
             self.form.note: "", self.form.problem: "",
-        }  # fmt: skip
+        } | self.rows(runs, edit)  # fmt: skip
 
     def again(self, edit: FinishedEdit | None, instruction: str) -> Updates:
         """Take the result as the clip; words that belong to it are done and go, others stay."""

@@ -21,6 +21,7 @@ from ui.media.runs import FinishedEdit, compose_film, finish, pack, write_poster
 from ui.stage.job import JobView, ended, waiting
 from ui.tabs.controls import Controls, PageState, Updates, wire_end, wire_start
 from ui.tabs.edit.form import Form
+from ui.tabs.edit.opening import Opening
 from ui.tabs.edit.show import Stage
 from ui.tabs.progress import alert, notice
 
@@ -59,16 +60,16 @@ class StageControls(Controls):
             self.form.note: "",
         }
 
-    def ends(self, said: str = "", stopped: bool = False) -> Updates:
+    def ends(self, said: str = "", outcome: str = "") -> Updates:
         assert self.form is not None
-        return {self.progress: ended("stopped" if stopped else ""), self.form.note: notice(said)}
+        return {self.progress: ended(outcome), self.form.note: notice(said)}
 
 
 class Running:
     """The job of the tab."""
 
-    def __init__(self, jobs: Jobs, form: Form, stage: Stage, session: PageState) -> None:
-        self.jobs, self.form, self.stage, self.session = jobs, form, stage, session
+    def __init__(self, jobs: Jobs, form: Form, stage: Stage, session: PageState, opening: Opening) -> None:
+        self.jobs, self.form, self.stage, self.session, self.opening = jobs, form, stage, session, opening
         self.fresh = gr.State(None)
         """The edit that the last run finished, which is not packed yet; None where it finished none."""
 
@@ -77,11 +78,8 @@ class Running:
         """The components that `run` needs the values of."""
         return self.form.inputs | {self.session.where, self.session.runs, self.stage.shown}
 
-    def wire(self, session_row: gr.HTML, cards: Any) -> Any:
-        """Wire button, job and what follows; returns the event of the finished comparison.
-
-        session_row: the cards of this session; cards: gives their value from the runs and the edit shown.
-        """
+    def wire(self) -> None:
+        """Wire button, job, and what follows it."""
         form, stage, session = self.form, self.stage, self.session
         controls = StageControls(
             session.where, stage.job, form.problem, form.go, form.stop, halts=(stage.job.halt,), form=form
@@ -89,10 +87,11 @@ class Running:
         places = self.jobs.settings.queue_size
         queued = wire_start([form.go.click, form.instruction.submit], controls, places)
         private: dict[str, Any] = {"api_visibility": "private"}
+        rows = [self.opening.own, self.opening.row]
         job = queued.success(
             self.run, self.inputs,
-            [*stage.outputs, stage.job, form.problem, form.note, form.go, form.stop, form.seed, form.unread, session.runs,
-             session.where, self.fresh],
+            [*stage.outputs, *rows, stage.job, form.problem, form.note, form.go, form.stop, form.seed,
+             form.unread, session.runs, session.where, self.fresh],
             concurrency_id=GPU, concurrency_limit=self.jobs.at_once, trigger_mode="once",
             show_progress="minimal", show_progress_on=stage.job, **private,
         )  # fmt: skip
@@ -101,10 +100,8 @@ class Running:
         # Without a place in the line: it may be full, and a finished edit must not wait for others.
         at_once: dict[str, Any] = private | {"queue": False, "show_progress": "hidden"}
         inputs = [self.fresh, stage.shown, session.runs]
-        compared = job.success(self.compare, inputs, [stage.viewer, form.problem, session_row], **at_once)
+        compared = job.success(self.compare, inputs, [stage.viewer, form.problem, *rows], **at_once)
         compared.success(self.film, inputs, [stage.title, form.problem], **at_once)
-        self._cards, self._row = cards, session_row
-        return compared
 
     def run(self, values: Mapping[Any, Any]) -> Iterator[Updates]:
         """Run the edit that the form asks for, in its turn. values: by component, see `inputs`."""
@@ -127,7 +124,7 @@ class Running:
                     edit = replace(edit, parent=asked.clip.made_by if asked.clip else None)
                     finished = True
                     runs = [edit, *runs]
-                    yield idle | stage.show_edit(edit, runs) | {
+                    yield idle | stage.show_edit(edit, runs) | self.opening.rows(runs, edit) | {
                         stage.job: ended("done"), session.runs: runs, self.fresh: edit, form.seed: request.seed,
                         form.unread: form.tell_unread(asked.instruction)}  # fmt: skip
                 else:
@@ -148,7 +145,7 @@ class Running:
         return request
 
     def compare(self, edit: FinishedEdit | None, shown: FinishedEdit | None, runs: list[FinishedEdit]) -> Updates:
-        """Pack the fresh result beside its source for the viewer, and make its poster. The result stays if this fails."""
+        """Pack the fresh result beside its source for the viewer, and make its poster; the result stays if this fails."""
         if edit is None:
             return {self.form.problem: _NOTHING()}
         updates: Updates = {}
@@ -159,7 +156,7 @@ class Running:
             write_poster(edit)
         except Exception as error:
             updates[self.form.problem] = alert(text.no_comparison(log_failure(error)))
-        return updates | {self._row: self._cards(runs, shown)}
+        return updates | self.opening.rows(runs, shown)
 
     def film(self, edit: FinishedEdit | None, shown: FinishedEdit | None, runs: list[FinishedEdit]) -> Updates:
         """Make the film for people, and offer it."""
