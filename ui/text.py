@@ -152,7 +152,6 @@ DROP_WORDS = {
 EDITED_CLIP, SIDE_BY_SIDE, SETTINGS_FILE = "Edited clip", "Side by side", "Settings, to make it again"
 AGAIN = "Edit this again"
 TRY_CLIP, TRY_WORDS = "Try on this clip", "Use these words"
-UNCHANGED = "The model left the clip as it was."
 OTHER_WORDS, WHOLE_PICTURE = "Try other words", "Show all that it painted"
 SESSION_TITLE = "This session"
 LOAD_SETTINGS = "Load settings"
@@ -257,6 +256,11 @@ def facts_of_edit(settings: Mapping[str, Any], seconds: float, example: bool, cr
         facts.append("with the source's detail")
     told = [said for said in settings.get("notices", ()) if not said.startswith("Nothing changed")]
     return " · ".join([*facts, *told, *([f"Clip: {credit}"] if credit else [])])
+
+
+def unchanged(masked: bool) -> str:
+    """What is said of an edit that changed nothing. masked: whether a mask limited it."""
+    return f"The model left {'what lies inside the mask' if masked else 'the clip'} as it was."
 
 
 def next_edit(instruction: str) -> str:

@@ -30,9 +30,7 @@ def cards_value(
     return {
         "title": title,
         "clear": clear,
-        "current": next(
-            (index for index, edit in enumerate(edits) if shown is not None and edit.folder == shown.folder), None
-        ),
+        "current": current[0] if current else None,
         "cards": [
             {
                 "picture": file_data(edit.poster) if edit.poster.is_file() else None,

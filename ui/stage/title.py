@@ -53,7 +53,8 @@ def title_of_edit(edit: FinishedEdit, runs: Sequence[FinishedEdit], example: boo
         buttons = [] if example else [("again", text.AGAIN)]
     if example:
         buttons += [("use", text.TRY_CLIP), ("words", text.TRY_WORDS)]
-    strong = text.UNCHANGED if unchanged else (told_change(changed) if changed is not None else "")
+    told = told_change(changed) if changed is not None else ""
+    strong = text.unchanged(bool(edit.settings.get("mask"))) if unchanged else told
     return {
         "words": edit.instruction,
         "spoken": True,

@@ -72,7 +72,7 @@ class Controls:
         return {self.progress: notice(text.WAITING)}
 
     def ends(self, said: str = "", outcome: str = "") -> Updates:  # noqa: ARG002
-        """What the tab shows of a job that ended early. said: a sentence about it. outcome: "stopped", or "" otherwise."""
+        """What the tab shows of a job that ended early. said: a sentence. outcome: "stopped", or ""."""
         return {self.progress: notice(said)}
 
     @property

@@ -22,6 +22,7 @@ class EditTab:
     """Components and wiring of the tab."""
 
     def __init__(self, jobs: Jobs, examples: list[FinishedEdit], session: PageState) -> None:
+        self.session = session
         first = examples[0] if examples else None
         with gr.Column(elem_id="first-screen"):
             self.stage = Stage(first, examples)

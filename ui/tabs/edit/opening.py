@@ -36,6 +36,8 @@ class Opening:
         self.own = cards(None, elem_id="session")
         first = examples[0] if examples else None
         self.row = cards(cards_value(examples, text.EXAMPLES_TITLE, first), elem_id="examples")
+        credits = text.credits((edit.title, edit.credit) for edit in examples)
+        gr.HTML(notice(credits), elem_id="credits", visible=bool(credits))
 
     def wire(self) -> None:
         form, stage, session = self.form, self.stage, self.session

@@ -145,7 +145,7 @@ class Running:
         return request
 
     def compare(self, edit: FinishedEdit | None, shown: FinishedEdit | None, runs: list[FinishedEdit]) -> Updates:
-        """Pack the fresh result beside its source for the viewer, and make its poster; the result stays if this fails."""
+        """Pack the fresh result beside its source and make its poster; the result stays if this fails."""
         if edit is None:
             return {self.form.problem: _NOTHING()}
         updates: Updates = {}
