@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sama.video import probe
-from tests.browser.watching import FRAMES, until, waiting, watch
+from tests.browser.watching import until, waiting, watch
 from tests.media import make_clip, make_text
 from ui.settings import ASSETS, Settings
 
@@ -26,12 +26,6 @@ def picture(page: Page, viewer: str = "#viewer") -> np.ndarray:
     """What the viewer's canvas shows, (H, W, 3)."""
     width, height, *data = page.locator(viewer).evaluate(_PIXELS)
     return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
-
-
-def barcode(image: np.ndarray) -> int:
-    from tests.media import read_barcode
-
-    return read_barcode(image)
 
 
 def choose(page: Page, view: str) -> None:
@@ -53,60 +47,6 @@ def test_the_page_opens_on_a_finished_edit(page):
     expect(viewer.get_by_role("listitem").filter(has_text="Original")).to_be_visible()
     expect(page.get_by_role("button", name="Edit video")).to_be_enabled()
     assert picture(page).std() > 10
-
-
-def test_stepping_and_seeking_show_the_very_frame(page):
-    choose(page, "Original")
-    slider = page.get_by_label("Frame", exact=True)
-    slider.focus()
-    for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("PageUp", 12), ("End", FRAMES - 1), ("Home", 0)):
-        page.keyboard.press(key)
-        expect(page.locator("#viewer .viewer")).to_have_attribute("data-frame", str(frame))
-        page.wait_for_function("!document.querySelector('#viewer video').seeking")
-        assert barcode(picture(page)) == frame
-
-
-def test_both_panels_show_the_same_frame_while_playing(page):
-    viewer = page.locator("#viewer .viewer")
-    choose(page, "Original")
-    page.locator("#viewer").get_by_role("button", name="Play").click()
-    expect(viewer).to_have_attribute("data-playing", "true")
-    seen = set()
-    for _ in range(12):
-        frame, shown = page.evaluate(
-            """() => new Promise((done) => {
-              const video = document.querySelector("#viewer video"), canvas = document.querySelector("#viewer canvas");
-              video.requestVideoFrameCallback(() => {
-                const pen = canvas.getContext("2d"), bits = [];
-                for (let i = 0; i < 16; i++) {
-                  const x = Math.floor(((i + 0.5) * canvas.width) / 16);
-                  bits.push(pen.getImageData(x, Math.floor(canvas.height / 4), 1, 1).data[0] > 128 ? 1 : 0);
-                }
-                const number = bits.reduce((sum, bit, i) => sum + bit * 2 ** i, 0);
-                done([Number(document.querySelector("#viewer .viewer").dataset.frame), number]);
-              });
-            })"""
-        )
-        assert frame == shown
-        seen.add(frame)
-    assert len(seen) > 3
-    page.locator("#viewer").get_by_role("button", name="Pause").click()
-
-
-def test_the_keyboard_moves_the_divider_and_changes_the_view(page):
-    viewer = page.locator("#viewer .viewer")
-    divider = page.get_by_role("slider", name="Divider")
-    viewer.focus()
-    page.keyboard.press("]")
-    expect(divider).to_have_value("55")
-    expect(divider).to_have_attribute("aria-valuetext", "55% original, 45% edited")
-    page.keyboard.press("4")
-    expect(page.get_by_role("radio", name="Edited")).to_be_checked()
-    edited = picture(page)
-    page.keyboard.down("o")
-    assert np.abs(picture(page).astype(int) - edited).mean() > 5
-    page.keyboard.up("o")
-    assert np.array_equal(picture(page), edited)
 
 
 def test_upload_edit_and_download(page, tmp_path):

@@ -20,9 +20,9 @@ from tests.tiny import tiny_pipeline
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]
-STEPS = 31
-FIRST_KILL = range(7, 11)
-"""Steps after which the first session may be killed: more than 20 are left, and a checkpoint is there."""
+STEPS = 17
+FIRST_KILL = range(5, 8)
+"""Steps after which the first session may be killed: nine or more are left, and a checkpoint is there."""
 
 MODEL = {
     "num_attention_heads": 2, "attention_head_dim": 24, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2,
@@ -55,7 +55,7 @@ def configured(folder, base, **changes):
         "stage": "sft", "base": str(base), "output": str(folder), "model": MODEL, "batch_size": 4, "max_steps": STEPS,
         "data": {"workers": 1, "rendered": rendered | {"pack": str(base)}},
         "optimiser": {"warmup_steps": 3, "ema_decay": 0.9},
-        "save": {"steps": 5, "keep": 2},
+        "save": {"steps": 4, "keep": 2},
         "watch": {"log_every": 1, "trackers": []},
     }  # fmt: skip
     folder.mkdir()

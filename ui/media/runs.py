@@ -131,6 +131,7 @@ class FinishedEdit:
             times=tuple(map(float, frame_times(self.result))) if self.variable else (),
             caption=self.instruction,
             sound=self.sound,
+            poster=self._made("poster.jpg") if packed else None,
         )
 
 

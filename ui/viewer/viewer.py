@@ -23,7 +23,7 @@ class Comparison:
     video: a file with the panels left to right, all of one size.
     panels: their names, in that order. compare: the two of them that the divider and the difference are about.
     fps: frames per second; frames: how many. times: seconds at which each is shown, where the rate is not constant.
-    sound: whether the file has any.
+    sound: whether the file has any. poster: a picture of the viewer at its start, shown until the video is there.
     """
 
     video: Path
@@ -35,6 +35,7 @@ class Comparison:
     compare: tuple[int, int] = (0, 1)
     mode: str = "wipe"
     times: tuple[float, ...] = ()
+    poster: Path | None = None
 
     def value(self) -> dict[str, Any]:
         """The value of the component."""
@@ -48,6 +49,7 @@ class Comparison:
             "sound": self.sound,
             "mode": self.mode,
             "times": list(self.times),
+            "poster": file_data(self.poster) if self.poster else None,
         }
 
 
