@@ -21,6 +21,21 @@ function focusWords() {
   field.select();
 }
 
+// The server names a file as it lies there, and its word counts more than the link's: the page saves a copy by its name.
+async function save(entry) {
+  const link = document.createElement("a");
+  try {
+    const answer = await fetch(entry.file.url);
+    if (!answer.ok) throw new Error(String(answer.status));
+    link.href = URL.createObjectURL(await answer.blob());
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  } catch {
+    link.href = entry.file.url;
+  }
+  link.download = entry.name;
+  link.click();
+}
+
 function show() {
   const value = props.value;
   find(".title").hidden = !value;
@@ -39,7 +54,7 @@ function show() {
     const line = document.createElement("li"), link = document.createElement("a");
     Object.assign(link, { href: entry.file.url, download: entry.name, textContent: entry.label });
     link.append(Object.assign(document.createElement("small"), { textContent: entry.name }));
-    link.addEventListener("click", () => { files.open = false; });
+    link.addEventListener("click", (event) => { event.preventDefault(); files.open = false; save(entry); });
     line.append(link);
     return line;
   }));
