@@ -34,12 +34,15 @@ def parse(arguments: list[str] | None = None) -> Settings:
         help="GPUs that share every edit (1), or processes with --device cpu",
     )
     parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="of one edit; none if left out")
+    parser.add_argument(
+        "--proxies", type=int, metavar="N", help="trusted proxies in front, which set X-Forwarded-For; none if left out"
+    )
     options = parser.parse_args(arguments)
     lora = tuple(options.lora or named_by_environment())
     try:
         return Settings(
             preset=options.preset, host=options.host, port=options.port, share=options.share, device=options.device,
-            lora=lora, memory=options.memory, compile=options.compile, gpus=options.gpus,
+            lora=lora, proxies=options.proxies, memory=options.memory, compile=options.compile, gpus=options.gpus,
             time_limit=None if options.time_limit is None else 60 * options.time_limit,
         )  # fmt: skip
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ui import text
 from ui.api import add_api
 from ui.jobs.jobs import Jobs
 from ui.media.clips import PageClip, source_clip
-from ui.media.folders import keep
+from ui.media.folders import keep, leave
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
 from ui.page.header import header
@@ -24,6 +25,8 @@ from ui.tabs.controls import PageState
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import load_examples
 from ui.tabs.pretext import PretextTab
+
+_EVENTS = 200  # that gradio may hold; jobs wait in the line of `Jobs`, and each visitor's requests are counted
 
 
 def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
@@ -63,7 +66,8 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
             api_visibility="private",
             show_progress="hidden",
         )
-    demo.queue(api_open=False, max_size=settings.queue_size, default_concurrency_limit=4)
+        demo.unload(_leave)
+    demo.queue(api_open=False, max_size=_EVENTS, default_concurrency_limit=4)
     jobs.start()
     return demo
 
@@ -77,6 +81,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "max_file_size": MAX_FILE_SIZE,
         "show_error": False,
         "enable_monitoring": False,
+        "mcp_server": find_spec("mcp") is not None,
         "run_history": False,
         "allowed_paths": [str(settings.examples)] if settings.examples.is_dir() else [],
         "footer_links": ["api"],
@@ -89,4 +94,10 @@ def launch_options(settings: Settings) -> dict[str, Any]:
 
 def _keep(clip: PageClip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
     """Mark the clip, mask and runs of an open page as in use, so that they are not removed."""
-    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)])
+    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)], shown=True)
+
+
+def _leave(request: gr.Request) -> None:
+    """A page was closed."""
+    if request.session_hash:
+        leave(request.session_hash)

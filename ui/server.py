@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -18,6 +19,11 @@ from ui.jobs.jobs import Jobs
 from ui.media.folders import sweep
 from ui.media.limits import SWEEP_SECONDS
 from ui.settings import Settings
+from ui.web.calls import Calls
+from ui.web.headers import Compression, SecurityHeaders
+from ui.web.quiet import quiet_gradio
+from ui.web.uploads import Uploads
+from ui.web.visitors import Visitors
 
 _LAST_WORDS = 1.0  # seconds in which a page gets the sentence about its job
 
@@ -41,14 +47,26 @@ def launch(settings: Settings) -> None:
 
 
 def app_options(demo: gr.Blocks, jobs: Jobs) -> dict[str, Any]:
-    """Routes of the web server beside the page: `/healthz`, for a monitor. It answers 200, or 503 while the app stops,
-    with numbers as JSON and no word of any visitor's."""
+    """Arguments of the web server around the page: middleware that keeps strangers within limits, and `/healthz` for a
+    monitor. It answers 200, or 503 while the app stops, with numbers as JSON and no word of any visitor's."""
 
     def health(_request: Request) -> JSONResponse:
-        facts = jobs.health() | {"waiting": len(demo._queue)}
+        facts = jobs.health()
         return JSONResponse(facts, 503 if facts["status"] == "stopping" else 200)
 
-    return {"routes": [Route("/healthz", health)]}
+    def statistics(_request: Request) -> JSONResponse:
+        return JSONResponse({"functions": {}})  # gradio's API page asks for them, and calls their absence an error
+
+    settings = jobs.settings
+    middleware = [
+        Middleware(Visitors, proxies=settings.trusted_proxies),
+        Middleware(SecurityHeaders),
+        Middleware(Compression),
+        Middleware(Calls, blocks=demo, limits=settings.limits),
+        Middleware(Uploads, limits=settings.limits),
+    ]
+    quiet_gradio()
+    return {"routes": [Route("/healthz", health), Route("/monitoring/summary", statistics)], "middleware": middleware}
 
 
 def _log_to_stderr() -> None:

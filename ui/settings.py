@@ -45,6 +45,18 @@ class Source(NamedTuple):
     compile: str = "auto"
 
 
+class VisitorLimits(NamedTuple):
+    """What one visitor may do, told apart by network address: see `ui.web.visitors`.
+
+    jobs: that run or wait at the same time. uploads, requests: in a minute. stored: bytes of uploads in an hour.
+    """
+
+    jobs: int = 3
+    uploads: int = 20
+    requests: int = 600
+    stored: int = 500_000_000
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of one app.
@@ -56,6 +68,8 @@ class Settings:
     lora: LoRAs that visitors may choose, the first one chosen at the start: files or folders, each optionally followed
         by `@` and a strength; those of the environment's SAMA_LORA (separated like paths in PATH) if left out.
     warm: load the model and run it once in the background, so that the first edit is quick.
+    limits: for each visitor. proxies: trusted servers in front of this one, which add the visitor's address to the
+        header X-Forwarded-For; without any, the header is not read.
     queue_size: people who may wait; the next one is told that the queue is full.
     gpus: worker processes that share every job, one per GPU (or all on the CPU, where `device` says so); with 1 the app
         runs the model itself. With more, `pipeline_loader` must be picklable.
@@ -71,6 +85,8 @@ class Settings:
     compile: str = "auto"
     lora: tuple[str, ...] = field(default_factory=named_by_environment)
     warm: bool = True
+    limits: VisitorLimits = field(default_factory=VisitorLimits)
+    proxies: int | None = None
     queue_size: int = 12
     gpus: int = 1
     time_limit: float | None = None
@@ -86,6 +102,8 @@ class Settings:
             raise ValueError(f"the number of GPUs cannot be {self.gpus}: give a whole number of at least 1")
         if self.gpus > 1 and self.zero_gpu:
             raise ValueError("ZeroGPU lends one GPU at a time: leave the number of GPUs out")
+        if self.proxies is not None and self.proxies < 0:
+            raise ValueError(f"the number of proxies cannot be {self.proxies}: give a whole number, or leave it out")
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError("the time limit must be longer than nothing")
         offered(self.lora)  # files that cannot be used are refused at the start
@@ -112,6 +130,11 @@ class Settings:
         except ValueError:  # not fetched yet, or in a place of the user's own
             return info
         return info._replace(steps=model.steps, guidance=model.guidance)
+
+    @property
+    def trusted_proxies(self) -> int:
+        """`proxies`, or what the place that the app runs at has: a Space is behind one."""
+        return (1 if self.on_spaces else 0) if self.proxies is None else self.proxies
 
     @property
     def address(self) -> str:

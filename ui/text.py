@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sama.edit.composing.change import told_change
+
+if TYPE_CHECKING:
+    from ui.jobs.work import JobStep
 
 TITLE = "SAMA"
 TAGLINE = "Say it, and the video changes."
@@ -32,7 +35,8 @@ def no_large_model(has_gpu: bool) -> str:
 
 
 PRIVACY = (
-    "Clips are deleted an hour after you leave the page. They are never shown to others and never used for training."
+    "Clips are deleted a few minutes after you leave the page. They are never shown to others and never used for "
+    "training."
 )
 
 WORDS = "What should change?"
@@ -64,11 +68,13 @@ def quality_info(said: Mapping[str, str]) -> str:
 
 
 PHASES = {
+    "waiting": "Waiting",
     "loading": "Loading the model",
     "reading": "Reading the clip",
     "planning": "Planning",
     "painting": "Painting",
     "restoring": "Restoring",
+    "decoding": "Decoding the frames",
     "saving": "Saving",
     "done": "Done",
 }
@@ -118,6 +124,7 @@ UNORDERED = (
 )
 ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
 NO_RECORD = "This edit has no record of its tokens."
+NO_PLAN = "This model keeps no plan that could be told; start the app with a model that has a vision tower."
 EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
 YOUR_CLIP = "Your clip"
 EXAMPLE_CLIP = "Example clip"
@@ -174,18 +181,41 @@ ONE_AT_A_TIME = "Your last run is still going. Wait for it, or stop it."
 NO_CLIP = "Upload a clip first, or open an example."
 
 
-def queue_full(places: int) -> str:
-    """Message: the queue is full."""
-    others = f"{places} runs are" if places != 1 else "1 run is"
+def line_full(waiting: int, seconds: float | None) -> str:
+    """Message: there is no place in the line. seconds: until one that waits can begin, None where it is not known."""
+    others = f"{waiting} runs wait" if waiting != 1 else "1 run waits"
+    when = f"in about {duration(seconds)}" if seconds else "in a few minutes"
     return (
-        f"The queue is full: {others} waiting already, and yours was not added. "
-        "Try again in a few minutes, or open a finished example meanwhile."
+        f"The queue is full: {others} already, and yours was not added. "
+        f"Try again {when}, or open a finished example meanwhile."
     )
 
 
 def takes(seconds: float) -> str:
     """How long an edit takes as it is set."""
     return f"As it is set, this edit takes about {duration(seconds)} here."
+
+
+def too_many_of_yours(count: int) -> str:
+    """Message: this visitor's place in the line is used up."""
+    return f"{count} runs of yours are in the line already. Wait for one of them, or stop it, then try again."
+
+
+def place_in_line(ahead: int, wait: float | None) -> str:
+    """Where a waiting job stands: "2 ahead of you, about 1 min"."""
+    who = f"{ahead} ahead of you" if ahead else "You are next"
+    return f"{who}, about {duration(wait)}" if wait else who
+
+
+def state(step: JobStep) -> str:
+    """Where a job is, in one line for a program: "Painting 3/10, about 12 s left"."""
+    if step.phase == "waiting":
+        return place_in_line(step.ahead, step.wait)
+    words = PHASES.get(step.phase, step.phase)
+    count = f" {step.step}/{step.steps}" if step.steps and step.step else ""
+    part = f", part {step.window} of {step.windows}" if step.windows > 1 and step.window else ""
+    left = f", about {duration(step.seconds_left)} left" if step.seconds_left is not None else ""
+    return f"{words}{count}{part}{left}"
 
 
 def not_read(rest: str, limit: int) -> str:

@@ -91,6 +91,8 @@ class Estimate:
     at the peak. seconds: from start to file.
     startup_seconds: the part of `seconds` that a process with a loaded model does not need.
     step_seconds: one denoising step of one window, all its forwards.
+    encode_seconds, decode_seconds: what the autoencoder takes in the whole edit before the steps and after them.
+    write_seconds: reading, composing and writing the frames of the whole edit.
     """
 
     tokens: TokenCounts
@@ -103,6 +105,9 @@ class Estimate:
     seconds: float
     startup_seconds: float
     step_seconds: float
+    encode_seconds: float
+    decode_seconds: float
+    write_seconds: float
     device: str
     basis: str
 
@@ -177,14 +182,15 @@ def estimate(
     decodes = 1 if request.keep_source == "off" and request.detail == "off" else 2
     shared = sum(stop - start for (_, stop), (start, _) in pairwise(plan.windows))
     handed_on = shared * (2 * encode + decode)  # see sama.edit.windows.faithful_latents
-    vae = pixels * (len(plan.windows) * length * (encode + decodes * decode) + handed_on)
+    encoding = pixels * (len(plan.windows) * length * encode + handed_on)
+    decoding = pixels * len(plan.windows) * length * decodes * decode
     device = request.device or default_device()
     speed = speed or known_speed(device) or measure_speed(device, tokens.total, model)
     share = guided_share(steps, model.shift, request)
     alone = step_seconds(model, tokens.total, speed)
     step = share * step_seconds(model, tokens.total, speed, passes, guidance != 1) + (1 - share) * alone
     forwards = len(plan.windows) * round(steps * (share * passes + 1 - share))
-    painting = len(plan.windows) * steps * step + vae / speed.convolution
+    painting = len(plan.windows) * steps * step + (encoding + decoding) / speed.convolution
     writing = _WRITE_SECONDS * plan.frames * info.width * info.height
     return Estimate(
         tokens=tokens,
@@ -192,11 +198,14 @@ def estimate(
         steps=steps,
         forwards=forwards,
         forward_flops=linear + attention,
-        vae_flops=vae,
+        vae_flops=encoding + decoding,
         memory_bytes=memory_bytes(model, length, plan.bucket.height, plan.bucket.width, device),
         seconds=_STARTUP_SECONDS + painting + writing,
         startup_seconds=_STARTUP_SECONDS,
         step_seconds=step,
+        encode_seconds=encoding / speed.convolution,
+        decode_seconds=decoding / speed.convolution,
+        write_seconds=writing,
         device=device,
         basis=speed.basis,
     )

@@ -58,6 +58,7 @@ class EditEvent:
     message: a few words for people. preview: (h, w, 3) uint8, the first frame as the model imagines it, or None.
     region: (8, 8) float32, where the plan means to change the window's first frame, from the first step on, see
         `sama.model.semantics.plan_region`; None where the model cannot say.
+    written: frames of the result that are in its file by now, with the events about saving a frame; else 0.
     warning: one sentence about what the user should know although the edit goes on; the event is then about that alone.
     result: with the last event only.
     """
@@ -70,5 +71,6 @@ class EditEvent:
     message: str = ""
     preview: NDArray[np.uint8] | None = None
     region: NDArray[np.float32] | None = None
+    written: int = 0
     warning: str = ""
     result: EditResult | None = None

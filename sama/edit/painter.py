@@ -119,8 +119,8 @@ class Painter:
                 )  # fmt: skip
         if len(self.plans) < MAX_PLANS:
             self.plans.append(output.semantic_tokens[0].numpy())
-        if number == total:
-            yield EditEvent("saving", window=number, windows=total, message="Saving")
+        last = number == total
+        yield EditEvent("saving" if last else "painting", window=number, windows=total, message="Decoding the frames")
         result = self._decoded(output.frames, count)
         if number == 1:
             self.anchors = (frames[0], result[0])
@@ -182,7 +182,7 @@ class Painter:
             self.changed += finished.changed(index, limit)
             yield EditEvent(
                 "saving" if number == total else "painting", window=number, windows=total,
-                message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}",
+                message=f"Saved frame {writer.frames_written} of {self.job.plan.frames}", written=writer.frames_written,
             )  # fmt: skip
 
 

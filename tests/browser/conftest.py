@@ -78,14 +78,18 @@ def slow_pipeline(done: list[int]):
 def serve(tmp_path_factory) -> Iterator:
     """Start an app with the given settings; all are closed at the end."""
     from ui.app import build_app, launch_options
+    from ui.jobs.jobs import Jobs
+    from ui.server import app_options
 
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     running = []
 
     def start(settings: Settings) -> str:
-        demo = build_app(settings)
-        _, url, _ = demo.launch(**launch_options(settings), prevent_thread_lock=True, quiet=True)
+        jobs = Jobs(settings)
+        demo = build_app(settings, jobs)
+        options = launch_options(settings) | {"app_kwargs": app_options(demo, jobs)}
+        _, url, _ = demo.launch(**options, prevent_thread_lock=True, quiet=True)
         running.append(demo)
         return url.rstrip("/")
 

@@ -95,7 +95,7 @@ def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
 
 
 def test_an_open_page_keeps_its_clip(browser, small, clip):
-    cache = Path(os.environ["GRADIO_TEMP_DIR"])
+    cache = Path(os.environ["GRADIO_TEMP_DIR"] + "-jobs")
     with visitor(browser, small.url) as page:
         before = set(cache.glob(f"{PREFIX}*/clip.mp4"))
         page.set_input_files("#clip input[type=file]", clip)

@@ -30,8 +30,8 @@ def watch(page, url: str) -> Seen:
 
 
 def waiting(url: str) -> int:
-    """How many jobs wait in the app's queue."""
-    return httpx.get(f"{url}/gradio_api/queue/status").json()["queue_size"]
+    """How many jobs wait in the app's line."""
+    return httpx.get(f"{url}/healthz").json()["waiting"]
 
 
 def until(holds: Callable[[], bool], seconds: float = 15) -> None:

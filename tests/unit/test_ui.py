@@ -31,8 +31,8 @@ from ui.api import Api
 from ui.errors import PromptError, sentence
 from ui.jobs.jobs import Edited, Jobs, JobStep, Restoration, Restored
 from ui.media.clips import PageClip, take_upload
-from ui.media.folders import keep, new_folder, sweep
-from ui.media.limits import PROMPT_LENGTH, UPLOAD_LIMITS, checked_instruction, limits_table
+from ui.media.folders import keep, leave, new_folder, remove, sweep
+from ui.media.limits import LEAVE_SECONDS, PROMPT_LENGTH, UPLOAD_LIMITS, checked_instruction, limits_table
 from ui.media.runs import FinishedEdit, compose_film
 from ui.media.tokens import Tokens
 from ui.settings import Settings
@@ -50,6 +50,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
     return folder
+
+
+def jobs_of(cache: Path) -> Path:
+    """Where the folders of jobs are: beside gradio's cache, from which everything is served."""
+    return cache.with_name("cache-jobs")
 
 
 @pytest.fixture(scope="module")
@@ -194,14 +199,14 @@ def test_nobody_waits_for_a_model_to_be_told_what_it_reads(jobs):
 
 def test_an_upload_is_always_rewritten(tmp_path, cache):
     taken = take_upload(make_clip(tmp_path / "name with spaces.mp4", frames=6, rotation=90))
-    assert taken.path.is_relative_to(cache) and taken.path.name == "clip.mp4"
+    assert taken.path.is_relative_to(jobs_of(cache)) and taken.path.name == "clip.mp4"
     assert (taken.width, taken.height, taken.frames) == (64, 96, 6)
 
 
 def test_a_refused_upload_leaves_nothing(tmp_path, cache):
     with pytest.raises(VideoError):
         take_upload(make_text(tmp_path / "notes.mp4"))
-    assert not list(cache.glob("*"))
+    assert not list(cache.glob("*")) and not list(jobs_of(cache).glob("*"))
 
 
 def aged(folder: Path, seconds: float = 7200) -> Path:
@@ -222,13 +227,47 @@ def test_folders_go_when_nobody_has_used_them_for_an_hour(cache):
 
 def test_only_folders_of_jobs_are_kept_or_removed(cache, tmp_path):
     new_folder()
-    other, example = cache / "abc", tmp_path / "examples" / "snow"
+    other, example = jobs_of(cache) / "abc", tmp_path / "examples" / "snow"
     for folder in (other, example):
         folder.mkdir(parents=True)
         keep([aged(folder), aged(folder) / "source.mp4"])
         assert folder.stat().st_mtime < time.time() - 3600
+        remove(folder)
     sweep(3600)
-    assert other.exists()
+    assert other.exists() and example.exists()
+
+
+def test_a_closed_page_is_forgotten_soon_and_others_are_not(cache, clip, monkeypatch):
+    from gradio.processing_utils import save_file_to_cache
+
+    folders, uploads, shown = {}, {}, {}
+    for session in ("gone", "reloaded", "open"):
+        monkeypatch.setattr("ui.media.folders._current_session", lambda name=session: name)
+        uploads[session] = cache / ("same" if session != "open" else "other") / "clip.mp4"
+        uploads[session].parent.mkdir(parents=True, exist_ok=True)
+        uploads[session].write_bytes(clip.read_bytes())
+        folders[session] = take_upload(uploads[session]).path.parent
+        (folders[session] / "own.txt").write_text(session)
+        shown[session] = [
+            Path(save_file_to_cache(folders[session] / name, str(cache))) for name in ("clip.mp4", "own.txt")
+        ]
+    assert len({len(folder.name) for folder in folders.values()}) == 1 and len(folder_name := folders["gone"].name) > 32
+    assert folder_name not in str(shown)  # what is served tells nothing of its folder
+    leave("gone"), leave("reloaded")
+    keep([folders["reloaded"] / "clip.mp4"])  # the new page goes on with it
+    sweep()
+    assert all(folder.exists() for folder in folders.values())
+    later = time.time() + LEAVE_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    sweep()
+    assert [folder.exists() for folder in folders.values()] == [False, True, True]
+    assert [path.exists() for path in shown["gone"]] == [True, False]  # others have the same clip
+    assert all(path.exists() for name in ("reloaded", "open") for path in shown[name])
+    remove(folders["reloaded"])
+    assert not uploads["gone"].exists() and uploads["open"].exists()
+    assert [path.exists() for path in shown["open"]] == [True, True]
+    remove(folders["open"])
+    assert not [path for path in cache.rglob("*") if path.is_file()] and not list(jobs_of(cache).iterdir())
 
 
 def test_a_running_edit_keeps_its_folder_and_its_clip(jobs, clip, cache):
@@ -238,7 +277,7 @@ def test_a_running_edit_keeps_its_folder_and_its_clip(jobs, clip, cache):
     run = press(tab, taken)
     next(run)
     for update in run:
-        for folder in cache.glob("sama-*"):
+        for folder in jobs_of(cache).glob("sama-*"):
             assert folder.stat().st_mtime > time.time() - 3600
             aged(folder)
         sweep(3600 * 3)
@@ -387,7 +426,7 @@ def test_a_failed_run_leaves_no_folder_and_says_why(jobs, clip, cache, monkeypat
     monkeypatch.setattr(jobs, "edit", fail)
     *_, last = press(tab, taken)
     assert "not enough memory; edit fewer frames" in last[tab.form.problem]
-    assert list(cache.glob("sama-*")) == [taken.path.parent]
+    assert list(jobs_of(cache).glob("sama-*")) == [taken.path.parent]
 
 
 def test_a_variable_rate_keeps_its_times_in_comparison_and_film(jobs, tmp_path):
@@ -522,17 +561,21 @@ def test_the_description_of_the_api_names_detail(jobs, finished):
     assert parameter["parameter_default"] == "auto" and parameter["type"]["enum"] == ["auto", "on", "off"]
 
 
-def test_the_api_is_three_documented_functions_and_nothing_else(jobs, finished):
+def test_the_api_is_four_documented_functions_and_nothing_else(jobs, finished):
     from ui.app import build_app, launch_options
 
     settings = replace(jobs.settings, examples=finished.folder.parent)
     demo = build_app(settings)
     api = demo.get_api_info()
-    assert set(api["named_endpoints"]) == {"/edit_video", "/corrupt_clip", "/restore_clip"}
+    assert set(api["named_endpoints"]) == {"/edit_video", "/plan_of", "/corrupt_clip", "/restore_clip"}
     assert not api["unnamed_endpoints"]
-    assert all(endpoint["description"] for endpoint in api["named_endpoints"].values())
+    for endpoint in api["named_endpoints"].values():
+        assert endpoint["description"]
+        for parameter in endpoint["parameters"]:
+            assert parameter["python_type"]["description"], parameter["parameter_name"]
+            assert parameter["example_input"] != "Hello!!" and "http" not in str(parameter["example_input"])
     assert any("Snow: made here." in str(getattr(block, "value", "")) for block in demo.blocks.values())
-    assert demo.api_open is False and demo._queue.max_size == settings.queue_size
+    assert demo.api_open is False and demo._queue.max_size
     options = launch_options(settings)
     assert options["share"] is False and options["show_error"] is False and options["run_history"] is False
     assert options["allowed_paths"] == [str(settings.examples)]

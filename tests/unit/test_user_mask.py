@@ -205,7 +205,7 @@ def tab(pipe, tmp_path, monkeypatch):
 
 
 def folders(tmp_path):
-    return sorted((tmp_path / "cache").glob("sama-*"))
+    return sorted((tmp_path / "cache-jobs").glob("sama-*"))
 
 
 def test_the_page_takes_a_mask_shows_it_and_says_when_nothing_changed(tab, clip, tmp_path, written):

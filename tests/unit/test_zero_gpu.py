@@ -1,14 +1,13 @@
-"""ZeroGPU, with a stand-in for its decorator: a job in a forked process, what it yields pickled, exceptions lost."""
+"""ZeroGPU with the wrapper of `spaces` itself: a job in a forked process, what it yields pickled, exceptions lost."""
 
 from __future__ import annotations
 
-import multiprocessing
-import pickle
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -29,55 +28,55 @@ STEPS = 3
 
 @dataclass
 class Lender:
-    """What `spaces` is to a job, as far as a job can tell: see spaces.zero.wrappers.generator_function_wrapper."""
+    """ZeroGPU as far as an app can tell: the wrapper of `spaces` with its process, queues and errors; the service that
+    lends, and CUDA, are stood in for."""
 
     asked: list[int] = field(default_factory=list)
+    released: list[bool] = field(default_factory=list)
+    refusal: Exception | None = None
 
-    def decorate(self, duration):
-        return lambda task: lambda *args: self._run(task, duration, args)
+    def schedule(self, *, duration, **_others):
+        if self.refusal is not None:
+            raise self.refusal
+        self.asked.append(int(duration.total_seconds()))
+        return SimpleNamespace(allowToken="token", nvidiaIndex=len(self.asked), nvidiaUUID="card", idle=True)
 
-    def _run(self, task, duration, args):
-        self.asked.append(duration(*args))
-        context = multiprocessing.get_context("fork")
-        results, stop = context.Queue(), context.Event()
-        sent = pickle.dumps(args)
+    def release(self, _token, fail=False, **_others):
+        self.released.append(not fail)
 
-        def work():
-            torch.set_num_threads(1)  # a forked process has none of the threads of its parent
-            items = task(*pickle.loads(sent))
-            try:
-                for item in items:
-                    if stop.is_set():
-                        items.close()
-                        break
-                    results.put(("item", pickle.dumps(item)))
-            except Exception as error:
-                results.put(("error", type(error).__name__))
-            results.put(("end", None))
 
-        process = context.Process(target=work, daemon=True)
-        process.start()
-        try:
-            while (answer := results.get(timeout=60))[0] != "end":
-                kind, value = answer
-                if kind == "error":
-                    raise gr.Error(value, title="ZeroGPU worker error")
-                yield pickle.loads(value)
-        except GeneratorExit:
-            stop.set()
-            while results.get(timeout=60)[0] != "end":
-                pass
-            raise
-        finally:
-            process.join(10)
+def without_cuda() -> ModuleType:
+    """`spaces.zero.torch`, which cannot be imported beside a torch without CUDA."""
+    module = ModuleType("spaces.zero.torch")
+    for name in ("unpatch", "enter_mode", "move"):
+        setattr(module, name, lambda *_, **__: None)
+    module.size = lambda: 0
+    module.init = lambda _card: torch.set_num_threads(1)  # a forked process has none of the threads of its parent
+    return module
 
 
 @pytest.fixture
-def lender(monkeypatch) -> Lender:
-    lender, module = Lender(), ModuleType("spaces")
-    module.GPU = lender.decorate
-    monkeypatch.setitem(sys.modules, "spaces", module)
-    return lender
+def lender(monkeypatch) -> Iterator[Lender]:
+    import spaces.zero
+
+    monkeypatch.setitem(sys.modules, "spaces.zero.torch", without_cuda())
+    monkeypatch.setattr(spaces.zero, "torch", sys.modules["spaces.zero.torch"], raising=False)
+    from spaces.zero import wrappers
+
+    lender, workers = Lender(), []
+    monkeypatch.setattr(
+        "spaces.GPU", lambda duration: lambda task: wrappers.generator_function_wrapper(task, duration, None)
+    )
+    for name in ("schedule", "release"):
+        monkeypatch.setattr(wrappers.client, name, getattr(lender, name))
+    monkeypatch.setattr(wrappers.client, "allow", lambda _token: None)
+    monkeypatch.setattr(wrappers.client, "get_duration_seconds", lambda duration, _size: duration.total_seconds() + 600)
+    start = wrappers.Process.start
+    monkeypatch.setattr(wrappers.Process, "start", lambda process: (workers.append(process), start(process))[1])
+    yield lender
+    for worker in workers:
+        worker.kill()
+        worker.join(10)
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_an_edit_comes_back_from_its_process(lender, clip, tmp_path):
     assert painted == list(range(1, STEPS + 1))
     assert isinstance(events[-1], Edited) and np.isfinite(events[-1].tokens.plan.astype(float)).all()
     assert probe(tmp_path / "result.mp4").frames == 9
-    assert len(lender.asked) == 1
+    assert len(lender.asked) == 1 and lender.released == [True]
 
 
 def test_a_restoration_comes_back_from_its_process(lender):
@@ -182,6 +181,36 @@ def test_the_time_asked_for_is_what_the_edit_needs(lender, tmp_path):
     with pytest.raises(EditError, match=r"GPU time.*fewer frames or steps"):
         list(jobs.edit(EditRequest(clip, "Make it snowy", tmp_path / "r.mp4", preset="14b", steps=50)))
     assert lender.asked == []
+
+
+def test_a_refusal_of_the_lender_is_said_in_words_and_the_next_visitor_is_served(lender, clip, tmp_path):
+    jobs = borrowing()
+    request = EditRequest(clip, "Make it snowy", tmp_path / "result.mp4")
+    lender.refusal = gr.Error("You have exceeded your GPU quota (48s requested).", title="ZeroGPU quota exceeded")
+    with pytest.raises(gr.Error) as refused:
+        list(jobs.edit(request))
+    assert "Your free GPU time is used up" in sentence(refused.value) and jobs.line.waiting == 0
+    lender.refusal = None
+    *_, last = jobs.edit(request)
+    assert isinstance(last, Edited)
+
+
+def test_jobs_of_different_visitors_run_beside_each_other_and_those_of_one_do_not(lender, clip, tmp_path, monkeypatch):
+    jobs, visitor = borrowing(), ["a"]
+    monkeypatch.setattr("ui.jobs.jobs.current_visitor", lambda: visitor[0])
+    monkeypatch.setattr("ui.jobs.jobs._TELL_SECONDS", 0.01)
+    runs = []
+    for number, name in enumerate(("a", "b", "a")):
+        visitor[0] = name
+        run = jobs.edit(EditRequest(clip, "Make it snowy", tmp_path / f"{number}.mp4"))
+        runs.append(run)
+        first = next(run)
+        assert first.phase == ("waiting" if number == 2 else "reading"), number
+        assert number != 2 or first.ahead == 0
+    list(runs[0])
+    *_, last = runs[2]
+    assert isinstance(last, Edited) and len(lender.asked) == 3
+    runs[1].close()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_start(lender):

@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sama.edit.request import EditRequest, check_request
 from sama.video import VideoInfo, probe
 from ui.jobs import zero_gpu
+from ui.jobs.countdown import Countdown
 from ui.jobs.engine import Engine
 from ui.jobs.ledger import Ledger
-from ui.jobs.pace import Pace, StopWatch
+from ui.jobs.line import Line
+from ui.jobs.machine import Machine, matrix_product
+from ui.jobs.pace import Pace, Parts
 from ui.jobs.remote import WorkerEngine
 from ui.jobs.work import Edited, JobStep, Restoration, Restored, edit, restore
 from ui.settings import Settings
+from ui.web.visitors import current_visitor
 
 if TYPE_CHECKING:
     from sama.edit.estimate import Estimate, Speed
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GPU = "gpu"
-"""The queue that everything that uses the model waits in."""
+"""What the model's events have in common for gradio, which starts them at once: they wait in the app's own `Line`."""
+_LENT_AT_ONCE = 8  # jobs beside each other on ZeroGPU, each on a GPU of its own
+_TELL_SECONDS = 1.0  # how often a waiting job says where it stands, and may be stopped
 T = TypeVar("T")
 
 
@@ -44,7 +50,11 @@ class Jobs:
         self.engine: Engine | WorkerEngine = Engine(settings) if settings.gpus == 1 else WorkerEngine(settings)
         self._speed: Speed | None = None
         self._pace = Pace()
+        self._machine = Machine(matrix_product if settings.gpus == 1 and not settings.zero_gpu else None)
         self.ledger = Ledger()
+        self.line = Line(
+            _LENT_AT_ONCE if settings.zero_gpu else 1, settings.queue_size, settings.limits.jobs, settings.zero_gpu
+        )
         self._edit_here: Callable[..., Generator[Any, None, None]] = self._edit
         self._restore_here: Callable[..., Generator[Any, None, None]] = self._restore
         if settings.zero_gpu:
@@ -53,8 +63,8 @@ class Jobs:
 
     @property
     def at_once(self) -> int:
-        """How many jobs run beside each other: on ZeroGPU each has a GPU of its own."""
-        return 8 if self.settings.zero_gpu else 1
+        """How many of the model's events gradio may start: those that have a place in the line, and one to refuse."""
+        return self.line.at_once + self.line.places + 1
 
     def start(self) -> None:
         """Load the model in the background, or before returning on ZeroGPU, which takes weights only while the app
@@ -67,37 +77,42 @@ class Jobs:
         if self.settings.zero_gpu:
             self.engine.load()
         elif self.settings.warm:
-            threading.Thread(target=self.engine.warm, name="warm", daemon=True).start()
+            threading.Thread(target=self._warm, name="warm", daemon=True).start()
 
     def edit(self, request: EditRequest) -> Generator[JobStep | Edited, None, None]:
-        """Edit a clip. Closing the generator stops it within one step and leaves no file."""
-        if self.settings.zero_gpu:  # before a visitor's quota is spent
-            check_request(request, with_weights=False)
-            self._refuse_too_long(self._expected(request, probe(request.video)))
-        if not self.engine.loaded:
-            yield JobStep("loading")
-        watch = StopWatch()
-        with closing(self._watched("edit", partial(self._edit_here, request))) as events:
+        """Edit a clip. Closing the generator stops it within one step and leaves no file.
+
+        Bad requests are refused at once, before they wait and before a visitor's quota is spent.
+        """
+        check_request(request, with_weights=False)
+        expected = self._known(request)
+        if self.settings.zero_gpu:
+            self._refuse_too_long(expected)
+        parts = None if expected is None else self._pace.parts(request, expected)
+        slower = self._slower()
+        countdown = Countdown(parts, slower)
+        with closing(self._in_turn("edit", countdown, partial(self._edit_here, request))) as events:
             for event in events:
-                if isinstance(event, JobStep) and event.step and event.phase == "painting":
-                    watch.saw(event.window, event.step)
-                if isinstance(event, Edited):
-                    self._learn(request, watch, event.seconds)
+                if isinstance(event, Edited) and expected is not None:
+                    took = countdown.took(Parts.of(expected))
+                    if took is not None:
+                        self._pace.learn(request, expected, took, slower)
                 yield event
 
     def restore(self, task: Restoration) -> Generator[JobStep | Restored, None, None]:
         """Restore a damaged clip. Closing the generator stops it within one step."""
+        expected = self._expected_of_restoration(task) if self._speed is not None or self.settings.zero_gpu else None
         if self.settings.zero_gpu:
-            self._refuse_too_long(self._expected_of_restoration(task))
-        if not self.engine.loaded:
-            yield JobStep("loading")
-        yield from self._watched("restoration", partial(self._restore_here, task))
+            self._refuse_too_long(expected)
+        countdown = Countdown(None if expected is None else Parts.of(expected), self._slower())
+        yield from self._in_turn("restoration", countdown, partial(self._restore_here, task))
 
     def health(self) -> dict[str, Any]:
         """Facts for a monitor, without a word of any user's: `status` is "ok", "loading" or "stopping"."""
         alive, wanted = self.engine.workers
         status = "stopping" if self.ledger.closing.is_set() else "ok" if self.engine.loaded else "loading"
-        return {"status": status, "workers_alive": alive, "workers": wanted, **self.ledger.counts()}
+        counts = self.ledger.counts() | {"waiting": self.line.waiting}
+        return {"status": status, "workers_alive": alive, "workers": wanted, **counts}
 
     def close(self, seconds: float = 60.0) -> None:
         """Refuse new jobs, stop the one at work within its step, for which its user gets a sentence, and end the
@@ -106,8 +121,8 @@ class Jobs:
         self.engine.close()
 
     def estimate(self, request: EditRequest) -> float | None:
-        """Seconds that an edit will take from the moment its turn comes, or None where nothing is known about the model
-        or the request cannot be met."""
+        """Seconds that an edit will take from the moment its turn comes, on this machine as busy as it is now; None
+        where nothing is known about the model, or the request cannot be met."""
         try:
             expected = self._expected(request, probe(request.video))
         except (ValueError, OSError):  # bad input is the run's to report
@@ -117,7 +132,13 @@ class Jobs:
             return None
         if expected is None:
             return None
-        return self._pace.seconds(request, expected) + (0 if self.engine.loaded else expected.startup_seconds)
+        seconds = self._pace.parts(request, expected).total * self._slower()
+        return seconds + (0 if self.engine.loaded else expected.startup_seconds)
+
+    def first_window(self, request: EditRequest) -> int:
+        """How many frames the first window of an edit has. Raises EditError for a request that cannot be met."""
+        start, stop = check_request(request, with_weights=False).plan.windows[0]
+        return stop - start
 
     def edit_seconds(self, request: EditRequest) -> int:
         """GPU seconds to ask for. Never raises: a wrong guess must not cost a visitor the run."""
@@ -172,18 +193,33 @@ class Jobs:
         if self._speed is None and self.settings.zero_gpu:
             self._speed, _ = zero_gpu.lent_speed()
         if self._speed is None:  # it hardly depends on the clip
-            self._speed = self.engine.speed(request.preset, request.device or default_device())
+            device = request.device or default_device()
+            if device == "cpu":
+                self._machine.refer()
+            self._speed = self.engine.speed(request.preset, device)
         return self._speed
 
-    def _learn(self, request: EditRequest, watch: StopWatch, seconds: float) -> None:
-        if self._speed is None:  # nobody has asked for an estimate, and a measurement would hold up the result
-            return
+    def _known(self, request: EditRequest) -> Estimate | None:
+        """The estimate of an edit that is to start now: None rather than a measurement that it would wait for."""
+        if self._speed is None and not self.settings.zero_gpu:
+            return None
         try:
-            expected = self._expected(request, probe(request.video))
-        except (ValueError, OSError):  # the clip is gone
-            return
-        if expected is not None:
-            self._pace.learn(request, expected, watch, seconds)
+            return self._expected(request, probe(request.video))
+        except (ValueError, OSError):  # the job will say what is wrong
+            return None
+
+    def _slower(self) -> float:
+        """How many times slower than when its speed was measured this machine is: by the job at work, or by a trial."""
+        at_work = self.line.pace
+        return self._machine.pace() if at_work is None else at_work
+
+    def _warm(self) -> None:
+        self.engine.warm()
+        if self.settings.pipeline_loader is None:
+            try:
+                self._measured_speed(EditRequest("", "", "", preset=self.settings.preset, device=self.settings.device))
+            except (ValueError, OSError, RuntimeError) as error:
+                logger.warning("no estimates yet: %s", error)
 
     def _refuse_too_long(self, expected: Estimate | None) -> None:
         if expected is not None:
@@ -192,6 +228,26 @@ class Jobs:
     def _guess(self, frames: int, steps: int | None) -> float:
         """Seconds of a job with weights whose size is not known."""
         return 0.02 * frames * (steps or self.settings.info.steps)
+
+    def _in_turn(
+        self, kind: str, countdown: Countdown, start: Callable[[], Generator[T, None, None]]
+    ) -> Generator[JobStep | T, None, None]:
+        """A job's events, from its place in the line to its end, with the seconds left in each."""
+        own = None if countdown.parts is None else countdown.parts.total * countdown.prior
+        with self.line.turn(current_visitor(), own) as turn:
+            while not turn.wait(_TELL_SECONDS):
+                self.ledger.check()
+                wait = turn.seconds_ahead
+                left = None if wait is None or own is None else wait + own
+                yield JobStep("waiting", ahead=turn.ahead, wait=wait, seconds_left=left)
+            if not self.engine.loaded:
+                yield JobStep("loading")
+            turn.countdown = countdown
+            with closing(self._watched(kind, start)) as events:
+                for event in events:
+                    if isinstance(event, JobStep):
+                        event = replace(event, seconds_left=countdown.saw(event))
+                    yield event
 
     def _watched(self, kind: str, start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:
         """A job's events, until its time is over or the app stops."""

@@ -37,8 +37,7 @@ class Ledger:
         began = time.monotonic()
 
         def check() -> None:
-            if self.closing.is_set():
-                raise EditFailedError(STOPPING)
+            self.check()
             if limit is not None and time.monotonic() - began > limit:
                 raise EditFailedError(too_long(limit))
 
@@ -62,6 +61,11 @@ class Ledger:
                 self._running -= 1
                 self._ended[ending] += 1
                 self._change.notify_all()
+
+    def check(self) -> None:
+        """Raise EditFailedError when the app is being stopped."""
+        if self.closing.is_set():
+            raise EditFailedError(STOPPING)
 
     def counts(self) -> dict[str, int]:
         """How many jobs run, and how many ended in which way."""

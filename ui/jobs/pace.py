@@ -1,11 +1,11 @@
-"""Estimates how long an edit takes: by formula at first, then by what jobs of the same kind took in this process."""
+"""The time that a job's parts take: by formula at first, then by what jobs of the same kind took in this process."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sama.edit.request import EditRequest
@@ -13,7 +13,58 @@ from sama.edit.request import EditRequest
 if TYPE_CHECKING:
     from sama.edit.estimate import Estimate
 
-_REMEMBERED = 5  # jobs of a kind; their median forgives one that ran beside something else
+_REMEMBERED = 9  # jobs of a kind
+_FORGOTTEN = 3600.0  # seconds after which a job no longer says anything about this machine
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Seconds of a job's parts: `encode`, `decode` and `write` of one window, `step` of one denoising step."""
+
+    windows: int
+    steps: int
+    encode: float
+    step: float
+    decode: float
+    write: float
+
+    @classmethod
+    def of(cls, expected: Estimate) -> Parts:
+        count = expected.windows
+        return cls(
+            count, expected.steps, expected.encode_seconds / count, expected.step_seconds,
+            expected.decode_seconds / count, expected.write_seconds / count,
+        )  # fmt: skip
+
+    @classmethod
+    def guessed(cls, windows: int, steps: int) -> Parts:
+        """Parts in units of a step, for a model whose numbers are not known."""
+        return cls(windows, steps, 1.0, 1.0, 2.0, 0.5)
+
+    @property
+    def window(self) -> float:
+        """Seconds of one window."""
+        return self.encode + self.steps * self.step + self.decode + self.write
+
+    @property
+    def total(self) -> float:
+        return self.windows * self.window
+
+    def scaled(self, ratios: Ratios) -> Parts:
+        return replace(
+            self, encode=self.encode * ratios.encode, step=self.step * ratios.step, decode=self.decode * ratios.decode,
+            write=self.write * ratios.write,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """How many times as long as expected each part took."""
+
+    encode: float = 1.0
+    step: float = 1.0
+    decode: float = 1.0
+    write: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,47 +84,37 @@ class Kind:
         return cls(expected.tokens.total, forwards, decodes_source, bool(request.lora))
 
 
-class StopWatch:
-    """Times the steps of one job. `saw` is called when a step ends."""
-
-    def __init__(self) -> None:
-        self._last: tuple[int, int, float] | None = None
-        self._gaps: list[float] = []
-
-    def saw(self, window: int, step: int) -> None:
-        now = time.monotonic()
-        if self._last is not None and self._last[:2] == (window, step - 1):
-            self._gaps.append(now - self._last[2])
-        self._last = window, step, now
-
-    @property
-    def step_seconds(self) -> float | None:
-        """Seconds of the median step; None where there were not two in a window."""
-        return statistics.median(self._gaps) if self._gaps else None
-
-
 class Pace:
-    """Remembers, for each kind of job, the seconds of a step, and how much longer than estimated all the rest took."""
+    """Remembers, for each kind of job, how much longer than by formula its parts took on this machine when it is idle.
+
+    Of a kind's jobs the lower median counts: one that ran beside something else cannot make all later ones look slow,
+    and a job that is older than an hour no longer counts.
+    """
 
     def __init__(self) -> None:
-        self._steps: dict[Kind, deque[float]] = {}
-        self._rest: dict[Kind, deque[float]] = {}
+        self._seen: dict[Kind, deque[tuple[float, Ratios]]] = {}
 
-    def seconds(self, request: EditRequest, expected: Estimate) -> float:
-        """The seconds that a job will take, from its first to its last event, in a process whose model is loaded."""
-        kind, count = Kind.of(request, expected), expected.windows * expected.steps
-        step = statistics.median(self._steps.get(kind, [expected.step_seconds]))
-        return count * step + _rest(expected) * statistics.median(self._rest.get(kind, [1.0]))
+    def parts(self, request: EditRequest, expected: Estimate) -> Parts:
+        """The parts of a job on this machine when nothing else is at work on it."""
+        seen = [ratios for when, ratios in self._seen.get(Kind.of(request, expected), ()) if _recent(when)]
+        if not seen:
+            return Parts.of(expected)
 
-    def learn(self, request: EditRequest, expected: Estimate, watch: StopWatch, seconds: float) -> None:
-        """Take in a finished job of `seconds`."""
-        step, rest = watch.step_seconds, _rest(expected)
-        if step is None or rest <= 0:
-            return
-        kind, count = Kind.of(request, expected), expected.windows * expected.steps
-        self._steps.setdefault(kind, deque(maxlen=_REMEMBERED)).append(step)
-        self._rest.setdefault(kind, deque(maxlen=_REMEMBERED)).append(max(0.0, seconds - count * step) / rest)
+        def usual(name: str) -> float:
+            # The formula has a vote of its own until three jobs have been seen.
+            votes = [getattr(ratios, name) for ratios in seen] + [1.0] * (len(seen) < 3)
+            return statistics.median_low(votes)
+
+        return Parts.of(expected).scaled(Ratios(usual("encode"), usual("step"), usual("decode"), usual("write")))
+
+    def learn(self, request: EditRequest, expected: Estimate, took: Ratios, slower: float = 1.0) -> None:
+        """Take in a finished job.
+
+        took: its parts beside `Parts.of(expected)`. slower: how many times slower than at its best the machine was.
+        """
+        one = Ratios(*(max(0.01, value / slower) for value in (took.encode, took.step, took.decode, took.write)))
+        self._seen.setdefault(Kind.of(request, expected), deque(maxlen=_REMEMBERED)).append((time.monotonic(), one))
 
 
-def _rest(expected: Estimate) -> float:
-    return expected.seconds - expected.startup_seconds - expected.windows * expected.steps * expected.step_seconds
+def _recent(when: float) -> bool:
+    return time.monotonic() - when < _FORGOTTEN

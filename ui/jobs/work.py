@@ -6,7 +6,6 @@ it is small and can be pickled.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from sama.edit.request import EditRequest
 from ui.media.tokens import Tokens
 
 if TYPE_CHECKING:
-    from sama.edit import EditResult
+    from sama.edit import EditEvent, EditResult
     from sama.pipeline import SamaPipeline
 
 
@@ -26,8 +25,11 @@ if TYPE_CHECKING:
 class JobStep:
     """Progress of a job: `step` of `steps` in `window` of `windows`, counted from 1; 0 before the first.
 
-    seconds_left is None until it can be told; preview is (H, W, 3) uint8 or None. region: (8, 8), where the plan
-    means to change the picture, or None; see `sama.edit.events.EditEvent`.
+    phase: "waiting" (for its turn), "loading", "reading", "planning", "painting", "restoring", "decoding" or "saving".
+    seconds_left: until the job has ended, waiting included; None where that cannot be told yet.
+    ahead: while it waits, the jobs whose turn comes before. wait: the seconds until its own turn; None if not known.
+    preview: (H, W, 3) uint8 or None. region: (8, 8), where the plan means to change the window's first frame, or None;
+        see `EditEvent`.
     """
 
     phase: str
@@ -37,6 +39,8 @@ class JobStep:
     windows: int = 1
     seconds_left: float | None = None
     preview: np.ndarray | None = None
+    ahead: int = 0
+    wait: float | None = None
     region: np.ndarray | None = None
 
 
@@ -72,17 +76,15 @@ def edit(request: EditRequest, pipeline: SamaPipeline) -> Generator[JobStep | Ed
     """Edit a clip. Closing the generator stops it within one step and leaves no file."""
     from sama.edit import edit_video
 
-    clock = _Clock()
     with closing(edit_video(request, pipeline=pipeline, previews=True)) as events:
         for event in events:
             if event.result is not None:
                 yield Edited(_tokens_of(pipeline, event.result), event.result.seconds)
-            elif event.phase != "saving" or not event.step:
-                done = max(0, event.window - 1) * event.steps + event.step
-                left = clock.left(done, event.windows * event.steps)
+            else:
                 yield JobStep(
-                    event.phase, event.step, event.steps, event.window, event.windows, left, event.preview, event.region
-                )
+                    _phase(event), event.step, event.steps, event.window, event.windows, preview=event.preview,
+                    region=event.region,
+                )  # fmt: skip
 
 
 def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Restored, None, None]:
@@ -91,7 +93,6 @@ def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Re
 
     from sama.pipeline import SamaStep
 
-    clock = _Clock()
     run = pipeline.stream(
         video=task.frames,
         prompt=task.prompt,
@@ -103,28 +104,16 @@ def restore(task: Restoration, pipeline: SamaPipeline) -> Generator[JobStep | Re
     with closing(run) as items:
         for item in items:
             if isinstance(item, SamaStep):
-                yield JobStep(
-                    "restoring", item.step, item.num_steps, seconds_left=clock.left(item.step, item.num_steps)
-                )
+                yield JobStep("restoring", item.step, item.num_steps)
             else:
                 yield Restored((np.asarray(item.frames[0]) * 255).round().clip(0, 255).astype(np.uint8))
 
 
-class _Clock:
-    """Estimates the seconds left from the time of the steps after the first."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-
-    def left(self, done: int, total: int) -> float | None:
-        now = time.monotonic()
-        if done < 1 or not total:
-            return None
-        if self._first is None:
-            self._first = now, done
-            return None
-        begin, at = self._first
-        return (now - begin) / (done - at) * (total - done) if done > at else None
+def _phase(event: EditEvent) -> str:
+    """The phase of an event, with decoding and saving told apart in every window."""
+    if event.phase in ("painting", "saving") and not event.step:
+        return "saving" if event.written else "decoding"
+    return event.phase
 
 
 def _tokens_of(pipeline: SamaPipeline, result: EditResult) -> Tokens | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sama.video import UPLOAD_LIMITS, VideoInfo, normalise_upload, probe
 from ui import text
-from ui.media.folders import new_folder
+from ui.media.folders import came_from, new_folder
 from ui.media.runs import FinishedEdit, frame_times
 
 
@@ -41,10 +41,15 @@ class PageClip:
         return text.clip_facts(self.width, self.height, self.frames, self.fps, self.sound)
 
 
-def take_upload(path: str | Path) -> PageClip:
-    """Check and transcode an upload. Raises VideoError with a sentence for the user; no file is then left."""
+def take_upload(path: str | Path, once: bool = True) -> PageClip:
+    """Check and transcode an upload. Raises VideoError with a sentence for the user; no file is then left.
+
+    once: whether the upload is used for nothing else, and goes with the clip.
+    """
     folder = new_folder()
     try:
+        if once:
+            came_from(folder, path)
         return PageClip.of(normalise_upload(path, folder / "clip.mp4", UPLOAD_LIMITS))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -25,8 +25,10 @@ CLIP_TYPES = ("image/gif", "image/webp", "image/apng", "image/png")
 """Media types that it takes, too, beside `video/*`."""
 CACHE_SECONDS = 3600
 """How long a clip stays on the server after its last use."""
-SWEEP_SECONDS = 600
-KEEP_SECONDS = 300
+LEAVE_SECONDS = 180
+"""How long a clip stays after its page was closed: a reload goes on with it."""
+SWEEP_SECONDS = 60
+KEEP_SECONDS = 60
 """How often an open page says that its clips are in use."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
@@ -57,6 +59,6 @@ def limits_table(max_frames: int) -> str:
         ("Instruction", f"{PROMPT_LENGTH[0]} to {PROMPT_LENGTH[1]} characters"),
         ("Seed", f"0 to {MAX_SEED}; the same seed gives the same video"),
         ("Steps, guidance", f"{STEPS[0]} to {STEPS[1]}, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"),
-        ("Kept on the server", f"until {CACHE_SECONDS // 60} minutes after you leave; never used for training"),
+        ("Kept on the server", f"until {LEAVE_SECONDS // 60} minutes after you leave; never used for training"),
     ]
     return "\n".join(["| What | Limit |", "|---|---|", *(f"| {name} | {limit} |" for name, limit in rows)])

@@ -6,7 +6,7 @@ const bar = find(".bar"), phases = find(".phases"), now = find(".now"), left = f
 const spoken = find(".spoken"), home = document.title;
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-let ends = null, began = 0, share = 0, told = "", aside = false, focused = null, queue = null;
+let ends = null, began = 0, share = 0, told = "", aside = false, focused = null;
 
 const seconds = (value) => {
   const whole = Math.max(1, Math.round(value));
@@ -62,23 +62,14 @@ function showPhases(progress) {
   now.textContent = progress.words || "";
 }
 
-function ahead() {
-  // gradio says a page's place in the line in its own status line over the component.
-  const line = element.closest(".block, .html-container")?.parentElement?.querySelector(".meta-text, .meta-text-center");
-  const place = /queue: (\d+)\//.exec((line && line.textContent) || "");
-  return place ? Number(place[1]) : 0;
-}
-
 function tick() {
   const progress = props.progress || {};
   if (state() === "waiting") {
-    const place = ahead();
-    const sentence = place ? `${place} ahead of you. ${props.meanwhile}` : props.next;
-    if (performance.now() - began > 700 || !place) words.textContent = sentence;
-    now.textContent = place ? `${place} ahead of you` : "Starting";
+    words.textContent = progress.words ? `${progress.words}. ${props.meanwhile}` : props.next;
+    now.textContent = progress.words || props.next;
     left.textContent = "";
-    document.title = place ? `${place} ahead · ${home}` : home;
-    if (place) say(`${place} ahead of you`);
+    document.title = progress.words ? `${progress.ahead || 0} ahead · ${home}` : home;
+    say(progress.words);
     return;
   }
   if (state() !== "working") return;

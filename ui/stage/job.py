@@ -49,17 +49,15 @@ def ended(outcome: str = "") -> gr.HTML:
 
 
 class JobView:
-    """Updates of the component from the events of one job; the preview changes at most every 0.4 seconds.
+    """Updates of the component from the events of one job; the preview changes at most every 0.4 seconds."""
 
-    expected: seconds that the whole job should take, None if unknown: said until the job itself can tell.
-    """
-
-    def __init__(self, expected: float | None = None) -> None:
-        self._expected = expected
-        self._began = time.monotonic()
+    def __init__(self) -> None:
         self._shown = -1e9
 
     def __call__(self, step: JobStep) -> gr.HTML:
+        if step.phase == "waiting":
+            where = text.place_in_line(step.ahead, step.wait)
+            return gr.HTML(progress={"state": "waiting", "ahead": step.ahead, "words": where})
         total = step.steps * step.windows
         name = text.STAGE_PHASES.get(step.phase) or text.PHASES.get(step.phase, step.phase.capitalize())
         counted = step.step and step.phase == "painting"
@@ -71,17 +69,12 @@ class JobView:
                 "step": step.step,
                 "words": words,
                 "spoken": name if step.windows < 2 or not counted else f"{name}, part {step.window} of {step.windows}",
-                "left": self._left(step),
+                "left": step.seconds_left,
                 "share": (max(0, step.window - 1) * step.steps + step.step) / total if total else 0.0,
                 "preview": self._preview(step.preview),
                 "region": None if step.region is None else [round(float(cell), 2) for cell in step.region.flat],
             }
         )
-
-    def _left(self, step: JobStep) -> float | None:
-        if step.seconds_left is not None or self._expected is None or step.step:
-            return step.seconds_left
-        return max(1.0, self._expected - (time.monotonic() - self._began))
 
     def _preview(self, preview: np.ndarray | None) -> str | None:
         """A picture as an address, or None to keep the one that is shown."""

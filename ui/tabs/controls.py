@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
-from gradio.context import LocalContext
 
 from ui import text
 from ui.tabs.progress import alert, notice
@@ -94,11 +93,11 @@ class Start:
         self.success = self.ticket.accepted
 
 
-def wire_start(triggers: list[Any], controls: Controls, places: int | None = None) -> Start:
+def wire_start(triggers: list[Any], controls: Controls) -> Start:
     """Wire what happens at the click, before the job's turn: it is refused, or the page says that it waits.
 
     A refusal takes no place in the line, and is no error of the page: it changes no ticket, and only a new ticket
-    starts the job. places: how many may wait; None leaves that to gradio, which answers with an error.
+    starts the job.
     """
     start = Start()
     ticket = start.ticket
@@ -106,8 +105,6 @@ def wire_start(triggers: list[Any], controls: Controls, places: int | None = Non
     def wait(values: Mapping[Any, Any]) -> Updates:
         at = values[controls.where]
         problem = text.ONE_AT_A_TIME if at is not None and not at.ended.is_set() else controls.refuses(values)
-        if not problem and places is not None and _waiting() >= places:
-            problem = text.queue_full(places)
         if problem:
             return {controls.problem: alert(problem)}
         return controls.waits(values) | {
@@ -136,7 +133,7 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
             return {controls.problem: gr.skip()}  # gradio takes an empty dict for a missing answer
         if at is not None:
             at.ended.set()
-        return controls.idle | controls.ends() | {controls.problem: alert(text.queue_full(places))}
+        return controls.idle | controls.ends() | {controls.problem: alert(text.line_full(places, None))}
 
     def stopping(at: Where | None) -> gr.Button:
         if at is not None:
@@ -157,9 +154,3 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
         press(stopping, controls.where, controls.stop, **_PRIVATE)
         left = press(None, cancels=[job], **_PRIVATE)  # not chained: a chained event cancels nothing
         left.then(stopped, controls.where, [*controls.said, controls.go, controls.stop], **_PRIVATE)
-
-
-def _waiting() -> int:
-    """How many jobs wait in the app's line."""
-    app = LocalContext.blocks.get(None)
-    return len(app._queue) if app is not None else 0

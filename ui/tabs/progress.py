@@ -34,6 +34,8 @@ class ProgressView:
     def __call__(self, step: JobStep) -> str:
         self._take(step.preview)
         words = text.PHASES.get(step.phase, step.phase.capitalize())
+        if step.phase == "waiting":
+            words = text.place_in_line(step.ahead, step.wait)
         if step.steps and step.phase in ("planning", "painting", "restoring"):
             words += f" {step.step}/{step.steps}"
         if step.windows > 1:

@@ -14,7 +14,7 @@ import gradio as gr
 from sama.edit.request import EditRequest
 from ui import text
 from ui.errors import PromptError, log_failure, sentence
-from ui.jobs.jobs import GPU, Edited, Jobs, JobStep
+from ui.jobs.jobs import GPU, Edited, Jobs
 from ui.media.folders import keep, new_folder
 from ui.media.limits import MAX_SEED
 from ui.media.runs import FinishedEdit, compose_film, finish, pack, write_poster
@@ -85,7 +85,7 @@ class Running:
             session.where, stage.job, form.problem, form.go, form.stop, halts=(stage.job.halt,), form=form
         )
         places = self.jobs.settings.queue_size
-        queued = wire_start([form.go.click, form.instruction.submit], controls, places)
+        queued = wire_start([form.go.click, form.instruction.submit], controls)
         private: dict[str, Any] = {"api_visibility": "private"}
         rows = [self.opening.own, self.opening.row]
         job = queued.success(
@@ -114,9 +114,9 @@ class Running:
         idle: Updates = {form.go: gr.Button(visible=True), form.stop: gr.Button(visible=False)}
         try:
             request = self._request(values, folder)
-            view = JobView(self.jobs.estimate(request))
+            view = JobView()
             where.started.set()
-            yield {stage.job: view(JobStep("reading")), self.fresh: None}
+            yield {self.fresh: None}
             for event in self.jobs.edit(request):
                 keep([folder, request.video])
                 if isinstance(event, Edited):
