@@ -109,7 +109,7 @@ def test_the_page_says_it_beside_the_clip_and_the_result(page, hdr):
 def test_the_api_says_it_too(page, hdr):
     from ui.api import Api
 
-    *_, (video, settings, state) = Api(page.jobs).edit_video(str(hdr), "Make it snowy", steps=1)
+    *_, (video, settings, state) = Api(page.running.jobs).edit_video(str(hdr), "Make it snowy", steps=1)
     assert state.startswith("Done. Changed ") and state.endswith(f" % of the picture. {HDR}")
     assert probe(video).frames == 3
     with open(settings) as file:
@@ -118,11 +118,9 @@ def test_the_api_says_it_too(page, hdr):
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
 def test_the_page_takes_animations(page, suffix, tmp_path):
-    from ui.media.limits import OTHER_FILES
-
-    shown = page._upload(str(inputs.make_animation(tmp_path / f"a{suffix}")))
-    assert numbers(shown[page.session.clip].path) == [0, 1, 2, 3]
-    assert suffix in OTHER_FILES and suffix in page.other.file_types
+    clip = take_upload(inputs.make_animation(tmp_path / f"a{suffix}"))
+    assert numbers(clip.path) == [0, 1, 2, 3]
+    assert suffix in page.form.drop.props["suffixes"]
 
 
 def test_a_clip_of_the_page_names_what_the_upload_lost(page, tmp_path):

@@ -49,7 +49,9 @@ document.addEventListener("click", (event) => {
 window.addEventListener("popstate", () => { restoring = true; open(); restoring = false; });
 if (wanted()) {
   const begin = Date.now(), timer = setInterval(() => {
-    if (tabs().length) { restoring = true; open(); restoring = false; clearInterval(timer); }
+    const tab = tabs().find((each) => slug(each) === wanted());
+    if (tab && tab.getAttribute("aria-selected") === "true") return clearInterval(timer);
+    restoring = true; open(); restoring = false; // again until the tabs listen
     if (Date.now() - begin > 15000) clearInterval(timer);
   }, 60);
 }

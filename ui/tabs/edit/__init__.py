@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from ui.jobs.jobs import Jobs
@@ -11,6 +9,7 @@ from ui.media.clips import source_clip
 from ui.media.runs import FinishedEdit
 from ui.tabs.controls import PageState, Updates
 from ui.tabs.edit.form import Form
+from ui.tabs.edit.memory import Memory
 from ui.tabs.edit.opening import Opening
 from ui.tabs.edit.running import Running
 from ui.tabs.edit.show import Stage
@@ -32,8 +31,8 @@ class EditTab:
         self.opening = Opening(self.form, self.stage, session, examples)
         self.running = Running(jobs, self.form, self.stage, session, self.opening)
         self.form.wire(session.runs)
-        self.opening.wire()
-        self.running.wire()
+        self._opened = self.opening.wire()
+        self._job = self.running.wire()
 
     @property
     def mask(self) -> gr.State:
@@ -42,12 +41,5 @@ class EditTab:
 
     def wire_load(self, page: gr.Blocks) -> None:
         """Wire what happens when the page opens: what the browser kept comes back, and the time of an edit is told."""
-        form = self.form
-        private: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-        kept = gr.BrowserState(None, storage_key="sama-form", secret="sama-form")
-        fields = form.remembered
-        gr.on([field.input for field in fields], None, fields, kept, js="(...values) => values", **private)
-        page.load(
-            None, [kept, *fields], fields,
-            js="(kept, ...values) => Array.isArray(kept) && kept.length === values.length ? kept : values", **private,
-        ).then(form.tell, form.inputs | {form.shown}, [form.estimate, form.quality, form.go], **private)  # fmt: skip
+        memory = Memory(self.form, self.stage, self.session, self.opening)
+        memory.wire(page, [*self._opened, self._job])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Choices:
                 told.get("detail", DETAIL[0]), edit.start, edit.frames, told.get("quality") or request.quality,
                 told.get("lora", []))  # fmt: skip
         with suppress(OSError):  # one of the files is gone
-            return wanted == made and self.clip.path.samefile(edit.source)
+            return wanted == made and filecmp.cmp(self.clip.path, edit.source, shallow=False)
         return False
 
     def _request(self, settings: Settings, instruction: str, folder: Path, mask: Path | None) -> EditRequest:

@@ -39,13 +39,14 @@ class Opening:
         credits = text.credits((edit.title, edit.credit) for edit in examples)
         gr.HTML(notice(credits), elem_id="credits", visible=bool(credits))
 
-    def wire(self) -> None:
+    def wire(self) -> list[Any]:
+        """Wire all that opens something; returns the events that leave another clip or other edits."""
         form, stage, session = self.form, self.stage, self.session
         shown, runs = stage.shown, session.runs
         opened = [*stage.outputs, self.row, self.own, form.note, form.problem]
         settings = [form.instruction, form.quality, form.seed, form.steps, form.guidance, form.keep, form.detail,
                     form.note, form.problem]  # fmt: skip
-        for event in (
+        events = [
             form.drop.upload(
                 self.upload, runs, [*form.of_clip, *stage.outputs, form.problem, self.row, self.own],
                 show_progress="hidden", api_visibility="private",
@@ -59,13 +60,15 @@ class Opening:
             ),
             stage.title.use(self._use, shown, [*form.of_clip, form.instruction, form.seed], **_PRIVATE),
             form.load.upload(self._load, form.load, settings, **_PRIVATE),
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for event in events:
             form.then_tell(event)
-        self.own.clear(lambda: {runs: []} | self.rows([], None), None, [runs, self.own, self.row], **_PRIVATE)
+        cleared = self.own.clear(lambda: {runs: []} | self.rows([], None), None, [runs, self.own, self.row], **_PRIVATE)
         stage.title.words(lambda edit: edit.instruction if edit else gr.skip(), shown, form.instruction, **_PRIVATE)
         stage.title.whole(lambda: "Never", None, form.keep, **_PRIVATE).success(
             None, js="() => setTimeout(() => document.querySelector('#go').click(), 50)", **_PRIVATE
         )
+        return [*events, cleared]
 
     def rows(self, runs: list[FinishedEdit], shown: FinishedEdit | None) -> Updates:
         """The cards of this session and of the examples; the one that the stage shows is marked."""

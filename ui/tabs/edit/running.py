@@ -78,8 +78,8 @@ class Running:
         """The components that `run` needs the values of."""
         return self.form.inputs | {self.session.where, self.session.runs, self.stage.shown}
 
-    def wire(self) -> None:
-        """Wire button, job, and what follows it."""
+    def wire(self) -> Any:
+        """Wire button, job, and what follows it; returns the event of the job."""
         form, stage, session = self.form, self.stage, self.session
         controls = StageControls(
             session.where, stage.job, form.problem, form.go, form.stop, halts=(stage.job.halt,), form=form
@@ -102,6 +102,7 @@ class Running:
         inputs = [self.fresh, stage.shown, session.runs]
         compared = job.success(self.compare, inputs, [stage.viewer, form.problem, *rows], **at_once)
         compared.success(self.film, inputs, [stage.title, form.problem], **at_once)
+        return job
 
     def run(self, values: Mapping[Any, Any]) -> Iterator[Updates]:
         """Run the edit that the form asks for, in its turn. values: by component, see `inputs`."""
