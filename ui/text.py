@@ -153,6 +153,8 @@ DROP_WORDS = {
     "all": "Part to edit: the whole clip, {length} s",
     "range": "Part to edit: {from} s to {to} s",
     "whole": "Whole clip",
+    "long": "Your file is {of} s long. Here: {from} s to {to} s",
+    "long_label": "First second of the file that is used",
     "first": "First {length} s",
 }
 """What the slot of a clip says; the names in braces are filled in by its script."""

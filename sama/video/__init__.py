@@ -16,7 +16,7 @@ from sama.errors import VideoError
 from sama.video.limits import UPLOAD_LIMITS, VideoLimits
 from sama.video.packing import MAX_PACKED_WIDTH, pack_side_by_side, packed_panel_size
 from sama.video.reading import Frame, FrameReader, VideoInfo, probe
-from sama.video.uploads import normalise_upload
+from sama.video.uploads import normalise_part, normalise_upload
 from sama.video.writing import VideoWriter
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "VideoInfo",
     "VideoLimits",
     "VideoWriter",
+    "normalise_part",
     "normalise_upload",
     "pack_side_by_side",
     "packed_panel_size",

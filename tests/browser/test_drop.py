@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 from playwright.sync_api import Page, expect
 
-from sama.video import probe
+from sama.video import UPLOAD_LIMITS, probe
 from tests.browser.watching import done, download
 from tests.media import make_clip, make_text
 
@@ -106,7 +107,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence_and_nothing_is_lo
     expect(page.get_by_role("button", name="Make this edit")).to_be_enabled()
 
 
-def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser, app, tmp_path):
+def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser, app, tmp_path, monkeypatch):
     page = browser.new_page(reduced_motion="reduce")
     page.goto(app.url)
     expect(slot(page)).to_contain_text("Example clip")
@@ -132,6 +133,16 @@ def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser
         files_of(page, first),
     )
     expect(slot(page)).to_contain_text("64 × 48")  # noqa: RUF001
+
+    monkeypatch.setattr("ui.media.clips.UPLOAD_LIMITS", replace(UPLOAD_LIMITS, max_seconds=1.0))
+    choose(page, make_clip(tmp_path / "long.mp4", frames=60, width=48, height=48))
+    expect(slot(page)).to_contain_text("Your file is 2.5 s long. Here: 0 s to 1 s")
+    page.get_by_role("slider", name="First second of the file").press("End")
+    expect(slot(page)).to_contain_text("Here: 1.5 s to 2.5 s")
+    expect(slot(page)).not_to_have_attribute("data-busy", "true")
+    choose(page, first)
+    expect(slot(page)).to_contain_text("64 × 48")  # noqa: RUF001
+    expect(page.locator("#clip .long")).to_be_hidden()
 
     held = []
     page.route("**/upload", lambda route: held.append(route))

@@ -67,9 +67,9 @@ _CHECK = """async ({samples, tiles, seeks, load}) => {
   return [wrong, seen.size];
 }"""
 
-_BUSY_WORKERS = """() => {
+_BUSY_WORKER = """() => {
   const code = URL.createObjectURL(new Blob(["while (true) {}"]));
-  window.busy = [new Worker(code), new Worker(code)];
+  window.busy = new Worker(code);
 }"""
 
 _REMEMBER_FRAMES = """() => {
@@ -135,8 +135,8 @@ def zoom_into_the_corner(page: Page) -> None:
 
 
 def test_no_view_ever_shows_a_wrong_frame(page):
-    """200 frames while both cores are busy and the page itself is slow, with seeks in between, zoomed and not."""
-    page.evaluate(_BUSY_WORKERS)
+    """200 frames while a core is busy and the page itself is slow, with seeks in between, zoomed and not."""
+    page.evaluate(_BUSY_WORKER)
     one, two = 128, 55  # levels
     whole = 1 / TILES
     places = {
@@ -159,7 +159,7 @@ def test_no_view_ever_shows_a_wrong_frame(page):
                 parts = 2 if name == "Side by side" else 1
                 tiles = [(start, start + 0.5 / parts, level) for start, _, level in tiles if start in (0, 0.5)]
             wrong, different = page.evaluate(
-                _CHECK, {"samples": 20, "tiles": [list(tile) for tile in tiles], "seeks": 4, "load": 12}
+                _CHECK, {"samples": 20, "tiles": [list(tile) for tile in tiles], "seeks": 4, "load": 10}
             )
             assert wrong == [], (name, zoomed)
             assert different > 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from sama.errors import VideoError
+from sama.video import FrameReader
 from tests.media import make_clip, read_barcode
 from ui.drop import chosen_part, drop, drop_value, uploaded_file, wire_busy
 from ui.errors import PromptError
@@ -52,6 +55,24 @@ def test_a_still_and_a_variable_rate_are_shown_too(tmp_path):
     times = [Fraction(number if number < 4 else 4 + 2 * (number - 4), 24) for number in range(9)]
     varied = drop_value(take_upload(make_clip(tmp_path / "vfr.mp4", frames=8, times=times)), 5)["clip"]
     assert varied["times"] == pytest.approx([float(time) for time in times[:-1]])
+
+
+def test_of_a_long_file_the_asked_part_is_taken_with_its_sound(tmp_path, monkeypatch):
+    limits = replace(UPLOAD_LIMITS, max_seconds=1.5)
+    monkeypatch.setattr("ui.media.clips.UPLOAD_LIMITS", limits)
+    long = make_clip(tmp_path / "long.mp4", frames=42, fps=12, audio="aac", audio_seconds=3.5)
+    for asked, first in ((0, 0), (1.5, 18), (99, 30), (-1, 0)):
+        clip = take_upload(long, asked)
+        with FrameReader(clip.path) as frames:
+            assert [read_barcode(frame.image) for frame in frames] == list(range(first, first + 12))
+        assert clip.part == (first / 12, 3.5) and clip.sound
+        assert drop_value(clip, 99)["clip"]["part"] == {"start": first / 12, "of": 3.5}
+    assert take_upload(make_clip(tmp_path / "short.mp4", frames=18, fps=12), 0).part is None
+    with pytest.raises(VideoError, match=r"longer than 1\.5 seconds"):
+        take_upload(long)
+    monkeypatch.setattr("ui.media.clips.UPLOAD_LIMITS", replace(limits, max_total_pixels=96 * 64 * 11))
+    with pytest.raises(VideoError, match="more pixels"):
+        take_upload(long, 0)
 
 
 def test_an_empty_slot_keeps_its_problem():

@@ -37,7 +37,7 @@ def test_the_header_shows_the_benchmarks_own_figures():
     shown = {row.kind: (row.percent, row.pairs) for row in scores_of(TINY_FOLDER)}
     assert len(shown) == len(scores) - 1  # all but "all"
     for kind, task in (("weather", "weather"), ("style", "style"), ("move an object", "move"),
-                       ("new subtitle", "subtitle_add"), 
+                       ("new subtitle", "subtitle_add"),
                        ("leave alone what is not there", "identity"), ("recolour an object", "recolour")):  # fmt: skip
         followed = scores[task]["followed"]
         assert shown[kind] == (round(100 * followed.mean), followed.n)

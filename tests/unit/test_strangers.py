@@ -135,6 +135,16 @@ def test_a_file_that_is_no_clip_is_refused_before_it_is_stored(server, name):
     assert server.stored() == before
 
 
+def test_of_a_page_s_own_bad_file_the_first_bytes_are_let_through_and_no_more(server):
+    client = server.client()
+    client.headers["Sec-Fetch-Site"] = "same-origin"
+    for name, data in (("notes.mp4", b"only words " * 30_000), ("page.html", b"<html>"), ("empty.mp4", b"")):
+        (path,) = client.post("/gradio_api/upload", files={"files": (name, data)}).json()
+        assert Path(path).name == name and Path(path).read_bytes() == data[:400]
+    large = client.post("/gradio_api/upload", files={"files": BAD_FILES["more than is allowed"]})
+    assert large.status_code == 413 and is_sentence(large.text)
+
+
 def call(**changes) -> dict:
     return {"data": [None, "Make it snowy"], "session_hash": "s" * 11, "fn_index": 0} | changes
 

@@ -18,7 +18,10 @@ const told = (seconds) => seconds.toFixed(seconds < 9.95 && clip.seconds < 2 ? 2
 
 function show(value) {
   if (!value) value = { clip: null, problem: "", ticket: 0 };
-  if (value.ticket && value.ticket === ticket) settle();
+  if (value.ticket && value.ticket === ticket) {
+    settle();
+    if (value.clip) path = asked;
+  }
   problem.textContent = value.problem || "";
   if (value.clip || !value.problem) put(value.clip, value.most);
 }
@@ -35,6 +38,7 @@ function put(next, limit) {
   find(".choose").textContent = clip && !clip.example ? words.replace : words.choose;
   find(".remove").hidden = !clip || clip.example;
   find(".part").hidden = !clip;
+  putLong();
   if (!clip) { video.pause(); video.removeAttribute("src"); video.removeAttribute("poster"); video.load(); return; }
   most = Math.min(limit, clip.frames);
   if (same) return lay();
@@ -45,6 +49,35 @@ function put(next, limit) {
   move(0, most, null);
   if (!clip.example && !calm.matches && element.offsetParent !== null) video.play().catch(() => {});
 }
+
+// A file that is longer than a clip may be: only a part of it is here, and another one can be asked for.
+const long = find(".long"), second = find(".long input");
+let path = null, asked = null; // the file on the server that the clip is from; the last one that the page was asked for
+function putLong() {
+  long.hidden = !clip?.part || !path;
+  if (long.hidden) return;
+  second.max = Math.ceil(clip.part.of - clip.seconds);
+  second.value = clip.part.start;
+  second.setAttribute("aria-label", words.long_label);
+  tellLong(clip.part.start);
+}
+function tellLong(start) {
+  start = Math.min(start, clip.part.of - clip.seconds);
+  const short = (seconds) => String(Number(seconds.toFixed(1)));
+  find(".long span").textContent = fill(words.long, {
+    of: short(clip.part.of), from: short(start), to: short(start + clip.seconds) });
+}
+second.addEventListener("input", () => tellLong(Number(second.value)));
+let choosing = 0; // keys change it in steps
+second.addEventListener("change", () => {
+  clearTimeout(choosing);
+  choosing = setTimeout(() => {
+    const mine = ++ticket;
+    start("");
+    preparing();
+    ask({ path, ticket: mine, start: Number(second.value) });
+  }, 500);
+});
 
 // The filmstrip and its two handles
 
@@ -194,24 +227,34 @@ function take(file) {
   form.append("files", file, file.name);
   sending = request;
   start(file.name);
-  const lost = (sentence) => { if (mine === ticket) { settle(); problem.textContent = sentence; } };
+  const lost = (sentence) => { if (mine === ticket) giveUp(sentence); };
   request.upload.addEventListener("progress", (event) => { if (event.lengthComputable) progress(event.loaded / event.total); });
   request.upload.addEventListener("load", preparing);
   request.addEventListener("error", () => lost(words.lost));
   request.addEventListener("load", () => {
     if (mine !== ticket) return;
     sending = null;
-    let path = null;
-    try { path = JSON.parse(request.responseText)[0]; } catch {}
-    if (request.status === 200 && path) return trigger("upload", { path, ticket: mine });
+    let sent = null;
+    try { sent = JSON.parse(request.responseText)[0]; } catch {}
+    if (request.status === 200 && sent) return ask({ path: sent, ticket: mine });
     // The server's own sentence, where it has one.
-    const sentence = request.responseText.length < 300 && /^[A-Z][^<{]*\.$/.test(request.responseText) && request.status < 500;
-    lost(request.status === 413 ? fill(words.large, sizes(file)) : sentence ? request.responseText : words.lost);
+    const said = request.responseText, sentence = request.status < 500 && said.length < 300 && /^[^<{[]+\.$/.test(said);
+    lost(request.status === 413 ? fill(words.large, sizes(file)) : sentence ? said : words.lost);
   });
   request.open("POST", uploadUrl());
   request.withCredentials = true;
   request.send(form);
-  waiting = setTimeout(() => lost(words.lost), ANSWER_SECONDS * 1000);
+}
+
+// Let the page prepare the file that is on the server.
+function ask(what) {
+  asked = what.path;
+  trigger("upload", what);
+  waiting = setTimeout(() => what.ticket === ticket && giveUp(words.lost), ANSWER_SECONDS * 1000);
+}
+function giveUp(sentence) {
+  settle();
+  problem.textContent = sentence;
 }
 
 function sizes(file) {

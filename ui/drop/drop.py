@@ -70,6 +70,7 @@ def drop_value(
             "example": example,
             "facts": clip.facts,
             "detail": text.clip_frames(clip.frames, clip.fps),
+            "part": {"start": clip.part.start, "of": clip.part.of} if clip.part else None,
             "notices": [*([text.part_limit(most, clip.fps)] if clip.frames > most else []), *clip.notices],
         },
         "most": most,
@@ -82,6 +83,11 @@ def uploaded_file(event: gr.EventData) -> tuple[Path, int]:
     if not isinstance(path, str) or not is_uploaded(path):
         raise PromptError(text.UPLOAD_LOST)
     return Path(path), ticket if isinstance(ticket, int) else 0
+
+
+def asked_start(event: gr.EventData) -> float:
+    """The second of a long file from which an `upload` event asks for it; 0 unless the visitor chose one."""
+    return float(_whole(event._data.get("start"), 0))
 
 
 def chosen_part(event: gr.EventData) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from sama.video import UPLOAD_LIMITS
-from sama.video.uploads import MAX_UPLOAD_FPS
+from sama.video.uploads import MAX_FILE_SECONDS, MAX_UPLOAD_FPS
 from ui.errors import PromptError
 
 MAX_FILE_SIZE = "50mb"
@@ -54,7 +54,11 @@ def limits_table(max_frames: int) -> str:
     """The limits as a Markdown table."""
     rows = [
         ("File", f"up to {(UPLOAD_LIMITS.max_bytes or 0) // 1_000_000} MB; MP4, MOV, WebM, MKV, AVI or GIF"),
-        ("Length", f"up to {UPLOAD_LIMITS.max_seconds:.0f} s; up to {max_frames} frames are edited at a time"),
+        (
+            "Length",
+            f"{UPLOAD_LIMITS.max_seconds:.0f} s, of a file of up to {MAX_FILE_SECONDS / 60:.0f} minutes; "
+            f"up to {max_frames} frames are edited at a time",
+        ),
         ("Size", f"sides up to {UPLOAD_LIMITS.max_side} px; above {int(MAX_UPLOAD_FPS)} frames a second it is thinned"),
         ("Instruction", f"{PROMPT_LENGTH[0]} to {PROMPT_LENGTH[1]} characters"),
         ("Seed", f"0 to {MAX_SEED}; the same seed gives the same video"),

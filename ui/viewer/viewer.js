@@ -47,6 +47,7 @@ function show(value) {
   frame.max = data.frames - 1;
   sound.hidden = !data.sound;
   find(".swap").hidden = hold.hidden = data.panels.length < 2;
+  hold.textContent = `Hold: ${data.panels[data.compare[0]].toLowerCase()}`;
   buildModes();
   if (same) return draw();
   video.muted = true;
@@ -107,35 +108,42 @@ function gridOf(now) {
   return [columns, Math.ceil(count / columns)];
 }
 
-// One decoded frame to draw all panels from, with its own time: the video itself may go on to its next frame at any
-// moment, between two panels, too. Browsers that lack VideoFrame draw the video.
-function grab() {
-  try { return new VideoFrame(video); } catch { return null; }
+// The time of the frame that the video shows at this moment, in seconds; null in browsers that lack VideoFrame. Drawing
+// from a VideoFrame itself is exact, too, but takes ten times as long where there is no GPU.
+function stamp() {
+  try {
+    const still = new VideoFrame(video), time = still.timestamp / 1e6;
+    still.close();
+    return time;
+  } catch { return null; }
 }
 
-// Draws what is shown now, and says which frame that is.
+// Draws what is shown now, and says which frame that is. The video may go on to its next frame at any moment, between two
+// panels, too: then all are drawn again.
 function draw() {
   if (!data || video.readyState < 2) return;
-  const still = grab();
-  try {
-    const index = still ? frameAt(still.timestamp / 1e6) : current;
-    if (!video.paused && !video.seeking && (index < loop[0] || index > loop[1])) return; // on its way back
-    paint(still || video);
-    paintFilm(still || video, index);
-    if (still && !video.paused && !video.seeking && index !== current) seen(index);
-  } finally {
-    still?.close();
+  const indexOf = (time) => (time === null ? current : frameAt(time));
+  let time = stamp();
+  const index = indexOf(time);
+  if (!video.paused && !video.seeking && (index < loop[0] || index > loop[1])) return; // on its way back
+  for (let tries = 0; tries < 3; tries++) {
+    paint();
+    const after = stamp();
+    if (after === time) break;
+    time = after;
   }
+  paintFilm(indexOf(time));
+  if (!video.paused && !video.seeking && indexOf(time) !== current) seen(indexOf(time));
 }
 
-function paint(source) {
+function paint() {
   const now = shown(), width = video.videoWidth / data.panels.length, height = video.videoHeight;
   const list = panelsOf(now), [columns, rows] = gridOf(now);
   const w = width * columns, h = height * rows;
   if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
   stage.style.setProperty("--aspect", w / h);
   pen.imageSmoothingEnabled = view.z < 4; // beyond that one looks at pixels
-  const part = (i, x, y, from = 0, to = 1, on = pen, size = [width, height]) => on.drawImage(source,
+  const part = (i, x, y, from = 0, to = 1, on = pen, size = [width, height]) => on.drawImage(video,
     (i + view.x + from / view.z) * width, view.y * height, ((to - from) / view.z) * width, height / view.z,
     x + from * size[0], y, (to - from) * size[0], size[1]);
   if (now === "side") list.forEach((panel, i) => part(panel, (i % columns) * width, Math.floor(i / columns) * height));
@@ -287,7 +295,7 @@ function resizeFilm() {
   clearFilm();
   film.getContext("2d").drawImage(old, 0, 0, film.width, film.height);
 }
-function paintFilm(source, index) {
+function paintFilm(index) {
   const width = video.videoWidth / data.panels.length, height = video.videoHeight;
   const count = Math.min(data.frames, Math.max(1, Math.round(film.width / ((width / height) * film.height))));
   const cell = Math.floor((index * count) / data.frames);
@@ -295,7 +303,7 @@ function paintFilm(source, index) {
   cells[cell] = true;
   const wide = film.width / count, scale = Math.max(wide / width, film.height / height);
   const w = wide / scale, h = film.height / scale;
-  film.getContext("2d").drawImage(source, data.compare[1] * width + (width - w) / 2, (height - h) / 2, w, h,
+  film.getContext("2d").drawImage(video, data.compare[1] * width + (width - w) / 2, (height - h) / 2, w, h,
     cell * wide, 0, wide, film.height);
 }
 

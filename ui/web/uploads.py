@@ -49,7 +49,11 @@ class Counter:
 
 
 class Uploads:
-    """ASGI middleware around gradio's upload route: refuses by name, first bytes, size and number, before storing."""
+    """ASGI middleware around gradio's upload route: refuses by name, first bytes, size and number, before storing.
+
+    From the page itself the first bytes of such a file are let through, and no more: the page then says in its own
+    place what is wrong with it, where a browser would report a refusal as an error of the page.
+    """
 
     def __init__(self, app: ASGIApp, limits: VisitorLimits) -> None:
         self.app, self.limits = app, limits
@@ -60,22 +64,22 @@ class Uploads:
             await self.app(scope, receive, send)
             return
         headers, visitor = Headers(scope=scope), visitor_of(scope)
+        length = int(given) if (given := headers.get("content-length", "0")).isdigit() else 0
+        if length > (UPLOAD_LIMITS.max_bytes or 0) + _ENVELOPE:
+            await refuse(scope, receive, send, 413, size_refusal("", length) or TOO_MUCH)
+            return
         if visitor is not None:
             if self.files.add(visitor) > self.limits.uploads:
                 await refuse(scope, receive, send, 429, TOO_MANY)
                 return
-            if self.bytes.sum(visitor) + int(headers.get("content-length") or 0) > self.limits.stored:
+            if self.bytes.sum(visitor) + length > self.limits.stored:
                 await refuse(scope, receive, send, 429, TOO_MUCH)
                 return
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > (UPLOAD_LIMITS.max_bytes or 0) + _ENVELOPE:
-            await refuse(scope, receive, send, 413, size_refusal("The file", int(length)) or TOO_MUCH)
-            return
         kind, options = parse_options_header(headers.get("content-type", ""))
         if kind != b"multipart/form-data" or b"boundary" not in options:
             await refuse(scope, receive, send, 400, "Send the file as a form (multipart/form-data).")
             return
-        arriving = _Arriving(options[b"boundary"], receive)
+        arriving = _Arriving(options[b"boundary"], receive, headers.get("sec-fetch-site") == "same-origin")
         try:
             await self.app(scope, arriving.receive, send)
         finally:
@@ -87,17 +91,19 @@ class _Arriving:
     """An upload on its way: what has not been looked at yet is not handed on.
 
     `receive` raises MultiPartException for what is refused, inside gradio's parser, which then removes what it wrote
-    and answers with the sentence.
+    and answers with the sentence. from_page: whether the first bytes of such a file are let through instead.
     """
 
-    def __init__(self, boundary: bytes, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, boundary: bytes, receive: Receive, from_page: bool) -> None:
+        self._receive, self._boundary, self._from_page = receive, boundary, from_page
+        self._cut = False  # whether no more of the file is let through
+        self._part = b""  # its Content-Disposition
         self._held: list[Message] = []
         self._files, self._fields = 0, 0
         self._header, self._value = b"", b""
         self._name: str | None = None  # of the file at the moment, None in another field
         self._head = bytearray()
-        self._looked = True
+        self._looked = False  # whether the file's first bytes were seen, and found good enough
         self.size = 0
         self._parser = MultipartParser(
             boundary,
@@ -113,7 +119,7 @@ class _Arriving:
 
     async def receive(self) -> Message:
         while True:
-            if self._looked and self._held:
+            if self._looked and self._held and not self._cut:
                 return self._held.pop(0)
             message = await self._receive()
             if message["type"] != "http.request":
@@ -122,6 +128,10 @@ class _Arriving:
                 self._parser.write(message.get("body", b""))
             except MultipartParseError:
                 raise MultiPartException("The form is not readable; send the file as a form.") from None
+            if self._cut:
+                if message.get("more_body", False):
+                    continue
+                return {"type": "http.request", "body": self._first_bytes(), "more_body": False}
             self._held.append(message)
             if not message.get("more_body", False):
                 self._looked = True  # whatever is amiss with the end is gradio's to say
@@ -139,6 +149,7 @@ class _Arriving:
         if self._header.lower() == b"content-disposition":
             _, options = parse_options_header(self._value)
             if b"filename" in options:
+                self._part = self._value
                 self._begin_file(options[b"filename"].decode("utf-8", "replace"))
         self._header, self._value = b"", b""
 
@@ -146,7 +157,7 @@ class _Arriving:
         self._files += 1
         if self._files > 1:
             raise MultiPartException(ONE_FILE)
-        self._name, self._looked = name, False
+        self._name = name
         self._head.clear()
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -171,6 +182,12 @@ class _Arriving:
     def _look(self, whole: bool) -> None:
         assert self._name is not None
         sentence = refusal(self._name, bytes(self._head), whole)
-        if sentence is not None:
+        if sentence is not None and not self._from_page:
             raise MultiPartException(sentence)
-        self._looked = True
+        self._cut, self._looked = sentence is not None, True
+
+    def _first_bytes(self) -> bytes:
+        """The form with no more of its file than was looked at."""
+        edge = b"--" + self._boundary
+        head = b"Content-Disposition: " + self._part + b"\r\nContent-Type: application/octet-stream\r\n\r\n"
+        return edge + b"\r\n" + head + bytes(self._head[:FIRST_BYTES]) + b"\r\n" + edge + b"--\r\n"

@@ -12,7 +12,7 @@ import gradio as gr
 from sama.edit.request import DETAIL, KEEP_SOURCE
 from sama.presets import QUALITIES
 from ui import text
-from ui.drop import drop_value, uploaded_file
+from ui.drop import asked_start, drop_value, uploaded_file
 from ui.errors import PromptError, sentence
 from ui.media.clips import edited_clip, source_clip, take_upload
 from ui.media.limits import GUIDANCE, MAX_SEED, PROMPT_LENGTH, STEPS
@@ -82,7 +82,7 @@ class Opening:
         """Take an uploaded file as the clip in use, and show it. A refusal keeps the clip that was there."""
         try:
             path, ticket = uploaded_file(event)
-            clip = take_upload(path)
+            clip = take_upload(path, asked_start(event))
         except Exception as error:
             return {self.form.drop: drop_value(None, problem=sentence(error), ticket=event._data.get("ticket", 0))}
         return (
