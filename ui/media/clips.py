@@ -28,9 +28,9 @@ class PageClip:
     caption: str = ""
     notices: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
+    part: Part | None = None
     made_by: Path | None = None
     """The folder of the run whose result the clip is."""
-    part: Part | None = None
 
     @classmethod
     def of(cls, info: VideoInfo, caption: str = "", part: Part | None = None) -> PageClip:

@@ -39,7 +39,7 @@ class Memory:
         """Wire the notes. events: those after which clip or edits are others."""
         form, fields = self.form, self.form.remembered
         gr.on(
-            [field.input for field in fields], lambda *values: list(values), fields, self.words,
+            [field.change for field in fields], self.note_words, fields, self.words,
             trigger_mode="always_last", **_PRIVATE, queue=False,
         )  # fmt: skip
         for event in events:
@@ -53,6 +53,10 @@ class Memory:
             [*form.of_clip, *self.stage.outputs, self.session.runs, self.opening.own, self.opening.row], **_PRIVATE,
         )  # fmt: skip
         form.then_tell(recalled)
+
+    def note_words(self, *values: Any) -> Any:
+        """What the browser is to keep of the form. Not without words: as the page opens, the empty form changes, too."""
+        return list(values) if str(values[0]).strip() else gr.skip()
 
     def note(self, clip: PageClip | None, runs: list[FinishedEdit]) -> dict[str, Any]:
         """What the browser is to keep of clip and edits."""
