@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.watching import ask, done, download, painting, press, watch
-from tests.media import make_clip, make_text
+from tests.media import make_clip
 
 WORDS = "What should change?"
 
@@ -102,6 +102,7 @@ def test_nothing_that_is_typed_or_chosen_is_lost(page, tmp_path):
 def test_the_stage_is_the_job(page):
     words, stop = page.get_by_label(WORDS), page.get_by_role("button", name="Stop", exact=True)
     words.fill("Make it sepia")
+    page.wait_for_timeout(500)
     height = page.locator("#stage").bounding_box()["height"]
     page.locator("#go").focus()
     page.keyboard.press("Enter")
@@ -156,7 +157,8 @@ def test_an_edit_has_versions_a_chain_and_a_place_in_the_session(page, tmp_path)
     expect(cards).to_have_count(3)
     expect(title.locator("h2")).to_have_text("Make it foggy")
     page.locator("#settings > button").click()
-    load(page, make_text(tmp_path / "notes.json"))
+    (tmp_path / "notes.json").write_text('{"instruction": 5}')
+    load(page, tmp_path / "notes.json")
     expect(page.get_by_role("alert").filter(has_text="not a file of settings")).to_be_visible()
     told = json.loads((tmp_path / "settings.json").read_text())
     (tmp_path / "other.json").write_text(json.dumps(told | {"seed": 77, "steps": 3}))
