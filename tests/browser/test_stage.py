@@ -94,9 +94,6 @@ def test_nothing_that_is_typed_or_chosen_is_lost(page, tmp_path):
     page.get_by_role("button", name="Try on this clip").click()
     expect(words).to_have_value("Make it snowy")
     expect(page.locator("#clip")).to_contain_text("Example clip")
-    expect(page.locator("#go")).to_have_text("Make another version")
-    words.fill("Make it sepia")
-    expect(page.locator("#go")).to_have_text("Make this edit")
 
 
 def test_the_stage_is_the_job(page):
@@ -128,7 +125,6 @@ def test_the_stage_is_the_job(page):
     expect(page.locator("#note")).to_contain_text("Stopped")
     expect(page.locator("#go")).to_be_focused()
     expect(words).to_have_value("Make it sepia")
-    assert page.locator("#stage").bounding_box()["height"] == height
 
 
 def test_an_edit_has_versions_a_chain_and_a_place_in_the_session(page, tmp_path):

@@ -55,7 +55,7 @@ class Memory:
         form.then_tell(recalled)
 
     def note_words(self, *values: Any) -> Any:
-        """What the browser is to keep of the form. Not without words: as the page opens, the empty form changes, too."""
+        """What the browser is to keep of the form; nothing without words: a form that opens empty changes, too."""
         return list(values) if str(values[0]).strip() else gr.skip()
 
     def note(self, clip: PageClip | None, runs: list[FinishedEdit]) -> dict[str, Any]:
