@@ -46,7 +46,7 @@ class Memory:
             event.then(self.note, [self.session.clip, self.session.runs], self.own, **_PRIVATE, queue=False)
         # Not at the load itself: gradio reads what the browser kept only then.
         recalled = page.load(None, js="() => {}", **_PRIVATE, queue=False).then(
-            lambda kept, *values: kept if isinstance(kept, list) and len(kept) == len(values) else list(values),
+            lambda kept, *now: kept if isinstance(kept, list) and len(kept) == len(now) else [gr.skip()] * len(now),
             [self.words, *fields], fields, **_PRIVATE, queue=False,
         ).then(  # in the queue: a State that changes outside it is told to nobody, and other tabs show the runs, too
             self.recall, self.own,
