@@ -41,8 +41,8 @@ def of_pipeline(pipeline: SamaPipeline) -> str:
 
 
 def of_folder(folder: str | Path) -> str:
-    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it; without LoRAs, and without a
-    probe that names tokens, which no edit goes through."""
+    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it; without LoRAs, and without
+    a probe that names tokens, which no edit goes through."""
     digest = hashlib.sha256()
     root = Path(folder)
     for file in sorted(file for file in root.rglob("*.safetensors") if file.name not in (NAMING_FILE, FEW_STEPS_FILE)):
