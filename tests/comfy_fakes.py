@@ -45,9 +45,11 @@ class Host:
 
     def load_models_gpu(self, models, memory_required=0):
         for model in models:
+            if model in self.loaded:
+                self.loaded.remove(model)
+                model.detach(unpatch_all=False)
             model.partially_load(model.load_device, 1e32, force_patch_weights=False)
-            if model not in self.loaded:
-                self.loaded.append(model)
+            self.loaded.append(model)
 
     def unload_all_models(self):
         while self.loaded:

@@ -106,10 +106,11 @@ def tenant(size: int, load: Callable[[str], int], unload: Callable[[], None]) ->
         def partially_unload(self, *_: Any, **__: Any) -> int:
             return 0
 
-        def detach(self, *_: Any, **__: Any) -> Any:
-            unload()
-            self._loaded = 0
-            self.model.device = self.offload_device
+        def detach(self, unpatch_all: bool = True, *_: Any, **__: Any) -> Any:
+            if unpatch_all:  # without it, ComfyUI is about to list the same model again
+                unload()
+                self._loaded = 0
+                self.model.device = self.offload_device
             return self.model
 
         def loaded_size(self) -> int:

@@ -94,8 +94,9 @@ def test_both_schemas_say_the_same(host, monkeypatch, tmp_path):
     assert damaged[0].shape == (5, 32, 48, 3) and (damaged[0] - batch()).abs().max() > 0.1
 
 
-def test_images_are_edited_as_files_are(host, monkeypatch, saved, tmp_path):
+def test_images_are_edited_as_files_are(host, monkeypatch, saved, tmp_path, caplog):
     """Frame for frame what the library makes of the same clip, with the mask kept, under ComfyUI's inference mode."""
+    caplog.set_level("INFO", "sama")
     pack = loaded(monkeypatch)
     model = load(pack, saved)
     assert not host.loaded, "nothing is loaded before it is used"
@@ -113,6 +114,8 @@ def test_images_are_edited_as_files_are(host, monkeypatch, saved, tmp_path):
     assert bar[0][2][0] == "JPEG" and bar[0][2][1].size == (48, 32)
 
     assert len(host.loaded) == 1 and host.loaded[0].loaded_size() == host.loaded[0].model_size() > 1000
+    model.pipeline()
+    assert sum("Memory: " in line for line in caplog.messages) == 1, "a loaded model is not loaded again"
     host.unload_all_models()
     again, _ = run(pack, "SamaEditImages", model=model, images=images, mask=mask, **options)
     assert torch.equal(again, edited) and len(host.loaded) == 1
