@@ -165,7 +165,7 @@ def _copied(root: Path) -> list[SpaceFile]:
     return [
         SpaceFile(short.as_posix(), path)
         for path, short in paths.items()
-        if not any(part.startswith(".") for part in short.parts) and path.suffix != ".pyc"
+        if not any(part.startswith(".") for part in short.parts)
     ]
 
 

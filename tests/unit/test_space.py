@@ -139,3 +139,17 @@ def test_a_refusal_of_the_hub_is_one_sentence(error, words):
 
     with pytest.raises(EditError, match=words):
         upload_space(plan_space("me/sama"), Api())
+
+
+def test_what_a_machine_leaves_behind_is_not_uploaded(tmp_path):
+    for name in ("sama", "ui", "assets/sama-tiny", "assets/examples"):
+        (tmp_path / name / "__pycache__").mkdir(parents=True)
+        (tmp_path / name / "__pycache__" / "a.pyc").touch()
+        (tmp_path / name / ".DS_Store").touch()
+        (tmp_path / name / "kept.txt").touch()
+    for name in ("app.py", "packages.txt", "LICENSE", "NOTICE"):
+        (tmp_path / name).touch()
+    (tmp_path / "README.md").write_text("---\nsdk_version: 6.31.0\n---\n")
+    (tmp_path / "requirements.txt").write_text("torch>=2\n")
+    paths = {file.path for file in plan_space("me/sama", root=tmp_path).files}
+    assert len(paths) == 10 and "ui/kept.txt" in paths and not [path for path in paths if "pyc" in path or "/." in path]
