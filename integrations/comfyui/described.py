@@ -56,7 +56,8 @@ class Node:
     def execute(self, values: dict[str, Any]) -> tuple[Any, ...]:
         """The outputs. Optional inputs that are missing have their defaults.
 
-        ComfyUI runs nodes in inference mode, whose tensors LoRA cannot be added to: it is left for the time.
+        ComfyUI runs nodes in inference mode, whose tensors may not be changed outside it. Weights outlive the run, so
+        that mode is left for the time.
         """
         import torch
 

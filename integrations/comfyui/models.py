@@ -86,7 +86,8 @@ class Weights:
     def _load(self, device: str) -> int:
         assert self._pipeline is not None
         placement = place(self._pipeline, device, self.memory, "off")
-        return _bytes_of(self._pipeline) if self._movable else int(placement.choice.needs)
+        held = _bytes_of(self._pipeline)
+        return held if self._movable else min(held, int(placement.choice.needs))
 
     def _unload(self) -> None:
         if self._pipeline is None:
