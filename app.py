@@ -35,6 +35,11 @@ def parse(arguments: list[str] | None = None) -> Settings:
     )
     parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="of one edit; none if left out")
     parser.add_argument(
+        "--tower",
+        metavar="FOLDER",
+        help="SigLIP model (folder or Hub name) that reads plans of a model without a tower; the preset's if left out",
+    )
+    parser.add_argument(
         "--proxies", type=int, metavar="N", help="trusted proxies in front, which set X-Forwarded-For; none if left out"
     )
     options = parser.parse_args(arguments)
@@ -43,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> Settings:
         return Settings(
             preset=options.preset, host=options.host, port=options.port, share=options.share, device=options.device,
             lora=lora, proxies=options.proxies, memory=options.memory, compile=options.compile, gpus=options.gpus,
-            time_limit=None if options.time_limit is None else 60 * options.time_limit,
+            tower=options.tower, time_limit=None if options.time_limit is None else 60 * options.time_limit,
         )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.page_speed import APP, SHOWN, free_port, wait_for_answer
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-IN_DOCS = {"wide-light-edit": "page.jpg", "wide-light-anchors": "anchors.jpg"}
+IN_DOCS = {"wide-light-edit": "page.jpg", "wide-light-plan": "anchors.jpg"}
 """Pictures of the documentation: the picture each one is, by look and state."""
 SIZES = {"wide": (1280, 900), "phone": (390, 844)}
 QUALITY = 82
@@ -42,33 +42,34 @@ def opened_state(page: Any, shot: Shot) -> None:
 
 
 def edit_states(page: Any, shot: Shot) -> None:
-    """The Edit tab: all options, refusals, at work, stopped, a finished edit of one's own, no clip, and no video."""
-    _press(page, "Advanced")
-    _press(page, "Which part")
+    """The Edit tab: what works, settings, a refusal, waiting, at work, stopped, finished, and a file that is none."""
+    job = page.locator("#job .job")
+    page.locator("#header summary").click()
+    shot("edit-what-works")
+    page.keyboard.press("Escape")
+    page.locator("#settings > button").click()
     shot("edit-options")
-    _press(page, "Advanced")
-    page.get_by_label("What should change?").fill(" ")
-    _press(page, "Edit video")
+    page.locator("#settings > button").click()
+    words = page.get_by_label("What should change?")
+    words.fill("Replace the … with …")
+    page.locator("#go").click()
     page.get_by_role("alert").first.wait_for()
     shot("edit-refused")
-    page.get_by_label("What should change?").fill("Make it sepia")
-    _press(page, "Edit video")
-    page.locator("#progress").get_by_text("Waiting").or_(page.locator("#progress .progress")).first.wait_for()
-    page.wait_for_function("document.querySelector('#progress .progress')?.dataset.step >= 2", timeout=MODEL_MS)
+    words.fill("Make it sepia")
+    page.locator("#go").click()
+    page.wait_for_function("document.querySelector('#job .job').dataset.state !== 'idle'", timeout=MODEL_MS)
+    shot("edit-waiting")
+    page.wait_for_function("document.querySelector('#job .job').dataset.step >= 2", timeout=MODEL_MS)
     shot("edit-at-work")
-    _press(page, "Stop")
-    page.locator("#progress").get_by_text("Stopped").wait_for(timeout=MODEL_MS)
+    page.locator("#stop").click()
+    page.locator("#note").get_by_text("Stopped").wait_for(timeout=MODEL_MS)
     shot("edit-stopped")
-    frames = page.get_by_label("number input for Frames")
-    frames.fill("5")
-    frames.press("Tab")
-    _press(page, "Edit video")
-    page.locator("#progress").get_by_text("Done in").wait_for(timeout=MODEL_MS)
-    page.locator("#viewer").get_by_text("Make it sepia").wait_for()
+    page.get_by_text("Fast", exact=False).first.click()
+    page.locator("#go").click()
+    job.and_(page.locator("[data-state=working]")).wait_for(timeout=MODEL_MS)
+    page.locator("#title").get_by_text("made in").wait_for(timeout=MODEL_MS)
+    page.locator("#session .card img").first.wait_for(timeout=MODEL_MS)
     shot("edit-done")
-    _press(page, "Clear")
-    page.get_by_text("Drop Video Here").first.wait_for()
-    shot("edit-no-clip")
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "notes.mp4"
         notes.write_text("no video")
@@ -77,33 +78,49 @@ def edit_states(page: Any, shot: Shot) -> None:
     shot("edit-not-a-video")
 
 
-def pretext_states(page: Any, shot: Shot) -> None:
-    """The Pretext tab: a damaged clip of each kind, and a repaired one."""
-    viewer = page.locator("#pretext-viewer .viewer")
-    for label, name in (("Wrong speed", "speed"), ("Shuffled tubes", "tubes"), ("Missing cube", "cube")):
+def repair_states(page: Any, shot: Shot) -> None:
+    """The Repair tab: a finished repair of each kind, errors, arrows, a broken clip, at work, and finished."""
+    view = page.locator("#repair-view .repair")
+    for label, task in (("Hiding frames", "cube"), ("Doubling speed", "speed"), ("Scrambling pieces", "tube")):
         page.get_by_label(label).check()
-        page.wait_for_timeout(500)  # until the last damage has left the viewer
-        viewer.and_(page.locator("[data-panels='Clean|Given to the model']")).wait_for(timeout=MODEL_MS)
-        page.wait_for_timeout(1000)
-        _to_the_middle(page, "#pretext-viewer")
-        shot(f"pretext-{name}")
-    page.get_by_role("button", name="Restore", exact=True).click()
-    viewer.and_(page.locator("[data-panels='Clean|Given to the model|Restored']")).wait_for(timeout=MODEL_MS)
-    page.locator("#scores").get_by_text("dB").first.wait_for()
-    _to_the_middle(page, "#pretext-viewer")
-    shot("pretext-restored")
+        view.and_(page.locator(f"[data-task={task}][data-state=repaired]")).wait_for(timeout=MODEL_MS)
+        if task == "tube":
+            page.locator("#repair-view .list button").first.focus()
+        shot(f"repair-{task}")
+    page.get_by_label("Hiding frames").check()
+    view.and_(page.locator("[data-task=cube]")).wait_for(timeout=MODEL_MS)
+    page.get_by_label("Show errors").check()
+    shot("repair-errors")
+    _press(page, "Another seed")
+    view.and_(page.locator("[data-state=broken]")).wait_for(timeout=MODEL_MS)
+    shot("repair-broken")
+    _press(page, "Repair it")
+    page.wait_for_function("document.querySelector('#repair-progress .progress')?.dataset.step >= 3", timeout=MODEL_MS)
+    shot("repair-at-work")
+    view.and_(page.locator("[data-state=repaired]")).wait_for(timeout=MODEL_MS)
+    shot("repair-done")
 
 
-def anchor_states(page: Any, shot: Shot) -> None:
-    """The Semantic anchors tab: the last step of an example, its first step, and a token that was picked."""
+PLAN_QUESTIONS = {
+    "What will change?": "", "Did it?": "-did", "What did it miss?": "-missed", "What looks alike?": "-alike",
+    "Raw colours": "-raw",
+}  # fmt: skip
+
+
+def plan_states(page: Any, shot: Shot) -> None:
+    """The Plan tab: every question to the plan of an example, and its first step with the help."""
     page.locator("#plan [role=gridcell]").first.wait_for(timeout=MODEL_MS)
+    page.get_by_role("combobox", name="Plan of").click()
+    page.get_by_role("option", name="Remove the chili pepper").click()
+    page.locator("#plan .title").filter(has_text="Remove").wait_for(timeout=MODEL_MS)
     page.mouse.move(0, 0)
-    shot("anchors")
+    for question, name in PLAN_QUESTIONS.items():
+        page.locator("#plan").get_by_label(question).check()
+        shot(f"plan{name}")
+    page.locator("#plan").get_by_label("What will change?").check()
     page.get_by_role("button", name="Step 1", exact=True).click()
-    shot("anchors-first-step")
-    page.get_by_role("grid", name="Tokens of the source").get_by_role("gridcell").nth(28).click()
     _press(page, "How to read this")
-    shot("anchors-token")
+    shot("plan-first-step")
 
 
 def _to_the_middle(page: Any, viewer: str) -> None:
@@ -120,11 +137,11 @@ def _press(page: Any, name: str) -> None:
 
 TABS = {
     "opened": ("Edit", opened_state),
-    "anchors": ("Semantic anchors", anchor_states),
+    "plan": ("Plan", plan_states),
     "edit": ("Edit", edit_states),
-    "pretext": ("Pretext", pretext_states),
+    "repair": ("Repair", repair_states),
 }
-"""Groups of states, each with its tab. In this order: the anchors are of an example before the session has an edit."""
+"""Groups of states, each with its tab. In this order: the plan is of an example before the session has an edit."""
 
 
 def take(browser: Any, url: str, look: str, tabs: list[str], out: Path) -> list[str]:
@@ -201,7 +218,7 @@ def main() -> int:
         out = Path(folder) if options.docs else options.out
         out.mkdir(parents=True, exist_ok=True)
         if options.docs:
-            looks, tabs = ["wide-light"], ["opened", "anchors"]
+            looks, tabs = ["wide-light"], ["opened", "plan"]
         wrong = photograph(chromium, looks, tabs, out, arguments)
         for name, target in IN_DOCS.items() if options.docs else ():
             shutil.copyfile(out / f"{name}.jpg", DOCS / target)

@@ -152,6 +152,7 @@ class Bench:
         }
         latents, times = self._painted(pipeline, clip, setting, result)
         result["step_seconds"] = statistics.median(times[1:] or times)
+        result["predicted_step_seconds"] = self._predicted(setting, result["mode"], placement.compiled)
         result["steps_seconds"] = times
         result["finite"] = bool(torch.isfinite(latents).all())
         same = (self.model, window, setting.steps, setting.guidance)
@@ -161,6 +162,25 @@ class Bench:
             result["allocated_gib"] = max(peak[0] for peak in result["peaks_gib"].values())
             result["reserved_gib"] = max(peak[1] for peak in result["peaks_gib"].values())
         return result
+
+    def _predicted(self, setting: EditSetting, mode: str, compiled: bool) -> float | None:
+        """Seconds of a step as `sama info` would tell them; None for a model that it does not know."""
+        from sama.device.memory import MemoryMode
+        from sama.device.placement import host_memory
+        from sama.edit.estimate import architecture_of, known_speed, measure_speed, step_seconds
+        from sama.edit.outlook import slowed, weights_of_architecture
+        from sama.shapes import latent_shape, token_counts
+
+        if self.model == "toy":
+            return None
+        model = architecture_of(self.model)
+        tokens = token_counts(latent_shape(setting.frames, setting.height, setting.width)).total
+        speed = known_speed(self.device) or measure_speed(self.device, tokens, model)
+        passes = 1 if setting.guidance == 1 else 2
+        step = step_seconds(model, tokens, speed, passes, passes == 2, compiled)
+        if not self._on_cuda:
+            return step
+        return slowed(MemoryMode(mode), step, passes, weights_of_architecture(model), host_memory())
 
     def _painted(
         self, pipeline: SamaPipeline, clip: torch.Tensor, setting: EditSetting, result: dict[str, Any]
@@ -178,7 +198,7 @@ class Bench:
             peaks[name] = self._peak()
             return value
 
-        texts = stage("text", lambda: [pipeline.encode_prompt([text]) for text in ("make it snowy", "")])
+        texts = stage("text", lambda: [pipeline.encode_text([text]) for text in ("make it snowy", "")])
         source = stage("encode", lambda: pipeline.encode_video(clip))
         steps = pipeline.stream(
             source_latents=source, prompt_embeds=texts[0], negative_prompt_embeds=texts[1],

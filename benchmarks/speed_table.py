@@ -10,8 +10,8 @@ from benchmarks.measuring import read_results
 from benchmarks.parallel_steps import steps_table
 
 COLUMNS = (
-    "mode", "limit", "compiled", "clip", "step", "of the floor", "against resident", "reserved", "allocated",
-    "predicted", "encode / decode", "difference",
+    "mode", "limit", "compiled", "clip", "step", "step predicted", "of the floor", "against resident", "reserved",
+    "allocated", "predicted", "encode / decode", "difference",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def _row(result: Mapping[str, Any], edits: Sequence[Mapping[str, Any]], floor: M
     limit = f"{setting['limit']:g} GiB" if setting["limit"] else "-"
     clip = f"{setting['frames']} x {setting['height']} x {setting['width']}"
     if "error" in result:
-        return [mode, limit, setting["compile"], clip, result["error"][:80].replace("|", "/"), *["-"] * 7]
+        return [mode, limit, setting["compile"], clip, result["error"][:80].replace("|", "/"), *["-"] * 8]
     forwards = 1 if setting["guidance"] == 1 else 2
     same = ("compile", "frames", "height", "width", "steps", "guidance")
     resident = [
@@ -80,6 +80,10 @@ def _row(result: Mapping[str, Any], edits: Sequence[Mapping[str, Any]], floor: M
     fits = floor is not None and all(floor["setting"][name] == setting[name] for name in ("frames", "height", "width"))
     share = f"{forwards * floor['floor_seconds'] / result['step_seconds']:.3f}" if floor is not None and fits else "-"
 
+    predicted = "-"
+    if seconds := result.get("predicted_step_seconds"):
+        predicted = f"{seconds:.3g} s ({100 * (seconds / result['step_seconds'] - 1):+.0f} %)"
+
     def gib(name: str) -> str:
         return f"{result[name]:.1f} GiB" if result.get(name) is not None else "-"
 
@@ -89,6 +93,7 @@ def _row(result: Mapping[str, Any], edits: Sequence[Mapping[str, Any]], floor: M
         "yes" if result["compiled"] else "no",
         clip,
         f"{result['step_seconds']:.3g} s",
+        predicted,
         share,
         f"{100 * (result['step_seconds'] / resident[0] - 1):+.1f} %" if resident else "-",
         gib("reserved_gib"),

@@ -35,6 +35,7 @@ def main() -> int:
     import psutil
 
     from ui.jobs.jobs import Jobs
+    from ui.jobs.remote import WorkerEngine
     from ui.settings import Settings
 
     parser = argparse.ArgumentParser(description="Kill workers in the middle of edits.")
@@ -44,7 +45,9 @@ def main() -> int:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    jobs = Jobs(Settings(preset=options.preset, gpus=options.gpus, device=options.device, warm=False))
+    settings = Settings(preset=options.preset, gpus=options.gpus, device=options.device, warm=False)
+    jobs = Jobs(settings)
+    jobs.engine = WorkerEngine(settings)  # with one GPU, too, where the app runs the model itself
     page = psutil.Process()
     rows: list[dict[str, Any]] = []
     for row in rounds(jobs, page, options):
@@ -88,11 +91,13 @@ def kill_one(jobs: Jobs, request: EditRequest, rank: int) -> dict[str, Any]:
     """Kill the worker of this rank after the first step of an edit: what was said, how soon, and the seconds until the
     workers were ready again."""
     from sama.errors import EditFailedError
+    from ui.jobs.remote import WorkerEngine
     from ui.jobs.work import JobStep
 
     run = jobs.edit(request)
     next(step for step in run if isinstance(step, JobStep) and step.step == 1)
-    victim, began = jobs.engine.worker_numbers[rank], time.monotonic()  # type: ignore[union-attr]
+    assert isinstance(jobs.engine, WorkerEngine)
+    victim, began = jobs.engine.worker_numbers[rank], time.monotonic()
     os.kill(victim, signal.SIGKILL)
     try:
         list(run)

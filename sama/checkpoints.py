@@ -9,7 +9,8 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from sama.errors import CheckpointError
 from sama.files import whole_file
 from sama.model.names import from_official_name, strip_prefixes, to_official_name
-from sama.presets import transformer_config
+from sama.presets import PRESETS, transformer_config
 
 if TYPE_CHECKING:
     from sama.model.transformer import SamaTransformer3DModel
@@ -66,7 +67,7 @@ def iterate_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, Tensor]
     path: a file (.safetensors, or .pt/.pth/.bin/.ckpt, which are read without running code), a shard index
     (.index.json), or a folder with either; in a diffusers pipeline's folder, its `transformer`.
     """
-    for file in _files(Path(path)):
+    for file in checkpoint_files(Path(path)):
         try:
             if file.suffix == ".safetensors":
                 yield from _iterate_safetensors(file)
@@ -100,7 +101,8 @@ def save_official(transformer: nn.Module, path: str | os.PathLike[str], dtype: t
         save_file(weights, part, metadata={"format": "pt"})
 
 
-def _files(path: Path) -> list[Path]:
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files of a checkpoint, see `iterate_tensors`. Raises CheckpointError where there is none, or several."""
     if path.name.endswith(".index.json"):
         return _indexed(path)
     if path.is_file():
@@ -147,13 +149,20 @@ def _iterate_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _iterate_pickled(file: Path) -> Iterator[tuple[str, Tensor]]:
-    loaded = torch.load(file, map_location="cpu", weights_only=True)
+    yield from read_pickled(file).items()
+
+
+def read_pickled(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .pt, .pth, .bin or .ckpt file, which stay in the file until they are used where its format
+    allows. Raises CheckpointError for a file that holds no state dict."""
+    mapped = zipfile.is_zipfile(file)  # older files are one stream
+    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     for wrapper in ("state_dict", "model", "module"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{file.name} holds no state dict: give the file with the model's weights.")
-    yield from loaded.items()
+    return loaded
 
 
 # --- Models ----------------------------------------------------------------------------------------------------------
@@ -171,12 +180,16 @@ def load_transformer(
     diffusers does, norms, time embedder and modulation tables stay in float32 whatever `dtype` says.
 
     path: see `iterate_tensors`; or tensors by name, which the model takes over.
-    config: a preset's name ("14b", "1.3b"), the model's arguments, or None for the `config.json` beside the weights.
+    config: a preset's name ("14b", "1.3b"), the model's arguments, or None for the `config.json` beside the weights;
+        for tensors, None finds the preset by their shapes.
     Raises CheckpointError when a key is missing, foreign or of the wrong shape.
     """
-    model = _empty_model(_resolve_config(config, None if isinstance(path, Mapping) else Path(path)))
+    if isinstance(path, Mapping):
+        model = empty_model(resolve_config(config, None, shapes_of(path)))
+    else:
+        model = empty_model(resolve_config(config, Path(path)))
     weights = _read_as_ours(path, model, dtype, device)
-    _check_keys(model, weights, path)
+    _check_keys(model, shapes_of(weights), path)
     return _filled(model, weights, device)
 
 
@@ -193,30 +206,55 @@ def from_base_wan(
     names. Raises CheckpointError when a backbone key is missing, foreign or of the wrong shape, and for a checkpoint
     that is a SAMA model already.
     """
-    model = _empty_model(_resolve_config(config, None))
+    model = empty_model(resolve_config(config, None))
     weights = _read_as_ours(source, model, dtype, device)
     already = [name for name in weights if name.startswith(_SEMANTIC)]
     if already:
         raise CheckpointError(f"This is a SAMA checkpoint already ({some_of(already)}): load it with load_transformer.")
-    weights |= {name: value.to(device, _dtype_of(model, name, dtype)) for name, value in _fresh(model, seed)}
-    _check_keys(model, weights, source)
+    weights |= {name: value.to(device, stored_dtype(model, name, dtype)) for name, value in _fresh(model, seed)}
+    _check_keys(model, shapes_of(weights), source)
     return _filled(model, weights, device)
 
 
-def _resolve_config(config: str | Mapping[str, Any] | None, path: Path | None) -> dict[str, Any]:
+def resolve_config(
+    config: str | Mapping[str, Any] | None, path: Path | None, shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Any]:
+    """The arguments of a model: of a preset's name, as given, from the `config.json` beside `path`, or of the preset
+    whose weights have these shapes. Raises CheckpointError where nothing says them."""
     if isinstance(config, str):
         return transformer_config(config)
     if config is not None:
         return dict(config)
-    folder = path if path is not None and path.is_dir() else Path(path or "").parent
-    for file in (folder / "transformer" / "config.json", folder / "config.json"):
-        if file.is_file():
-            stored = json.loads(file.read_text())
-            return {name: value for name, value in stored.items() if not name.startswith("_")}
-    raise CheckpointError(f"There is no config.json beside {path}: name the preset, such as 14b.")
+    if path is not None:
+        folder = path if path.is_dir() else path.parent
+        for file in (folder / "transformer" / "config.json", folder / "config.json"):
+            if file.is_file():
+                stored = json.loads(file.read_text())
+                return {name: value for name, value in stored.items() if not name.startswith("_")}
+    preset = None if shapes is None else _preset_of(shapes)
+    if preset is not None:
+        return transformer_config(preset)
+    where = "these weights" if path is None else str(path)
+    raise CheckpointError(f"There is no config.json beside {where}: name the preset, such as 14b.")
 
 
-def _empty_model(config: Mapping[str, Any]) -> SamaTransformer3DModel:
+def _preset_of(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """The preset of a transformer of this width and depth, official or our key names."""
+    names = [strip_prefixes(name) for name in shapes]
+    width = next((shape[0] for name, shape in shapes.items() if name.endswith("patch_embedding.weight")), 0)
+    depth = len({name.split(".")[1] for name in names if name.startswith("blocks.")})
+    for name, preset in PRESETS.items():
+        asked = preset.transformer
+        if asked and (asked["num_attention_heads"] * asked["attention_head_dim"], asked["num_layers"]) == (
+            width,
+            depth,
+        ):
+            return name
+    return None
+
+
+def empty_model(config: Mapping[str, Any]) -> SamaTransformer3DModel:
+    """A model of these arguments whose weights take no memory and have no values."""
     from accelerate import init_empty_weights
 
     from sama.model.transformer import SamaTransformer3DModel
@@ -237,23 +275,55 @@ def _read_as_ours(
     weights: dict[str, Tensor] = {}
     foreign = []
     for name, tensor in pairs:
-        stripped = strip_prefixes(name)
-        # A few names are the same in both worlds, and none means two different things.
-        ours = stripped if stripped in known else from_official_name(stripped)
-        if ours is None or ours not in known or ours in weights:
+        ours = _our_name(name, known)
+        if ours is None or ours in weights:
             foreign.append(name)
             continue
-        weights[ours] = tensor.to(device, _dtype_of(model, ours, dtype))
-    if foreign:
-        raise CheckpointError(
-            f"The checkpoint does not fit this model: {some_of(foreign)} {_verb(foreign, 'is', 'are')} foreign to it."
-        )
+        weights[ours] = tensor.to(device, stored_dtype(model, ours, dtype))
+    _refuse_foreign(foreign)
     return weights
 
 
-def _check_keys(model: SamaTransformer3DModel, weights: Mapping[str, Tensor], source: object) -> None:
+def source_names(model: SamaTransformer3DModel, shapes: Mapping[str, Sequence[int]], source: object) -> dict[str, str]:
+    """The name that each weight of a model has in a checkpoint whose tensors have these shapes, by our name. Raises
+    CheckpointError for a key that is missing, foreign or of the wrong shape."""
+    known = model.state_dict()
+    names: dict[str, str] = {}
+    foreign = []
+    for name in shapes:
+        ours = _our_name(name, known)
+        if ours is None or ours in names:
+            foreign.append(name)
+        else:
+            names[ours] = name
+    _refuse_foreign(foreign)
+    _check_keys(model, {ours: shapes[name] for ours, name in names.items()}, source)
+    return names
+
+
+def _our_name(name: str, known: Mapping[str, Tensor]) -> str | None:
+    """A checkpoint's key as our model's, or None for a foreign one."""
+    stripped = strip_prefixes(name)
+    # A few names are the same in both worlds, and none means two different things.
+    ours = stripped if stripped in known else from_official_name(stripped)
+    return ours if ours in known else None
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def _refuse_foreign(names: list[str]) -> None:
+    if names:
+        raise CheckpointError(
+            f"The checkpoint does not fit this model: {some_of(names)} {_verb(names, 'is', 'are')} foreign to it."
+        )
+
+
+def _check_keys(model: SamaTransformer3DModel, shapes: Mapping[str, Sequence[int]], source: object) -> None:
     expected = model.state_dict()
-    missing = [name for name in expected if name not in weights]
+    missing = [name for name in expected if name not in shapes]
     if missing:
         hint = ""
         if all(name.startswith(_SEMANTIC) for name in missing):
@@ -261,9 +331,9 @@ def _check_keys(model: SamaTransformer3DModel, weights: Mapping[str, Tensor], so
         where = "The checkpoint" if isinstance(source, Mapping) else str(source)
         raise CheckpointError(f"{where} lacks {some_of(missing)}.{hint}")
     wrong = [
-        f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
-        for name, tensor in weights.items()
-        if tensor.shape != expected[name].shape
+        f"{name} {list(shape)} instead of {list(expected[name].shape)}"
+        for name, shape in shapes.items()
+        if tuple(shape) != tuple(expected[name].shape)
     ]
     if wrong:
         raise CheckpointError(f"The checkpoint has another size than this model: {some_of(wrong)}.")
@@ -276,7 +346,8 @@ def _filled(
     return model.to(device).eval()  # the buffers
 
 
-def _dtype_of(model: SamaTransformer3DModel, name: str, dtype: torch.dtype) -> torch.dtype:
+def stored_dtype(model: SamaTransformer3DModel, name: str, dtype: torch.dtype) -> torch.dtype:
+    """The type of one weight in a model of type `dtype`: diffusers keeps norms and the like in float32."""
     kept = model._keep_in_fp32_modules or ()
     return torch.float32 if any(part in kept for part in name.split(".")) else dtype
 

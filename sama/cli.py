@@ -1,4 +1,4 @@
-"""`python -m sama edit | info | doctor | convert | space`.
+"""`python -m sama edit | batch | info | doctor | convert | bundle | space`.
 
 Exit status: 0 done, 2 bad input, 1 a failure of ours, 130 cancelled. Heavy libraries are imported where they are
 needed: help and refusals are quick.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sama.device.memory import MEMORY_MODES
 from sama.errors import CheckpointError, EditError, EditFailedError
-from sama.files import whole_folder
 from sama.presets import PRESETS, QUALITIES
 
 if TYPE_CHECKING:
@@ -54,18 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _edit(arguments: argparse.Namespace) -> int:
     from sama.edit.request import EditRequest, free_output
     from sama.edit.settings_file import load_settings
+    from sama.video.codecs import usual_suffix
 
     values = load_settings(arguments.settings) if arguments.settings else {}
     values.pop("output", None)  # an earlier result is not replaced by accident
     given = _given(arguments)
     if "quality" in given:  # it replaces how the earlier result was sampled
-        for name in ("steps", "guidance", "scheduler", "guidance_interval"):
+        for name in ("steps", "guidance", "scheduler", "guidance_interval", "few_steps"):
             values.pop(name, None)
     values |= given
     for name, what in (("video", "a video"), ("instruction", "an instruction")):
         if values.get(name) is None:
             raise _UsageError(f'Give {what}: python -m sama edit in.mp4 "Make it snowy" -o out.mp4')
-    values.setdefault("output", free_output(values["video"]))
+    if "output" not in values:
+        values["output"] = free_output(values["video"], usual_suffix(values.get("codec")))
     progress = _Progress(quiet=arguments.quiet)
     with (
         _unlogged("sama.pipeline"),
@@ -82,6 +84,36 @@ def _edit(arguments: argparse.Namespace) -> int:
         _say(f"Note: {' '.join(event.result.notices)}")
     print(values["output"])
     return OK
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    from sama.edit.batch import read_jobs, run_batch
+
+    if arguments.gpus != 1:
+        raise _UsageError("A batch runs on one GPU: leave --gpus out.")
+    given = _given(arguments)
+    instruction = given.pop("instruction", None)
+    rows = read_jobs(arguments.jobs, given, instruction, arguments.out)
+    progress, edited, skipped, statuses = _Progress(quiet=arguments.quiet), 0, 0, []
+    with (
+        _unlogged("sama.pipeline"),
+        _unlogged("sama.model.lora"),
+        closing(run_batch(rows, arguments.overwrite)) as events,
+    ):
+        for told in events:
+            skipped += told.skipped
+            if told.error is not None:
+                statuses.append(_failure(told.error, arguments.debug, f"{told.row.place}: "))
+            if told.event is None:
+                continue
+            progress.show(told.event)
+            if told.event.result is not None:
+                progress.finish()
+                progress = _Progress(quiet=arguments.quiet)
+                edited += 1
+                print(told.event.result.output, flush=True)
+    _say(f"{edited} edited, {skipped} there already, {len(statuses)} failed")
+    return min(statuses, default=OK)  # a failure of ours comes before bad input
 
 
 def _events(request: EditRequest, gpus: int, debug: bool) -> Generator[EditEvent, None, None]:
@@ -172,18 +204,23 @@ def _convert(arguments: argparse.Namespace) -> int:
     if to_official != (target.suffix == ".safetensors"):
         kind = "a .safetensors file" if to_official else "a folder, so its name has no suffix .safetensors"
         raise _UsageError(f"The target of --to {arguments.to} is {kind}.")
+    if to_official and arguments.base:
+        raise _UsageError("--base makes a folder complete: leave it out with --to official.")
+    if not re.fullmatch(r"[1-9]\d*[KMG]B", arguments.shard_size):
+        raise _UsageError(f"The shard size cannot be {arguments.shard_size!r}; give one such as 500MB or 2GB.")
     if not Path(arguments.source).exists():
         raise _UsageError(f"There is no checkpoint at {arguments.source}; check the path.")
     import torch
 
-    from sama.checkpoints import load_transformer, save_official
-
-    transformer = load_transformer(arguments.source, arguments.preset, getattr(torch, arguments.dtype))
+    dtype = getattr(torch, arguments.dtype)
     if to_official:
-        save_official(transformer, target, getattr(torch, arguments.dtype))
+        from sama.checkpoints import load_transformer, save_official
+
+        save_official(load_transformer(arguments.source, arguments.preset, dtype), target, dtype)
     else:
-        with whole_folder(target) as part:
-            transformer.save_pretrained(part)
+        from sama.conversion import to_folder
+
+        to_folder(arguments.source, target, arguments.preset, dtype, arguments.base, arguments.shard_size)
     print(target)
     return OK
 
@@ -203,6 +240,13 @@ def _space(arguments: argparse.Namespace) -> int:
 
     _say(f"Uploading {len(space.files)} files, {total / 1e6:.0f} MB, to {space.repo}")
     print(upload_space(space, HfApi(), arguments.private))
+    return OK
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    from sama.bundle import write_code
+
+    print(write_code(arguments.folder))
     return OK
 
 
@@ -279,15 +323,16 @@ def _told(told: Estimate) -> str:
     )
 
 
-def _failure(error: Exception, debug: bool) -> int:
+def _failure(error: Exception, debug: bool, where: str = "") -> int:
+    """Tell why something failed, and the exit status that follows. where: before the sentence."""
     if debug:
         traceback.print_exception(error)
     if isinstance(error, (_UsageError, EditError, CheckpointError)):
-        _say(str(error))
+        _say(where + str(error))
         return BAD_INPUT
     first_line = next(iter(str(error).strip().splitlines()), "")
     ours = "" if isinstance(error, EditFailedError) else f"This failed, which is our fault: {type(error).__name__}: "
-    sentence = ours + first_line
+    sentence = where + ours + first_line
     _say(sentence if debug else f"{sentence} (--debug shows the details)")
     return FAILED
 
@@ -335,10 +380,11 @@ def _parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' messages")
-    parser = _Parser(prog="python -m sama", description="Change a video by telling it what to change.")
+    command = "sama" if Path(sys.argv[0]).stem == "sama" else "python -m sama"
+    parser = _Parser(prog=command, description="Change a video by telling it what to change.")
     parser.add_argument("--version", action="version", version=f"sama {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="edit | info | doctor | convert | space")
-    for add in (_add_edit, _add_info, _add_doctor, _add_convert, _add_space):
+    commands = parser.add_subparsers(required=True, metavar="edit | batch | info | doctor | convert | bundle | space")
+    for add in (_add_edit, _add_batch, _add_info, _add_doctor, _add_convert, _add_bundle, _add_space):
         add(commands, common)
     return parser
 
@@ -352,17 +398,35 @@ def _add_edit(commands: Any, common: argparse.ArgumentParser) -> None:
     edit.add_argument("instruction", nargs="?", help='what should change, such as "Make it snowy"')
     edit.add_argument("-o", "--output", help="the result; <name>-edited.mp4 beside the source if left out")
     edit.add_argument("--settings", default=None, help="the .json of an earlier result, for all that is not given")
-    _add_run_arguments(edit)
-    edit.add_argument("--seed", type=int, help="same seed, same file (0)")
-    edit.add_argument("--negative", dest="negative_prompt", metavar="TEXT", help="what to avoid")
+    _add_result_arguments(edit)
     edit.add_argument(
         "--mask", metavar="FILE", help="a picture or a clip, white where the edit may show; the source stays elsewhere"
     )
-    edit.add_argument(
+    edit.set_defaults(run=_edit)
+
+
+def _add_batch(commands: Any, common: argparse.ArgumentParser) -> None:
+    batch = commands.add_parser(
+        "batch", parents=[common], help="many edits with one loaded model", argument_default=argparse.SUPPRESS,
+        description="Edit the clips of a folder or of a table. Results that are there already are left alone.",
+    )  # fmt: skip
+    batch.add_argument("jobs", help="a folder of clips, or a .csv with the columns clip, instruction and more")
+    batch.add_argument("instruction", nargs="?", help="for a folder, and for rows that name none")
+    batch.add_argument("--out", metavar="FOLDER", default=None, help="where results go; beside their clips if left out")
+    batch.add_argument("--overwrite", action="store_true", default=False, help="do again what is there already")
+    _add_result_arguments(batch)
+    batch.set_defaults(run=_batch)
+
+
+def _add_result_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_run_arguments(parser)
+    parser.add_argument("--seed", type=int, help="same seed, same file (0)")
+    parser.add_argument("--negative", dest="negative_prompt", metavar="TEXT", help="what to avoid")
+    parser.add_argument(
         "--lora", action="append", metavar="FILE[@SCALE]", help="LoRA weights; may be given several times"
     )
-    edit.add_argument("--quiet", action="store_true", default=False, help="no progress")
-    edit.set_defaults(run=_edit)
+    parser.add_argument("--codec", help="prores for editing programs (.mov, .mkv), ffv1 for archives (.mkv)")
+    parser.add_argument("--quiet", action="store_true", default=False, help="no progress")
 
 
 def _add_info(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -389,6 +453,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=float, metavar="THRESHOLD", help="leave out what changes less than this between steps (0.1)"
     )
+    parser.add_argument(
+        "--few-steps", metavar="FILE",
+        help="a LoRA for four steps without guidance: a file, owner/name/file.safetensors on the Hub, own (the "
+        "model's, which --quality fast uses) or off",
+    )  # fmt: skip
     parser.add_argument("--source-guidance", type=float, help="how strongly the source steers, on top")
     parser.add_argument("--start", type=int, help="first frame to edit (0)")
     parser.add_argument("--frames", type=int, help="how many frames to edit, at most; all if left out")
@@ -421,6 +490,13 @@ def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "--preset", choices=("14b", "1.3b"), help="the model, where no config.json lies beside the source"
     )
+    convert.add_argument(
+        "--base", metavar="FOLDER", help="Wan2.1 in diffusers' layout, a folder or a Hub repository: its VAE and text "
+        "encoder make the new folder a complete pipeline",
+    )  # fmt: skip
+    convert.add_argument(
+        "--shard-size", default="2GB", help="the largest file of a new folder, and about the memory needed (2GB)"
+    )
     convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     convert.set_defaults(run=_convert)
 
@@ -437,3 +513,11 @@ def _add_space(commands: Any, common: argparse.ArgumentParser) -> None:
     space.add_argument("--private", action="store_true", help="only for you")
     space.add_argument("--dry-run", action="store_true", help="list the files and settings; upload nothing")
     space.set_defaults(run=_space)
+
+
+def _add_bundle(commands: Any, common: argparse.ArgumentParser) -> None:
+    bundle = commands.add_parser(
+        "bundle", parents=[common], help="put the code into a saved pipeline, for diffusers without this package"
+    )
+    bundle.add_argument("folder", help="a saved pipeline; its pipeline.py is written")
+    bundle.set_defaults(run=_bundle)

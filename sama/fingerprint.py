@@ -3,7 +3,7 @@
 | of what | reads | kept in |
 |---|---|---|
 | a loaded pipeline | a sample of every tensor, in the type it has | the settings beside a result |
-| a saved model | all of its files | scores: are two of the same model? |
+| a saved model | all of its files of weights | scores: are two of the same model? |
 | large files | blocks spread over them | keys of caches |
 """
 
@@ -13,6 +13,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sama.model.named import NAMING_FILE
+from sama.presets import FEW_STEPS_FILE
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
@@ -38,10 +41,11 @@ def of_pipeline(pipeline: SamaPipeline) -> str:
 
 
 def of_folder(folder: str | Path) -> str:
-    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it."""
+    """A hash of all files of weights (.safetensors) in a folder and of where they lie in it; without LoRAs, and without
+    a probe that names tokens, which no edit goes through."""
     digest = hashlib.sha256()
     root = Path(folder)
-    for file in sorted(root.rglob("*.safetensors")):
+    for file in sorted(file for file in root.rglob("*.safetensors") if file.name not in (NAMING_FILE, FEW_STEPS_FILE)):
         digest.update(str(file.relative_to(root)).encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,30 +24,33 @@ def load_pipeline(
     compile: str = "auto",
     window: tuple[int, int, int] | None = None,
     forwards: int | None = None,
+    texts: bool = True,
 ) -> SamaPipeline:
     """A preset's pipeline on a device, ready to edit.
 
     device: None takes the best there is, see `sama.device.placement.default_device`.
-    lora: files, each optionally with `@scale`.
+    lora: files, each optionally with `@scale`; one that is not here may be `owner/name/file.safetensors` on the Hub.
     model: folder of a saved pipeline in place of the preset's weights.
     memory, compile, window, forwards: how it runs there, see `sama.device.placement.place`.
+    texts: whether it will encode prompts; without, its text encoder is not even read.
     Raises EditError for weights, LoRAs, devices or ways that are not there or do not fit.
     """
-    from sama.edit.request import check_lora, check_preset, check_ways, check_weights, parse_lora
+    from sama.edit.request import check_lora, check_preset, check_ways, check_weights, is_on_hub, parse_lora
 
     check_preset(preset)
     check_ways(memory, compile)
     check_weights(preset, model)
     loras = [parse_lora(spec) for spec in lora]
     for path, _ in loras:
-        check_lora(path)
+        if not is_on_hub(path):
+            check_lora(path)
     target = resolve_device(device, needs_gpu(preset, model))
     use_growing_segments()
     names = [f"lora_{index}" for index in range(len(loras))]
     try:
-        pipeline = assemble(preset, target, model=model)
+        pipeline = assemble(preset, target, model=model, texts=texts)
         for name, (path, _) in zip(names, loras, strict=True):
-            pipeline.load_lora_weights(path, adapter_name=name)
+            pipeline.load_lora_weights(_fetched(path) if is_on_hub(path) else path, adapter_name=name)
     except CheckpointError as error:
         raise EditError(str(error)) from error
     except OSError as error:
@@ -65,17 +68,35 @@ def assemble(
     device: str = "cpu",
     model: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    texts: bool = True,
 ) -> SamaPipeline:
     """A preset's pipeline in main memory, in the types that `device` computes with.
 
     model: folder of a saved pipeline in place of the preset's.
     weights: a SAMA transformer in place of the released one: a file, shards or a folder. The 1.3b preset, which has no
         released weights, needs it or `model`.
+    texts: False leaves out the text encoder, and the tower for showing outcomes.
     Raises CheckpointError for weights that do not fit, ValueError for an unknown preset.
     """
     chosen = get_preset(preset)
     folder = model or chosen.folder
-    return _from_folder(chosen, Path(folder), device, weights) if folder else _from_hub(chosen, weights)
+    absent = {} if texts else {"text_encoder": None, "semantic_tower": None}
+    if folder:
+        return _from_folder(chosen, Path(folder), device, weights, absent)
+    return _from_hub(chosen, weights, absent)
+
+
+def _fetched(path: Path) -> str:
+    """A file of the Hub on this machine. Raises EditError where there is none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    owner, name, *rest = path.parts
+    try:
+        return hf_hub_download(f"{owner}/{name}", "/".join(rest))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EditError(f"The LoRA {path.as_posix()} is neither here nor on the Hub: {reason}") from error
 
 
 def needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
@@ -83,7 +104,9 @@ def needs_gpu(preset: str, model: str | os.PathLike[str] | None) -> bool:
     return model is None and get_preset(preset).folder is None
 
 
-def _from_folder(preset: Preset, folder: Path, device: str, weights: str | os.PathLike[str] | None) -> SamaPipeline:
+def _from_folder(
+    preset: Preset, folder: Path, device: str, weights: str | os.PathLike[str] | None, absent: Mapping[str, None]
+) -> SamaPipeline:
     import torch
 
     from sama.checkpoints import load_transformer
@@ -93,13 +116,13 @@ def _from_folder(preset: Preset, folder: Path, device: str, weights: str | os.Pa
         raise CheckpointError(missing_weights(preset))
     dtype = fast_dtype(device)
     types = {"transformer": dtype, "vae": vae_dtype(device), "default": torch.float32}
-    pipeline = SamaPipeline.from_pretrained(folder, dtype=types)
+    pipeline = SamaPipeline.from_pretrained(folder, dtype=types, **absent)
     if weights is not None:
         pipeline.register_modules(transformer=load_transformer(weights, pipeline.transformer_arguments, dtype))
     return pipeline
 
 
-def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None) -> SamaPipeline:
+def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None, absent: Mapping[str, None]) -> SamaPipeline:
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -119,4 +142,5 @@ def _from_hub(preset: Preset, weights: str | os.PathLike[str] | None) -> SamaPip
         scheduler=FlowMatchEulerDiscreteScheduler(),
         **(preset.canvas.settings() if preset.canvas else {}),
         dtype={"text_encoder": dtype, "default": torch.float32},
+        **absent,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -16,15 +17,29 @@ WAN_STEPS, WAN_GUIDANCE, WAN_TEXT_TOKENS = 50, 5.0, 512
 """Denoising steps, guidance, and tokens of a prompt, padding included, of a pipeline whose own configuration says
 nothing else; as Wan2.1 was published."""
 
+SIGLIP = "google/siglip-so400m-patch14-384"
+
 WAN_CANVAS = Canvas(OFFICIAL_BUCKETS, window=81)
 """Sizes and window of the released model, whose files on the Hub do not name them."""
 
-_PLACES = tuple(base / "assets" / "sama-tiny" for base in (Path(__file__).parents[1], Path(__file__).parent))
-TINY_FOLDER = next((folder for folder in _PLACES if (folder / "model_index.json").is_file()), _PLACES[0])
-"""The embedded model: beside the package in a checkout, or among the data of an installed package that carries it."""
+_CHECKOUT, _DATA_PACKAGE = Path(__file__).parents[1] / "assets" / "sama-tiny", "sama_editor_tiny"
 
+
+def _tiny_folder() -> Path:
+    """The embedded model: beside the package in a checkout, or an installed package of data."""
+    if (_CHECKOUT / "model_index.json").is_file():
+        return _CHECKOUT
+    found = importlib.util.find_spec(_DATA_PACKAGE)
+    places = found.submodule_search_locations if found is not None else None
+    return Path(next(iter(places))) if places else _CHECKOUT
+
+
+TINY_FOLDER = _tiny_folder()
 
 QUALITIES = ("fast", "balanced", "best")
+
+FEW_STEPS_FILE = "few_steps.safetensors"
+"""A LoRA in the folder of a saved pipeline that makes few steps without guidance do: `training.stages.distill`."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +47,20 @@ class Sampling:
     """How an edit is sampled: how often the model is evaluated.
 
     steps, guidance: None is the default of the model's saved pipeline. guidance_interval: noise levels (low, high) in
-    [0, 1] between which guidance acts, None for all. said: what a user is told about it; docs/samplers.md measures it.
+    [0, 1] between which guidance acts, None for all. few_steps: whether the model's own LoRA for few steps is used,
+    where it has one. said: what a user is told about it; docs/samplers.md measures it.
     """
 
     steps: int | None = None
     guidance: float | None = None
     scheduler: str = "euler"
     guidance_interval: tuple[float, float] | None = None
+    few_steps: bool = False
     said: str = ""
 
+
+FEW_STEPS = Sampling(4, 1.0, few_steps=True)
+"""With a LoRA for few steps that a user names; those published for Wan2.1 are made for four without guidance."""
 
 _UNTRIED = "not tried on real weights of this model"
 WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
@@ -52,7 +72,7 @@ WAN_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
 )
 TINY_QUALITIES: Mapping[str, Sampling] = MappingProxyType(
     {
-        "fast": Sampling(4, 1.0, said="leaves more of what was asked for undone"),
+        "fast": Sampling(4, 1.0, few_steps=True, said="four steps without guidance"),
         "balanced": Sampling(),
         "best": Sampling(20),
     }
@@ -68,6 +88,8 @@ class Preset:
     weights_repo, weights_file, weights_revision: the released transformer on the Hub, or None where none is released.
     transformer: arguments of `SamaTransformer3DModel`; empty where the folder says it.
     canvas: sizes and window; None where the folder says it.
+    tower: the Hub repository of the SigLIP model that made the anchors in training, fetched only when a plan is read;
+        None where the folder holds the tower.
     qualities: ways to sample, by a name of `QUALITIES`. quality: the one where a user names none.
     """
 
@@ -79,6 +101,7 @@ class Preset:
     weights_revision: str | None = None
     transformer: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     canvas: Canvas | None = None
+    tower: str | None = None
     qualities: Mapping[str, Sampling] = field(default_factory=lambda: WAN_QUALITIES)
     quality: str = "best"
 
@@ -98,7 +121,7 @@ def _wan(dim: int, ffn_dim: int, num_layers: int, num_heads: int) -> Mapping[str
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "tiny": Preset("tiny", folder=TINY_FOLDER, qualities=TINY_QUALITIES, quality="balanced"),
+        "tiny": Preset("tiny", folder=TINY_FOLDER, qualities=TINY_QUALITIES, quality="fast"),
         "14b": Preset(
             "14b",
             base_repo="Wan-AI/Wan2.1-T2V-14B-Diffusers",
@@ -107,12 +130,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             weights_revision="a91358332decca9adc7d0b77dc9345629cbf0852",
             transformer=_wan(dim=5120, ffn_dim=13824, num_layers=40, num_heads=40),
             canvas=WAN_CANVAS,
+            tower=SIGLIP,
         ),
         "1.3b": Preset(
             "1.3b",
             base_repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
             transformer=_wan(dim=1536, ffn_dim=8960, num_layers=30, num_heads=12),
             canvas=WAN_CANVAS,
+            tower=SIGLIP,
         ),
     }
 )
@@ -181,10 +206,17 @@ def canvas_of(preset: str, model: str | os.PathLike[str] | None = None) -> Canva
     return chosen.canvas
 
 
+def own_few_steps(preset: str, model: str | os.PathLike[str] | None = None) -> Path | None:
+    """The file of the LoRA for few steps that a model carries, or None. model: as in `canvas_of`."""
+    folder = model or get_preset(preset).folder
+    file = None if folder is None else Path(folder) / FEW_STEPS_FILE
+    return file if file is not None and file.is_file() else None
+
+
 def missing_weights(preset: Preset) -> str:
     """The message for the user when a preset's folder is not there."""
     return (
-        f"The weights of the preset {preset.name!r} are not in {str(preset.folder)!r}: they come with the project's "
-        "repository, not with an installed package; give their folder with --model (assets/sama-tiny of the "
-        "repository), or train them there with `make train-tiny`."
+        f"The weights of the preset {preset.name!r} are not in {str(preset.folder)!r}: install the package "
+        "sama-editor-tiny, give their folder with --model (assets/sama-tiny of the project's repository), or train "
+        "them there with `make train-tiny`."
     )

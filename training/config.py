@@ -145,6 +145,24 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, config=CLOSED)
+class DistillConfig:
+    """Fewer evaluations at inference: the model learns to sample in `steps` steps without guidance what its frozen
+    teacher, the weights that training starts from, samples with it. See `training.stages.distill`."""
+
+    steps: Number = 0
+    """Denoising steps of the student, at the noise levels of inference; 0: no distillation."""
+    substeps: Count = 2
+    """Steps that the teacher takes for one of the student's."""
+    guidance: Positive = 2.0
+    """The teacher's guidance scale."""
+    truth_weight: Share = 0.0
+    """How far the target of `truth_tasks` is moved from the teacher's velocity to the one that leads to the drawn
+    truth."""
+    truth_tasks: tuple[str, ...] = ()
+    """Tasks of drawn data whose truth is the only right answer. Of files, every pair is taken for such a one."""
+
+
+@dataclass(frozen=True, config=CLOSED)
 class ParallelConfig:
     """How several processes share the work."""
 
@@ -266,6 +284,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    distill: DistillConfig = DistillConfig()
     parallel: ParallelConfig = ParallelConfig()
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()

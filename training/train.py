@@ -38,6 +38,7 @@ from training.core.tracking import Tracker
 from training.data.encoders import Encoders
 from training.errors import ConfigError, DataError, NotFiniteError, RunStoppedError
 from training.parallel.processes import DataRank, ProcessGroups, process_groups
+from training.stages.distill import DistillStage
 from training.stages.editor import EditStage
 from training.stages.model import build_transformer, empty_transformer, model_arguments
 from training.values import Count, argument
@@ -149,7 +150,8 @@ def build_stage(config: TrainConfig, accelerator: Accelerator) -> tuple[Stage, P
     groups = process_groups(config, accelerator, count)
     transformer = build_transformer(config, encoders, empty=groups.sharded and not accelerator.is_main_process)
     feed = build_feed(config, encoders, groups.data_rank)
-    return EditStage(config, accelerator, feed, encoders, groups.data_rank, transformer), groups
+    kind = DistillStage if config.distill.steps else EditStage
+    return kind(config, accelerator, feed, encoders, groups.data_rank, transformer), groups
 
 
 def build_feed(config: TrainConfig, encoders: Encoders, data_rank: DataRank) -> Feed:

@@ -1,4 +1,4 @@
-"""The web app: an editor, the pretext tasks and the semantic anchors, on top of `sama`.
+"""The web app: an editor, repairs (the pretext tasks) and the plan of an edit, on top of `sama`.
 
 Nothing heavy is imported here, with one exception: on a ZeroGPU Space, `spaces` has to come before torch.
 """

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from sama.edit.request import DETAIL, KEEP_SOURCE, EditRequest
+from sama.model.pretext import PRETEXT_TASKS
 from sama.presets import QUALITIES
 from sama.video import write_clip
 from ui import text
@@ -25,11 +25,14 @@ from ui.media.limits import GUIDANCE, MAX_SEED, STEPS, checked_instruction
 from ui.media.masks import beside, take_mask
 from ui.media.runs import add_notices
 from ui.media.tokens import Tokens
-from ui.tabs.pretext import damage, scores
+from ui.plan_text import told
+from ui.repair.damage import Break, damage
+from ui.repair.numbers import scores
 
-TASKS = list(text.TASKS.values())
+TASKS = list(PRETEXT_TASKS)
 _QUALITIES = ["default", *QUALITIES]
 _LAST_FRAME = 2**31 - 1
+_STRONGEST = max(strength for task in PRETEXT_TASKS.values() for strength in task.strengths)
 
 
 class Api:
@@ -108,7 +111,7 @@ class Api:
                     keep([folder, clip.path])
                     if isinstance(event, JobStep):
                         yield None, None, text.state(event)
-                    elif event.tokens is None:
+                    elif event.tokens is None or event.tokens.source is None:
                         raise PromptError(text.NO_PLAN)
                     else:
                         event.tokens.save(folder / "plan.npz")
@@ -117,7 +120,9 @@ class Api:
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
-    def corrupt_clip(self, video: str, task: str = "cube", start: int = 0, seed: int = 0) -> tuple[str, dict[str, Any]]:
+    def corrupt_clip(
+        self, video: str, task: str = "cube", start: int = 0, seed: int = 0, strength: float = 0.0
+    ) -> tuple[str, dict[str, Any]]:
         """Damage a clip as a motion pretext task does in training. Needs no model.
 
         Args:
@@ -125,6 +130,8 @@ class Api:
             task: "cube" (frames hidden in grey), "speed" (twice as fast) or "tube" (blocks shuffled).
             start: first frame.
             seed: of the damage, 0 to 2147483647.
+            strength: cube: the share of the frames, 0.1 to 0.6; speed: how many times as fast, 2 to 4; tube: how many
+                of the 8 blocks move, 2 to 8. 0 for that of training: 0.3, 2, 8.
 
         Returns:
             The damaged clip, and what was done to it in numbers.
@@ -132,16 +139,18 @@ class Api:
         try:
             task, start = choice("task", task, TASKS), whole_number("start", start, 0, _LAST_FRAME)
             seed = whole_number("seed", seed, 0, MAX_SEED)
+            choice_made = Break.of(task, start, seed, number_in("strength", strength, 0, _STRONGEST))
             with _at_work(video) as (clip, folder):
-                damaged = damage(clip, task, start, seed, self.jobs.settings.preset)
+                damaged = damage(clip, choice_made, self.jobs.settings.preset)
                 write_clip(folder / "given.mp4", damaged.given, clip.fps)
             return str(folder / "given.mp4"), damaged.detail
         except Exception as error:
             raise gr.Error(sentence(error), print_exception=False) from None
 
     def restore_clip(
-        self, video: str, task: str = "cube", caption: str = "", start: int = 0, seed: int = 0, steps: int = 0
-    ) -> Iterator[tuple[str | None, dict[str, float] | None, str]]:
+        self, video: str, task: str = "cube", caption: str = "", start: int = 0, seed: int = 0, steps: int = 0,
+        strength: float = 0.0,
+    ) -> Iterator[tuple[str | None, dict[str, float] | None, str]]:  # fmt: skip
         """Damage a clip as `corrupt_clip` does and let the model restore it.
 
         Args:
@@ -151,22 +160,25 @@ class Api:
             start: first frame.
             seed: of the damage and of the restoration, 0 to 2147483647.
             steps: denoising steps, 1 to 50; 0 for the model's default.
+            strength: of the damage, as for `corrupt_clip`; 0 for that of training.
 
         Returns:
-            The restored clip, PSNR in dB of given and restored clip (hidden part and overall), and the state in words.
+            The restored clip, the PSNR in dB of the given clip, of the restored one and of what the model's autoencoder
+            makes of the clean one (hidden part, outside it, overall), and the state in words.
         """
         try:
             task, start = choice("task", task, TASKS), whole_number("start", start, 0, _LAST_FRAME)
             seed, count = whole_number("seed", seed, 0, MAX_SEED), whole_number("steps", steps, 0, STEPS[1])
             words = checked_instruction(caption) if len(str(caption or "").strip()) > 2 else str(caption or "").strip()
+            choice_made = Break.of(task, start, seed, number_in("strength", strength, 0, _STRONGEST))
             with _at_work(video) as (clip, folder):
-                damaged = damage(clip, task, start, seed, self.jobs.settings.preset)
-                order = Restoration(damaged.given, damaged.prefix, words, seed, count or None)
+                damaged = damage(clip, choice_made, self.jobs.settings.preset)
+                order = Restoration(damaged.given, damaged.prefix, words, seed, count or None, clean=damaged.clean)
                 for event in self.jobs.restore(order):
                     keep([folder, clip.path])
                     if isinstance(event, Restored):
                         write_clip(folder / "restored.mp4", event.frames, clip.fps)
-                        yield str(folder / "restored.mp4"), scores(damaged, event.frames), "Done"
+                        yield str(folder / "restored.mp4"), scores(damaged, event.frames, event.ceiling), "Done"
                     else:
                         yield None, None, text.state(event)
         except Exception as error:
@@ -235,7 +247,10 @@ def add_api(jobs: Jobs) -> None:
         of = Fields(api.corrupt_clip)
         trigger.click(
             api.corrupt_clip,
-            [of.video("video"), of.choice("task", TASKS, TASKS[0]), of.number("start"), of.number("seed")],
+            [
+                of.video("video"), of.choice("task", TASKS, TASKS[0]), of.number("start"), of.number("seed"),
+                of.number("strength", 0.0),
+            ],
             [given, done], api_name="corrupt_clip", show_progress="hidden",
         )  # fmt: skip
         of = Fields(api.restore_clip)
@@ -243,28 +258,25 @@ def add_api(jobs: Jobs) -> None:
             api.restore_clip,
             [
                 of.video("video"), of.choice("task", TASKS, TASKS[0]), of.words("caption", "A rabbit in a meadow", ""),
-                of.number("start"), of.number("seed"), of.number("steps"),
+                of.number("start"), of.number("seed"), of.number("steps"), of.number("strength", 0.0),
             ],
             [restored, psnr, state], api_name="restore_clip", **at_work,
         )  # fmt: skip
 
 
 def _facts_of(tokens: Tokens, request: EditRequest) -> dict[str, Any]:
-    """Numbers about a plan: its region (8 x 8, rows from the top: 0 stays, up to 2), and how soon it stood.
+    """Facts about a plan: its region (8 x 8, rows from the top: 0 stays, up to 2), how soon it stood, and a sentence.
 
     The region is None for a model whose tokens have no place.
     """
-    import torch
+    from ui.media.plan import PlanFacts
 
-    from sama.model.semantics import plan_region
-
-    plan, source = torch.from_numpy(tokens.plan.astype(np.float32)), torch.from_numpy(tokens.source.astype(np.float32))
-    likeness = torch.nn.functional.cosine_similarity(plan[:, :-1], plan[-1:, :-1], dim=-1).mean(dim=-1)
-    region = plan_region(source, plan[-1]).numpy().round(3).tolist() if tokens.ordered else None
+    facts = PlanFacts.of(tokens)
     return {
-        "region": region,
-        "steps": len(plan),
-        "like_the_last_step": likeness.numpy().round(3).tolist(),
+        "region": facts.planned[-1].reshape(8, 8).astype(float).round(3).tolist() if tokens.ordered else None,
+        "steps": len(facts.planned),
+        "like_the_last_step": facts.settled.astype(float).round(3).tolist(),
+        "told": told(facts),
         "frame": request.start,
         "seed": request.seed,
     }

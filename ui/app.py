@@ -16,16 +16,21 @@ from ui.media.clips import PageClip, source_clip
 from ui.media.folders import keep, leave
 from ui.media.limits import CACHE_SECONDS, KEEP_SECONDS, MAX_FILE_SIZE, SWEEP_SECONDS, limits_table
 from ui.media.runs import FinishedEdit
+from ui.media.towers import PlanReader
+from ui.page.header import header
+from ui.page.theme import theme
+from ui.repair import words
+from ui.repair.session import RepairSession
+from ui.repair.shipped import load_shipped
 from ui.settings import Settings
-from ui.tabs.anchors import AnchorsTab
+from ui.stage import STYLES
 from ui.tabs.controls import PageState
 from ui.tabs.edit import EditTab
 from ui.tabs.examples import load_examples
-from ui.tabs.pretext import PretextTab
+from ui.tabs.plan import PlanTab
+from ui.tabs.repair import RepairTab
 
-_SYSTEM_FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _EVENTS = 200  # that gradio may hold; jobs wait in the line of `Jobs`, and each visitor's requests are counted
-_SYSTEM_MONO = ("ui-monospace", "Consolas", "monospace")
 
 
 def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
@@ -39,7 +44,7 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
     with gr.Blocks(
         title=f"{text.TITLE}: {text.TAGLINE}", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, CACHE_SECONDS)
     ) as demo:
-        gr.HTML(_header(settings), elem_id="header")
+        header(settings, elem_id="header")
         session = PageState(
             clip=gr.State(source_clip(examples[0]) if examples else None),
             runs=gr.State([]),
@@ -48,17 +53,18 @@ def build_app(settings: Settings, jobs: Jobs | None = None) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Edit"):
                 edit = EditTab(jobs, examples, session)
-            with gr.Tab("Pretext") as pretext:
-                PretextTab(pretext, jobs, examples, session)
-            with gr.Tab("Semantic anchors") as anchors:
-                AnchorsTab(anchors, examples, session)
+            with gr.Tab(words.TAB) as tab:
+                repair = RepairTab(tab, jobs, examples, load_shipped(settings.examples), session)
+            with gr.Tab("Plan") as plan:
+                PlanTab(plan, examples, session, PlanReader(settings.vision_tower))
+        edit.wire_load(demo)
         with gr.Accordion("Limits and privacy", open=False):
             gr.Markdown(limits_table(settings.info.max_frames))
         gr.HTML(f'<p class="privacy">{text.PRIVACY}</p>')
         add_api(jobs)
         gr.Timer(KEEP_SECONDS).tick(
             _keep,
-            [session.clip, session.runs, edit.mask],
+            [session.clip, session.runs, edit.mask, repair.state],
             None,
             queue=False,
             api_visibility="private",
@@ -86,50 +92,21 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "pwa": False,
         "ssr_mode": False,
         "theme": theme(),
-        "css_paths": [Path(__file__).with_name("app.css")],
+        "css_paths": [Path(__file__).with_name("app.css"), STYLES, Path(__file__).with_name("repair") / "page.css"],
     }
 
 
-def theme() -> gr.Theme:
-    """The theme, light and dark. It uses the system's fonts, so that nothing is downloaded."""
-    soft = gr.themes.Soft(
-        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=_SYSTEM_FONT, font_mono=_SYSTEM_MONO
+def _keep(
+    clip: PageClip | None,
+    runs: list[FinishedEdit],
+    mask: Path | None = None,
+    repairs: RepairSession | None = None,
+) -> None:
+    """Mark the clip, mask, runs and repairs of an open page as in use, so that they are not removed."""
+    keep(
+        [clip.path if clip else None, mask, *(edit.folder for edit in runs), *(repairs.folders if repairs else [])],
+        shown=True,
     )
-    plain = {  # field names as plain words: a page full of coloured badges has no order
-        "background_fill": "transparent",
-        "text_color": "*body_text_color",
-        "padding": "0",
-        "text_weight": "600",
-    }
-    return soft.set(
-        **{f"block_title_{name}": value for name, value in plain.items()},
-        block_title_background_fill_dark="transparent",
-        block_title_text_color_dark="*body_text_color",
-        block_label_background_fill="*background_fill_primary",
-        block_label_background_fill_dark="*background_fill_primary",
-        block_label_text_color="*body_text_color",
-        block_label_text_color_dark="*body_text_color",
-        input_background_fill="*background_fill_secondary",
-        block_border_width="1px",
-        block_shadow="none",
-        input_border_color="*border_color_primary",
-        body_text_color_subdued="*neutral_600",  # 7.6:1 on white
-        button_primary_background_fill="*primary_600",  # white words on it: 6.3:1
-        button_primary_background_fill_hover="*primary_700",
-        link_text_color_dark="*secondary_400",
-    )
-
-
-def _header(settings: Settings) -> str:
-    return (
-        f"<header><h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>"
-        f'<p class="model">{settings.info.label} · <a href="{text.PAPER}" rel="noopener">Paper</a></p></header>'
-    )
-
-
-def _keep(clip: PageClip | None, runs: list[FinishedEdit], mask: Path | None = None) -> None:
-    """Mark the clip, mask and runs of an open page as in use, so that they are not removed."""
-    keep([clip.path if clip else None, mask, *(edit.folder for edit in runs)], shown=True)
 
 
 def _leave(request: gr.Request) -> None:

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sama.presets import WAN_GUIDANCE, WAN_STEPS
+from sama.edit.request import NO_FEW_STEPS, EditRequest, sampled
+from sama.presets import WAN_GUIDANCE, WAN_STEPS, get_preset, own_few_steps
 from ui.loras import Lora, named_by_environment, offered
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Source(NamedTuple):
     preset: str
     loader: Callable[[], SamaPipeline] | None
     loras: tuple[str, ...]
+    """Those that visitors may choose, then the model's own for few steps, if it has one."""
     memory: str = "auto"
     compile: str = "auto"
 
@@ -74,6 +76,8 @@ class Settings:
     gpus: worker processes that share every job, one per GPU (or all on the CPU, where `device` says so); with 1 the app
         runs the model itself. With more, `pipeline_loader` must be picklable.
     time_limit: seconds that one job may take; None for any time.
+    tower: folder or Hub name of the SigLIP model that reads plans of a model without a vision tower of its own; the
+        preset's if left out.
     """
 
     preset: str = "tiny"
@@ -90,6 +94,7 @@ class Settings:
     queue_size: int = 12
     gpus: int = 1
     time_limit: float | None = None
+    tower: str | None = None
     examples: Path = ASSETS / "examples"
     pipeline_loader: Callable[[], SamaPipeline] | None = None
     on_spaces: bool = field(default_factory=lambda: "SPACE_ID" in os.environ)
@@ -116,8 +121,26 @@ class Settings:
     @property
     def source(self) -> Source:
         """The source of the pipeline."""
-        loras = tuple(str(lora.path) for lora in self.loras.values())
-        return Source(self.preset, self.pipeline_loader, loras, self.memory, self.compile)
+        return Source(self.preset, self.pipeline_loader, tuple(map(str, self.lora_files)), self.memory, self.compile)
+
+    @property
+    def lora_files(self) -> list[Path]:
+        """The files of the LoRAs that the pipeline is loaded with, in their order."""
+        own = None if self.pipeline_loader is not None else own_few_steps(self.preset)
+        return [*(lora.path for lora in self.loras.values()), *(() if own is None else (own,))]
+
+    @property
+    def quality(self) -> str:
+        """The quality that is chosen at the start: what an edit has that names none."""
+        few_steps = None if self.pipeline_loader is None else NO_FEW_STEPS
+        quality = sampled(EditRequest("", "", "", preset=self.preset, few_steps=few_steps, lora=self.lora)).quality
+        assert quality is not None
+        return quality
+
+    @property
+    def vision_tower(self) -> str | None:
+        """The SigLIP model that reads plans, fetched when somebody asks; None where none is known."""
+        return self.tower or get_preset(self.preset).tower
 
     @cached_property
     def info(self) -> PresetInfo:

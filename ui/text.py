@@ -8,20 +8,49 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sama.edit.composing.change import told_change
+from sama.model.named import short_name
 
 if TYPE_CHECKING:
     from ui.jobs.work import JobStep
 
 TITLE = "SAMA"
-TAGLINE = "Change a video by telling it what to change."
+TAGLINE = "Say it, and the video changes."
 PAPER = "https://arxiv.org/abs/2603.19228"
+CODE = "https://github.com/Cynthiazxy123/SAMA"
+MODELS = {"tiny": "Small demo model", "1.3b": "Wan2.1 1.3B", "14b": "SAMA 14B"}
+"""The models by preset, as the header names them."""
+WHAT_WORKS = (
+    "This small model runs on an ordinary processor. On real footage, edits of the whole picture (weather, style, "
+    "colours) and subtitles work well; single objects mostly work on drawings only."
+)
+HOW_MEASURED = "Edits done as asked, of held-out clips with drawn objects, film and photographs."
+
+
+def no_large_model(has_gpu: bool) -> str:
+    """Why the 14B model is off, and how it is turned on; commands stand in backticks."""
+    reason = "this page was started with the small one" if has_gpu else "this computer has no CUDA GPU"
+    return (
+        f"The 14B model edits objects in real footage. It is off: {reason}. "
+        "On a GPU with 8 GB or more: `python app.py --preset 14b`"
+    )
+
+
 PRIVACY = (
     "Clips are deleted a few minutes after you leave the page. They are never shown to others and never used for "
     "training."
 )
 
-VERBS = {"Add": "Add ", "Replace": "Replace the … with …", "Remove": "Remove the ", "Style": "Make it "}
-PLACEHOLDER = "Change, add, replace, remove or transform… for example “Make it snowy”"
+WORDS = "What should change?"
+PLACEHOLDER = "What should change? “Make it snowy”"
+IDEAS: Mapping[str, tuple[str, ...]] = {
+    "dark": ("Make it look like a sunset", "Make it sepia", 'Add the subtitle "GOOD NIGHT"'),
+    "bright": ("Make it snowy", "Turn it into a pencil sketch", 'Add the subtitle "HELLO"'),
+    "grey": ("Make it look like a sunset", "Turn it into a watercolor painting", 'Add the subtitle "HELLO"'),
+    "plain": ("Make it snowy", "Turn it into a watercolor painting", 'Add the subtitle "HELLO"'),
+}
+"""Edits that the embedded model does well on any footage, by how a clip looks."""
+GO, VERSION = "Make this edit", "Make another version"
+TEMPLATE = "Put your own words in the place of “…”, then press the button again."
 
 NO_LORA = "None"
 _LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
@@ -29,11 +58,14 @@ _LOOKALIKES = str.maketrans("<>&*`[]", "＜＞＆＊｀［］")
 QUALITY = "Quality"
 
 
-def quality_choice(name: str, said: str, seconds: float | None) -> str:
-    """A quality as the page offers it: "Fast · about 3 s · leaves more undone"."""
-    return " · ".join(
-        [name.capitalize(), *([f"about {duration(seconds)}"] if seconds else []), *([said] if said else [])]
-    )
+def quality_choice(name: str, seconds: float | None) -> str:
+    """A quality as the page offers it, its time on a line of its own: "Fast", "3 s"."""
+    return "\n".join([name.capitalize(), *([duration(seconds)] if seconds else [])])
+
+
+def quality_info(said: Mapping[str, str]) -> str:
+    """What is known about the qualities, "Fast leaves more undone."; said: by name, "" for nothing."""
+    return " ".join(f"{name.capitalize()}: {words}." for name, words in said.items() if words)
 
 
 PHASES = {
@@ -42,41 +74,68 @@ PHASES = {
     "reading": "Reading the clip",
     "planning": "Planning",
     "painting": "Painting",
-    "restoring": "Restoring",
+    "restoring": "Repairing",
+    "measuring": "Measuring",
     "decoding": "Decoding the frames",
     "saving": "Saving",
     "done": "Done",
 }
 
-TASKS = {"Missing cube": "cube", "Wrong speed": "speed", "Shuffled tubes": "tube"}
-TASK_NOTES = {
-    "cube": "A run of whole frames is hidden in grey; the first frame always stays.",
-    "speed": "The clip plays twice as fast and turns round at its end, so that its length stays.",
-    "tube": "The clip is cut into 2 × 2 × 2 blocks of space and time, put in a random order.",
+STAGE_PHASES = {
+    "reading": "Reading",
+    "planning": "Planning",
+    "painting": "Painting",
+    "decoding": "Decoding",
+    "saving": "Saving",
 }
-PRETEXT_INTRO = (
-    "Before it learns to edit, the model learns to repair clips that were damaged on purpose. "
-    "What it can repair here is why its edits keep the motion of your clip."
-)
+"""The phases of an edit in their order, as the stage lists them."""
+NEXT_IN_LINE = "Starting…"
+MEANWHILE = "Look at an example meanwhile: you keep your place."
 
-ANCHORS_INTRO = (
-    "While it paints, the model also writes down what the first frame will show: "
-    "64 local tokens and one for the whole picture."
+
+def painting(step: int, steps: int, window: int, windows: int) -> str:
+    """Where the painting is: "Painting 6 of 10", "Painting part 1 of 3, 6 of 10"."""
+    part = f" part {max(1, window)} of {windows}," if windows > 1 else ""
+    return f"Painting{part} {step} of {steps}"
+
+
+PLAN_INTRO = (
+    "Before and while it paints, the model notes what each of 64 areas of the first frame will show. This is its plan "
+    "(research calls it semantic anchors)."
 )
+PLAN_QUESTIONS = {
+    "will": "What will change?",
+    "did": "Did it?",
+    "missed": "What did it miss?",
+    "alike": "What looks alike?",
+    "raw": "Raw colours",
+}
 HOW_TO_READ = """
-1. **Same colour, same meaning**: one colour basis is used for the source, the plan at every step, and the result.
-2. **Drag the step**: the plan starts as noise, and where it settles early the model was sure of what belongs there.
-3. **Pick a token** and all three pictures show how similar their tokens are to it, from −1 (blue) to 1 (red);
-   where plan and result agree, the edit followed the plan.
+1. **Orange marks change.** The scale is fixed: 0 is the same, 1 has nothing in common (1 − cosine of the two tokens).
+   Outlined cells pass the line from which on the editor itself takes a difference for a change.
+2. **Play the steps**: the plan is drawn at every step of the run, beside the picture as it was at that step.
+3. **Point at a cell**, tap it, or walk with the arrow keys: it is outlined in every picture, and its names and numbers
+   are written below.
+4. **Raw colours** are for researchers: three main directions of the tokens, one basis for source, plan and result;
+   areas with the same colour mean similar things.
 """
-UNORDERED = (
-    "This model's tokens carry no position: they are a set, not a map. "
-    "Each is placed where the finished frame's own tokens match it best."
-)
-ORDERED = "This model's tokens know their place: each belongs to one cell of the 8 × 8 grid over the first frame."
-NO_RECORD = "This edit has no record of its tokens."
+NO_RECORD = "This edit has no record of its plan: the model that made it has no anchors."
 NO_PLAN = "This model keeps no plan that could be told; start the app with a model that has a vision tower."
-EMPTY_ANCHORS = "Run an edit, or open an example, to see its plan."
+EMPTY_PLAN = "Run an edit, or open an example, to see its plan."
+READ_PLAN = "Read this plan"
+READING = "Fetching the vision tower if it is not here yet, and reading the plan with it. This can take minutes."
+
+
+def needs_tower(tower: str | None) -> str:
+    """Message: the record waits for a vision tower to read it."""
+    if tower is None:
+        return "This model has no vision tower, which a plan needs to be read: start the app with --tower."
+    return (
+        f"The plan of this edit is kept. To read it the model’s vision tower is needed ({short_name(tower)}): it is "
+        "fetched once, a few gigabytes, and leaves the memory again afterwards."
+    )
+
+
 YOUR_CLIP = "Your clip"
 EXAMPLE_CLIP = "Example clip"
 PREPARING = "Preparing your clip…"
@@ -109,11 +168,25 @@ DROP_WORDS = {
     "first": "First {length} s",
 }
 """What the slot of a clip says; the names in braces are filled in by its script."""
+EDITED_CLIP, SIDE_BY_SIDE, SETTINGS_FILE = "Edited clip", "Side by side", "Settings, to make it again"
+AGAIN = "Edit this again"
+TRY_CLIP, TRY_WORDS = "Try on this clip", "Use these words"
+OTHER_WORDS, WHOLE_PICTURE = "Try other words", "Show all that it painted"
+SESSION_TITLE = "This session"
+LOAD_SETTINGS = "Load settings"
+SETTINGS_LOADED = "The settings are in the form; the clip is yours to choose."
+NO_SETTINGS = "This is not a file of settings. Choose a .json file that was downloaded here with an edit."
+KEEP = "Leave the rest of the picture untouched"
+DETAIL = "Give the edit the source's fine detail"
+VARIATION, NEW_VARIATION = "Variation", "New variation"
+VARIATION_INFO = "The same number gives the same video."
+STEPS_INFO = "More steps: more time, finer result."
+GUIDANCE_INFO = "How strictly the words are followed."
+KEEP_INFO = "Automatic: wherever the edit changes nothing, your own pixels stay."
 MASK = "Mask, a picture or a clip: the edit shows where it is white, and the source stays where it is black"
 MASK_SHOWN = "The source stays where your clip is dark here."
 EMPTY_VIEWER = "Your edited video will appear here, beside the original."
-EMPTY_PRETEXT = "Choose a clip, and see here what the model is given."
-EXAMPLES_TITLE = "Finished examples: they open at once"
+EXAMPLES_TITLE = "Examples, already finished"
 WAITING = "Waiting for the model. Others may be ahead of you."
 ONE_AT_A_TIME = "Your last run is still going. Wait for it, or stop it."
 NO_CLIP = "Upload a clip first, or open an example."
@@ -127,6 +200,11 @@ def line_full(waiting: int, seconds: float | None) -> str:
         f"The queue is full: {others} already, and yours was not added. "
         f"Try again {when}, or open a finished example meanwhile."
     )
+
+
+def takes(seconds: float) -> str:
+    """How long an edit takes as it is set."""
+    return f"As it is set, this edit takes about {duration(seconds)} here."
 
 
 def too_many_of_yours(count: int) -> str:
@@ -202,6 +280,46 @@ def outcome(settings: Mapping[str, Any]) -> list[str]:
     """Sentences about a finished edit, from its settings: the share of the picture that changed, and its notices."""
     told = told_change(settings.get("changed", 0.0))
     return ([f"{told[:1].upper()}{told[1:]}."] if told else []) + list(settings.get("notices", ()))
+
+
+def facts_of_edit(settings: Mapping[str, Any], seconds: float, example: bool, credit: str = "") -> str:
+    """What is known about a finished edit in one line: its length, its time, its seed, notices, the clip's author.
+
+    example: an example's time and seed are nobody's concern.
+    """
+    facts = [f"{seconds:.1f} s"]
+    if example:
+        return " · ".join([*facts, *([f"Clip: {credit}"] if credit else [])])
+    if settings.get("seconds"):
+        facts.append(f"made in {duration(settings['seconds'])}")
+    facts.append(f"variation {settings.get('seed', 0)}")
+    if settings.get("kept_detail") and told_change(settings.get("changed", 0.0)):
+        facts.append("with the source's detail")
+    told = [said for said in settings.get("notices", ()) if not said.startswith("Nothing changed")]
+    return " · ".join([*facts, *told, *([f"Clip: {credit}"] if credit else [])])
+
+
+def unchanged(masked: bool) -> str:
+    """What is said of an edit that changed nothing. masked: whether a mask limited it."""
+    return f"The model left {'what lies inside the mask' if masked else 'the clip'} as it was."
+
+
+def next_edit(instruction: str) -> str:
+    """Message: the result of an edit is the clip now."""
+    return f"The result of “{instruction}” is your clip now. Say what should change next."
+
+
+def card_note(settings: Mapping[str, Any]) -> str:
+    """What tells an edit of this session from others with the same words."""
+    told = told_change(settings.get("changed", 0.0))
+    return " · ".join([f"variation {settings.get('seed', 0)}", *([told] if told else [])])
+
+
+def part(start: float, end: float, whole: float) -> str:
+    """The part of a clip that is edited, from seconds: "your clip, 1.1 s", "your clip, 0.5 to 1.6 s of 4.0 s"."""
+    if start < 0.05 and end > whole - 0.05:
+        return f"Your clip, {whole:.1f} s"
+    return f"Your clip, {start:.1f} to {end:.1f} s of {whole:.1f} s"
 
 
 def clip_facts(width: int, height: int, frames: int, fps: float, sound: bool) -> str:

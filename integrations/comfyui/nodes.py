@@ -15,18 +15,16 @@ from torch import Tensor
 
 from sama.device.memory import MEMORY_MODES
 from sama.edit import EditRequest
-from sama.edit.composing.region import source_tokens
 from sama.edit.request import DETAIL, KEEP_SOURCE, MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from sama.errors import EditError
 from sama.model.pretext import PRETEXT_TASKS
-from sama.model.semantics import token_scale
 from sama.presets import PRESETS, QUALITIES
 from sama.shapes import nearest_bucket, padded_frame_count
 
 from . import host, media
 from .described import Field, Node, Result
 from .models import SamaModel, Weights
-from .running import edit_file, edit_frames, plan_region, restore_frames
+from .running import edit_file, edit_frames, plan_strength, restore_frames
 
 MODEL = "SAMA_MODEL"
 RELEASED = "released"
@@ -67,18 +65,13 @@ def edit_clip(model: SamaModel, video: Any, mask: Tensor | None, **options: Any)
 
 def plan(model: SamaModel, images: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """The plan over the first picture, and as a mask of the pictures' size."""
+    first = media.to_uint8(images[:1])[0]
     with _as_file(images, None) as (source, output, _):
-        region = plan_region(_request(model, source, output, None, options), model)
-    if region is None:
+        strength = plan_strength(_request(model, source, output, None, options), model, first)
+    if strength is None:
         raise EditError("The plan of this model has no places that could be shown; use the preset tiny.")
-    pipeline, first = model.pipeline(), media.to_uint8(images[:1])
-    height, width = first.shape[1:3]
-    bucket = nearest_bucket(width, height, model.canvas(pipeline).buckets)
-    tokens = source_tokens(pipeline, media.resized(first, bucket.width, bucket.height)[0])
-    assert tokens is not None  # there is a region
-    strength = np.clip(region / max(token_scale(tokens), 1e-6), 0, 1).astype(np.float32)
-    strength = cv2.resize(strength, (width, height), interpolation=cv2.INTER_LINEAR)
-    return media.to_image(media.heat(first[0], strength)[None]), torch.from_numpy(strength)[None]
+    strength = cv2.resize(strength, (first.shape[1], first.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return media.to_image(media.heat(first, strength)[None]), torch.from_numpy(strength)[None]
 
 
 def damage(images: Tensor, task: str, seed: int) -> tuple[Tensor]:

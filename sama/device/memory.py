@@ -113,18 +113,27 @@ class Choice:
 def peak_bytes(mode: MemoryMode, weights: Weights, work: Work, free: float | None = None) -> float:
     """Device memory at the peak of an edit, with the autoencoder in as few stripes as fit into `free` bytes, or in as
     many as help; in one if None."""
-    rest = weights.outside + weights.vae
-    text = weights.text_visit + _TEXT_WORK
-    if mode is MemoryMode.RESIDENT:
-        still, painting, text = weights.blocks + weights.text + rest, work.activations, _TEXT_WORK
-    elif mode is MemoryMode.OFFLOAD:
-        still, painting = weights.blocks + rest, work.activations
-    elif mode is MemoryMode.FLOAT8:
-        still, painting = weights.blocks / work.size + rest, weights.block / 2 + work.activations
-    else:
-        still, painting = rest, 2 * weights.block + work.activations
+    still, painting = _held(mode, weights, work)
+    text = _TEXT_WORK + (0.0 if mode is MemoryMode.RESIDENT else weights.text_visit)
     share = 1.0 if free is None else work.shares[work.stripes(free / _SLACK - still) - 1]
     return _SLACK * (still + max(painting, work.coding(share), text))
+
+
+def painting_bytes(mode: MemoryMode, weights: Weights, work: Work) -> float:
+    """Device memory while the transformer computes."""
+    return _SLACK * sum(_held(mode, weights, work))
+
+
+def _held(mode: MemoryMode, weights: Weights, work: Work) -> tuple[float, float]:
+    """Bytes on the device that stay, and those that the transformer's evaluations add."""
+    rest = weights.outside + weights.vae
+    if mode is MemoryMode.RESIDENT:
+        return weights.blocks + weights.text + rest, work.activations
+    if mode is MemoryMode.OFFLOAD:
+        return weights.blocks + rest, work.activations
+    if mode is MemoryMode.FLOAT8:
+        return weights.blocks / work.size + rest, weights.block / 2 + work.activations
+    return rest, 2 * weights.block + work.activations
 
 
 def choose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sama.device.memory import Choice, MemoryMode, Weights, Work, choose, peak_bytes
+from sama.device.attention import choose_attention
+from sama.device.memory import Choice, MemoryMode, Weights, Work, choose, painting_bytes, peak_bytes
 from sama.errors import EditError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ _VAE_SHARE = 0.92  # of the free device memory; kernels are tried out in the res
 _PLACEMENT = "_sama_placement"
 COMPILE_PAYS = 5e16  # FLOP: a hundred evaluations of the 14B on 17 frames
 _MANY = 100  # evaluations: one edit of a Wan model
-_WAN_WINDOW = (81, 480, 832)  # frames, height, width: what a pipeline must have room for where no clip is known yet
+_WAN_WINDOW = (81, 480, 832)  # frames, height, width
 
 
 def default_device() -> str:
@@ -124,7 +126,7 @@ def place(
     memory: one of `sama.device.memory.MEMORY_MODES`. A CPU, or an Apple GPU, holds everything, whatever is asked.
     compile: "on" compiles the transformer's blocks on a GPU, which takes half a minute at the first step ever; "auto"
         does so where it pays; "off".
-    window: frames, height and width of the largest window; Wan's if None.
+    window: frames, height and width of the largest window; the model's own if None, and Wan's usual one at most.
     forwards: evaluations of the model that are to come; None for many.
     Raises ValueError for an unknown mode.
     """
@@ -134,7 +136,7 @@ def place(
         pipeline.to(device)
         reason = "all weights stay in main memory" if device == "cpu" else "this device holds everything"
         return _remember(pipeline, Placement(device, Choice(MemoryMode.RESIDENT, 0.0, reason), compiled=False))
-    weights, window = weights_of(pipeline), window or _WAN_WINDOW
+    weights, window = weights_of(pipeline), window or usual_window(pipeline)
     compiled = memory != MemoryMode.FLOAT8 and can_compile() and compile != "off"
     compiled = compiled and (compile == "on" or compiling_pays(pipeline, window, forwards))
     work = work_of(pipeline, *window, compiled=compiled)
@@ -150,9 +152,10 @@ def place(
         pipeline.vae.to(torch.bfloat16)
         work, weights = replace(work, vae_size=2), replace(weights, vae=weights.vae / 2)
         choice = chosen(weights, work)
-    pipeline.share_attention = choice.needs < _COMFORT * free
+    pipeline.share_attention = painting_bytes(choice.mode, weights, work) < _COMFORT * free
     if not pipeline.share_attention:  # a hundredth of the time is not worth an edit
         choice = chosen(weights, replace(work, shared=False))
+    choose_attention(pipeline.transformer, device, work.tokens)
     put(pipeline, device, choice.mode)
     if compiled:
         compile_blocks(pipeline)
@@ -175,8 +178,8 @@ def put(pipeline: SamaPipeline, device: torch.device | str, mode: MemoryMode) ->
     if mode is MemoryMode.RESIDENT:
         pipeline.to(device)
         return
-    encoder = pipeline.text_encoder
-    stream_blocks(encoder, _text_blocks(encoder), device, source, rest="visits")
+    if (encoder := pipeline.text_encoder) is not None:
+        stream_blocks(encoder, _text_blocks(encoder), device, source, rest="visits")
     if mode in (MemoryMode.STREAMED, MemoryMode.STREAMED_DISK):
         stream_blocks(pipeline.transformer, list(pipeline.transformer.blocks), device, source)
     elif mode is MemoryMode.FLOAT8:
@@ -242,6 +245,15 @@ def stripes_that_fit(pipeline: SamaPipeline, clip: Sequence[int]) -> int:
     return replace(work, pixels=clip[0] * work.pixels).stripes(_VAE_SHARE * free_bytes(device))
 
 
+def part_fits(pipeline: SamaPipeline, clip: Sequence[int], share: float) -> bool:
+    """Whether a pipeline's autoencoder can take this share of the picture of a clip (B, T, H, W) at once now."""
+    device = pipeline._execution_device
+    if device.type != "cuda":
+        return True
+    work = work_of(pipeline, clip[1], clip[2], clip[3])
+    return replace(work, pixels=clip[0] * work.pixels).coding(share) <= _VAE_SHARE * free_bytes(device)
+
+
 def shares_of(vae: Any, side: int) -> tuple[float, ...]:
     """The shares of the picture in the largest stripe, see `Work.shares`. vae: the autoencoder's configuration. side:
     the picture's longer side in pixels."""
@@ -262,14 +274,15 @@ def channels_of(vae: Any) -> float:
 def weights_of(pipeline: SamaPipeline) -> Weights:
     """Bytes of a pipeline's weights by part, in the types that they have now."""
     blocks = [_bytes(block) for block in pipeline.transformer.blocks]
-    text = [_bytes(block) for block in _text_blocks(pipeline.text_encoder)]
-    whole = _bytes(pipeline.text_encoder)
+    encoder = pipeline.text_encoder
+    text = [] if encoder is None else [_bytes(block) for block in _text_blocks(encoder)]
+    whole = 0 if encoder is None else _bytes(encoder)
     return Weights(
         blocks=sum(blocks),
         block=max(blocks),
         outside=_bytes(pipeline.transformer) - sum(blocks),
         text=whole,
-        text_visit=whole - sum(text) + 2 * max(text),
+        text_visit=whole - sum(text) + 2 * max(text, default=0),
         vae=_bytes(pipeline.vae),
     )
 
@@ -320,6 +333,17 @@ def use_growing_segments() -> None:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
+def usual_window(pipeline: SamaPipeline) -> tuple[int, int, int]:
+    """Frames, height and width of a window that a pipeline must have room for where no clip is known yet."""
+    from sama.shapes import padded_frame_count
+
+    if (canvas := pipeline.canvas) is None:
+        return _WAN_WINDOW
+    largest = max(canvas.buckets, key=lambda bucket: bucket.height * bucket.width)
+    own = (padded_frame_count(canvas.window), largest.height, largest.width)
+    return min(own, _WAN_WINDOW, key=math.prod)
+
+
 def _remember(pipeline: SamaPipeline, placement: Placement) -> Placement:
     setattr(pipeline, _PLACEMENT, placement)
     logger.info("%s", placement.sentence())
@@ -356,6 +380,6 @@ def _host_room(pipeline: SamaPipeline, weights: Weights) -> float | None:
     held = [
         size
         for part, size in ((pipeline.transformer, weights.blocks), (pipeline.text_encoder, weights.text))
-        if not are_in_files([weight.data for weight in part.parameters()])
+        if part is not None and not are_in_files([weight.data for weight in part.parameters()])
     ]
     return _HOST_SHARE * free + sum(held)

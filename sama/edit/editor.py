@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from sama.edit.composing.change import NOTHING, NOTHING_CHANGED, NOTHING_CHANGED
 from sama.edit.events import EditEvent, EditResult
 from sama.edit.failures import user_errors
 from sama.edit.painter import Painter
-from sama.edit.request import EditRequest, Job, check_preset, check_request
+from sama.edit.request import NO_FEW_STEPS, EditRequest, Job, check_preset, check_request, loras_of
 from sama.edit.settings_file import write_settings
 from sama.edit.texts import Unread
 from sama.errors import EditFailedError
@@ -28,10 +29,13 @@ from sama.loading import load_pipeline, needs_gpu
 from sama.presets import canvas_of
 from sama.shapes import Canvas, padded_frame_count
 from sama.video import VideoWriter
-from sama.video.writing import holds_alpha
+from sama.video.codecs import holds_alpha
 
 if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline
+
+
+Extent = tuple[tuple[int, int, int], int | None]
 
 
 def edit_video(
@@ -41,14 +45,16 @@ def edit_video(
 ) -> Generator[EditEvent, None, None]:
     """Edits a file; the last event carries the result. Closing the generator cancels within one step, leaving no file.
 
-    pipeline: a loaded one, to which the caller has applied the request's `device` and `lora`. One edit at a time may
-        use a pipeline.
-    previews: whether events carry a picture every second step: a decoded frame, or a linear guess at it where decoding
+    pipeline: a loaded one, to which the caller has applied the request's `device` and its LoRAs (`loras_of`). One edit
+        at a time may use a pipeline. A request that leaves `few_steps` open is then one without it.
+    previews: whether events carry a picture at every step: a decoded frame, or a linear guess at it where decoding
         would send the transformer off the device.
     Raises EditError for anything that the user can put right, before any file is made, and EditFailedError when the
     memory does not suffice, or when the settings cannot be written; the finished video stays then.
     """
     began = time.monotonic()
+    if pipeline is not None and request.few_steps is None:
+        request = replace(request, few_steps=NO_FEW_STEPS)
     job = check_request(
         request, with_weights=pipeline is None, canvas=None if pipeline is None else _canvas(request, pipeline)
     )
@@ -61,8 +67,8 @@ def edit_video(
         if pipeline is None:
             yield EditEvent("planning", windows=windows, message="Loading the model")
             pipeline = load_pipeline(
-                request.preset, request.device, request.lora, request.model, request.memory, request.compile,
-                *_extent(job),
+                request.preset, request.device, loras_of(job.request), request.model, request.memory, request.compile,
+                *extent_of(job),
             )  # fmt: skip
         yield EditEvent("planning", windows=windows, message="Planning the edit")
         unread = Unread.of(request, pipeline)
@@ -120,7 +126,7 @@ def _facts(result: EditResult, kept_source: bool | None) -> dict[str, Any]:
     }
 
 
-def _extent(job: Job) -> tuple[tuple[int, int, int], int | None]:
+def extent_of(job: Job) -> Extent:
     """The largest window of a job (frames, height, width), and how many evaluations of the model it takes; None where
     only the model knows its steps."""
     start, stop = job.plan.windows[0]
@@ -170,4 +176,5 @@ def _writer(job: Job) -> VideoWriter:
         end=seconds(stop) if stop < timeline.frames else None,
         timeline=timeline,
         alpha=job.info.alpha and holds_alpha(job.output),
+        codec=job.request.codec,
     )

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from sama.pipeline import SamaPipeline, SamaStep
 
 Limits = Iterator[NDArray[np.float32] | None]
-PREVIEW_EVERY = 2  # steps
 
 
 class Painter:
@@ -162,7 +161,7 @@ class Painter:
         return _to_uint8(self.pipeline.decode_latents(latents)[0, :count])
 
     def _preview(self, step: SamaStep) -> NDArray[np.uint8] | None:
-        if not self.previews or (step.step - 1) % PREVIEW_EVERY:
+        if not self.previews:
             return None
         if self.linear is not None:
             return self.linear(step.clean_latents)

@@ -60,6 +60,36 @@ class LinearPreview:
         return np.asarray((picture.clamp(0, 1) * 255).round().byte().numpy())
 
 
+class ClipPreview:
+    """Pictures of all latent frames, on the CPU: of the first frame of a clip, and of every four frames after it.
+
+    It is fitted to one clip alone, so it serves where the colours stay, as in a restoration.
+    """
+
+    def __init__(self, first: LinearPreview, later: LinearPreview) -> None:
+        self._first, self._later = first, later
+
+    @classmethod
+    def fit(cls, frames: NDArray[np.uint8], latents: Tensor) -> ClipPreview:
+        """The maps that fit a clip. frames: (T, H, W, 3), T = 4k+1. latents: (1, C, F, h, w), of the clip."""
+        scale = frames.shape[1] // latents.shape[-2]
+        pictures = torch.from_numpy(frames).float() / 255
+        # Of four frames the third stands for all: the middle ones are nearest to the others.
+        shown = torch.cat([pictures[:1], pictures[3::4]])
+        maps = []
+        for part in (slice(0, 1), slice(1, None) if len(shown) > 1 else slice(0, 1)):
+            each = latents[0, :, part].movedim(1, 0).unsqueeze(2)  # every latent frame as a clip of its own
+            inputs, targets = _neighbourhoods(each), _blocks(shown[part], scale)
+            square = inputs.T @ inputs / len(inputs) + _RIDGE * torch.eye(inputs.shape[1])
+            maps.append(LinearPreview(torch.linalg.solve(square, inputs.T @ targets / len(inputs)), scale))
+        return cls(*maps)
+
+    def __call__(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Latents (1, C, F, h, w) as one picture below the other, (F * H, W, 3) uint8."""
+        maps = [self._first, *[self._later] * (latents.shape[2] - 1)]
+        return np.concatenate([show(latents[:, :, at : at + 1]) for at, show in enumerate(maps)])
+
+
 def _neighbourhoods(latents: Tensor) -> Tensor:
     """(B, C, F, h, w) as (B * h * w, 9C + 1): the first frame's latents with those around them, and a constant 1."""
     first = latents[:, :, 0].float().cpu()

@@ -20,9 +20,19 @@ from sama.device.memory import COMPILE, MEMORY_MODES
 from sama.edit.composing.user_mask import MaskError, check_mask
 from sama.errors import EditError, VideoError
 from sama.model.lora_keys import Stored, complaint
-from sama.presets import PRESETS, QUALITIES, Sampling, canvas_of, missing_weights
+from sama.presets import (
+    FEW_STEPS,
+    FEW_STEPS_FILE,
+    PRESETS,
+    QUALITIES,
+    Sampling,
+    canvas_of,
+    missing_weights,
+    own_few_steps,
+)
 from sama.shapes import Bucket, Canvas, nearest_bucket, windows
 from sama.video import VideoInfo, VideoLimits, probe
+from sama.video.codecs import check_codec
 from sama.video.timeline import Timeline, read_timeline
 
 OUTPUT_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -32,6 +42,7 @@ MAX_GUIDANCE = 100.0
 MAX_SEED = 2**32 - 1
 KEEP_SOURCE = ("auto", "on", "off")
 DETAIL = ("auto", "on", "off")
+OWN_FEW_STEPS, NO_FEW_STEPS = "own", "off"
 SCHEDULERS = ("euler", "unipc")
 
 SETTINGS_MARK = "sama_version"
@@ -47,7 +58,9 @@ class EditRequest:
     preset: a name in `sama.presets.PRESETS`.
     seed: 0 to 2**32 - 1; the same seed gives the same file.
     quality: "fast", "balanced" or "best": steps, guidance, scheduler and guidance interval, where they are not given,
-        as the preset's `Sampling` of that name says. None is the preset's own choice.
+        as the preset's `Sampling` of that name says. None is the preset's own choice, and
+        "balanced" in place of one that rests on a LoRA for few steps where anything of how to sample, a negative prompt
+        or a LoRA is given.
     steps: denoising steps, 1 to 200; None is the model's default.
     guidance, source_guidance: 0 to 100; how strongly the text and the source clip steer. None is the model's default.
     start, frames: the range of the source, in frames; None is everything from `start`. Fewer are edited when the clip
@@ -64,6 +77,11 @@ class EditRequest:
     scheduler: "euler" or "unipc". guidance_interval: noise levels (low, high) in [0, 1] between which guidance acts; a
         step elsewhere takes one evaluation of the model. None is the quality's.
     cache: threshold of the cache over steps, such as 0.1, see `sama.pipeline.caching`; None is no cache.
+    codec: of the result: "prores" (10 bits, for editing programs; .mov, .mkv) or "ffv1" (lossless; .mkv), both with the
+        source's transparency; None is the suffix's own, H.264 or VP9.
+    few_steps: a LoRA made for few steps without guidance: "own" for the one that the model carries, "off" for none, or
+        a file, or `owner/name/file.safetensors` on the Hub. None: "own" where the quality says so and how to
+        sample is not given otherwise by hand; a quality that is not named is then one without it.
     device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is: CUDA, else MPS where it works, else the CPU.
     memory: where the weights wait, see `sama.device.memory.MemoryMode`; "auto" chooses from what is free.
     compile: whether the transformer's blocks are compiled: "on", "off", or "auto", which is "on" where that pays.
@@ -94,30 +112,76 @@ class EditRequest:
     quality: str | None = None
     guidance_interval: tuple[float, float] | None = None
     cache: float | None = None
+    codec: str | None = None
+    few_steps: str | None = None
 
 
 def sampled(request: EditRequest) -> EditRequest:
     """The request with what its quality means put in for what it leaves open. What is still None then is the model's
     own default. Raises `EditError` for a preset or a quality that does not exist."""
-    sampling, interval = sampling_of(request), request.guidance_interval
+    check_preset(request.preset)
+    quality = _default_quality(request) if request.quality is None else request.quality
+    _check_choice(quality, QUALITIES, "quality")
+    sampling, interval = PRESETS[request.preset].qualities[quality], request.guidance_interval
+    few_steps = request.few_steps
+    if few_steps is None:
+        by_hand = _by_hand(request, sampling if request.quality else None)
+        own = sampling.few_steps and not by_hand and own_few_steps(request.preset, request.model)
+        few_steps = OWN_FEW_STEPS if own else NO_FEW_STEPS
+    if few_steps not in (OWN_FEW_STEPS, NO_FEW_STEPS):
+        sampling = FEW_STEPS
     interval = sampling.guidance_interval if interval is None else (interval[0], interval[1])
     return replace(
         request,
-        quality=request.quality or PRESETS[request.preset].quality,
+        quality=quality,
         steps=sampling.steps if request.steps is None else request.steps,
         guidance=sampling.guidance if request.guidance is None else request.guidance,
         scheduler=request.scheduler or sampling.scheduler,
         guidance_interval=interval,
+        few_steps=few_steps,
     )
 
 
-def sampling_of(request: EditRequest) -> Sampling:
-    """What the quality of a request means for its preset. Raises `EditError` for one that does not exist."""
-    check_preset(request.preset)
+def _default_quality(request: EditRequest) -> str:
+    """The quality of a request that names none: the preset's own, but where that rests on a LoRA for few steps which is
+    not there or not wanted, the best one without it."""
     preset = PRESETS[request.preset]
-    quality = preset.quality if request.quality is None else request.quality
-    _check_choice(quality, QUALITIES, "quality")
-    return preset.qualities[quality]
+    if request.few_steps not in (None, NO_FEW_STEPS):
+        return "fast"
+    if not preset.qualities[preset.quality].few_steps:
+        return preset.quality
+    without = request.few_steps == NO_FEW_STEPS or own_few_steps(request.preset, request.model) is None
+    return "balanced" if without or _by_hand(request) or request.negative_prompt or request.lora else preset.quality
+
+
+def _by_hand(request: EditRequest, sampling: Sampling | None = None) -> bool:
+    """Whether a request says itself how to sample, other than `sampling` does: a LoRA for few steps is made for one way
+    only."""
+    own = sampling or Sampling()
+    given = (
+        (request.steps, own.steps), (request.guidance, own.guidance), (request.source_guidance, 1.0),
+        (request.scheduler, sampling and own.scheduler), (request.guidance_interval, own.guidance_interval),
+        (request.cache, None),
+    )  # fmt: skip
+    return any(value is not None and value != usual for value, usual in given)
+
+
+def loras_of(request: EditRequest) -> tuple[str, ...]:
+    """All LoRAs of an edit as `FILE[@SCALE]`, that for few steps first."""
+    file = few_steps_of(request)
+    return request.lora if file is None else (str(file), *request.lora)
+
+
+def few_steps_of(request: EditRequest) -> str | None:
+    """The LoRA for few steps of an edit, a file or one of the Hub; None without. Raises `EditError` where the model
+    should carry one and does not."""
+    few_steps = sampled(request).few_steps
+    if few_steps != OWN_FEW_STEPS:
+        return None if few_steps == NO_FEW_STEPS else few_steps
+    file = own_few_steps(request.preset, request.model)
+    if file is None:
+        raise EditError(f"The model carries no LoRA for few steps ({FEW_STEPS_FILE}); name one, or leave it out.")
+    return str(file)
 
 
 @dataclass(frozen=True)
@@ -159,13 +223,15 @@ def check_request(
     _check_text(request.instruction, "instruction", required=True)
     _check_text(request.negative_prompt, "negative prompt", required=False)
     with _usable_paths():
-        for spec in request.lora:
+        few_steps = few_steps_of(request)
+        for spec in request.lora if few_steps is None or is_on_hub(Path(few_steps)) else loras_of(request):
             check_lora(parse_lora(spec)[0])
         info, timeline = _looked_at(request.video, limits)
         plan = plan_of(request, info, canvas or _saved_canvas(request))
         if request.mask is not None:
             _check_mask(request.mask, plan)
         output = check_output(request.output, request.video)
+        _check_codec(request)
         if with_weights:
             check_weights(request.preset, request.model)
     return Job(request, info, timeline, plan, output, output.with_suffix(".json"))
@@ -197,6 +263,8 @@ def check_values(request: EditRequest) -> None:
     _check_numbers(request)
     if not isinstance(request.lora, (tuple, list)):
         raise EditError("The LoRAs must be a list of files; put the one you have into a list.")
+    if request.few_steps is not None and not (isinstance(request.few_steps, str) and request.few_steps):
+        raise EditError(f"There is no LoRA for few steps {request.few_steps!r}; give a file, own or off.")
 
 
 def check_video(video: str | os.PathLike[str], limits: VideoLimits | None = None) -> VideoInfo:
@@ -211,6 +279,13 @@ def _looked_at(video: str | os.PathLike[str], limits: VideoLimits | None) -> tup
             return probe(video, limits, timeline), timeline
         except VideoError as error:
             raise EditError(str(error)) from error
+
+
+def _check_codec(request: EditRequest) -> None:
+    try:
+        check_codec(request.codec, request.output)
+    except VideoError as error:
+        raise EditError(str(error)) from error
 
 
 def _saved_canvas(request: EditRequest) -> Canvas:
@@ -275,7 +350,7 @@ def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) 
     if path.exists() and path.samefile(video):
         raise EditError("The output is the source video itself; choose another name for the result.")
     settings = path.with_suffix(".json")
-    if settings.exists() and not _is_settings(settings):
+    if settings.exists() and not is_settings(settings):
         raise EditError(
             f"{settings.name} beside the output is a file of yours that the settings would replace; "
             "choose another name for the result."
@@ -283,16 +358,16 @@ def check_output(output: str | os.PathLike[str], video: str | os.PathLike[str]) 
     return path
 
 
-def free_output(video: str | os.PathLike[str]) -> Path:
-    """`<stem>-edited.mp4` beside the video, with a number when that name is taken: no result is lost. A stem that would
-    make the name too long for the disk is shortened. Raises `EditError` for a path that cannot be used."""
+def free_output(video: str | os.PathLike[str], suffix: str = ".mp4") -> Path:
+    """`<stem>-edited` and the suffix beside the video, with a number when that name is taken: no result is lost. A stem
+    that would make the name too long for the disk is shortened. Raises `EditError` for a path that cannot be used."""
     path = Path(video)
     number = 1
     with _usable_paths():
         longest = _longest_name(path.parent)
         while True:
             end = "-edited" if number == 1 else f"-edited-{number}"
-            candidate = path.with_name(f"{_shortened(path.stem, longest - len(end) - len('.json'))}{end}.mp4")
+            candidate = path.with_name(f"{_shortened(path.stem, longest - len(end) - len('.json'))}{end}{suffix}")
             if not candidate.exists():
                 return candidate
             number += 1
@@ -325,6 +400,19 @@ def parse_lora(spec: str) -> tuple[Path, float]:
     if not math.isfinite(value):
         raise EditError(f"The LoRA scale {scale!r} is no number; write for example {path}@0.8.")
     return Path(path), value
+
+
+def is_on_hub(path: Path) -> bool:
+    """Whether what looks like a path, and is none here, names a file of weights on the Hub: owner/name/file."""
+    parts = path.parts
+    return (
+        len(parts) >= 3
+        and path.suffix == ".safetensors"
+        and not path.is_absolute()
+        and not path.exists()
+        and ".." not in parts
+        and not Path(parts[0]).exists()
+    )
 
 
 def check_lora(path: Path) -> None:
@@ -407,7 +495,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_settings(path: Path) -> bool:
+def is_settings(path: Path) -> bool:
+    """Whether a file is the settings of a result."""
     try:
         return SETTINGS_MARK in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sama import fingerprint
-from sama.edit.request import SETTINGS_MARK, EditRequest, Job, parse_lora
+from sama.edit.request import NO_FEW_STEPS, SETTINGS_MARK, EditRequest, Job, parse_lora
 from sama.errors import EditError
 from sama.files import whole_file
 
@@ -53,6 +53,7 @@ def settings_of(job: Job, resolved: Mapping[str, Any]) -> dict[str, Any]:
         "output": _relative(job.output, folder),
         "model": None if job.request.model is None else _relative(job.request.model, folder),
         "mask": None if job.request.mask is None else _relative(job.request.mask, folder),
+        "few_steps": _named(job.request.few_steps, folder),
         "lora": [_relative(path, folder) + f"@{scale:g}" for path, scale in map(parse_lora, job.request.lora)],
         "frames": job.plan.frames,
         "fps": str(job.info.fps),
@@ -81,9 +82,17 @@ def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             values[name] = str(file.parent / str(values[name]))
     if isinstance(values.get("guidance_interval"), list):
         values["guidance_interval"] = tuple(values["guidance_interval"])
+    few_steps = values.setdefault("few_steps", NO_FEW_STEPS)  # an earlier version knew none
+    if isinstance(few_steps, str) and (file.parent / few_steps).is_file():
+        values["few_steps"] = str(file.parent / few_steps)
     if isinstance(values.get("lora"), list):
         values["lora"] = tuple(str(file.parent / str(spec)) for spec in values["lora"])
     return values
+
+
+def _named(few_steps: str | None, folder: Path) -> str | None:
+    """The LoRA for few steps of a request, a file of this machine relative to `folder`."""
+    return _relative(few_steps, folder) if few_steps is not None and Path(few_steps).is_file() else few_steps
 
 
 def _relative(path: str | os.PathLike[str], folder: Path) -> str:

@@ -24,8 +24,8 @@ class Texts:
     @staticmethod
     def of(request: EditRequest, pipeline: SamaPipeline) -> Texts:
         guidance = pipeline.config["default_guidance"] if request.guidance is None else request.guidance
-        positive = pipeline.encode_prompt([request.instruction])
-        return Texts(positive, None if guidance == 1 else pipeline.encode_prompt([request.negative_prompt]))
+        positive = pipeline.encode_text([request.instruction])
+        return Texts(positive, None if guidance == 1 else pipeline.encode_text([request.negative_prompt]))
 
 
 @dataclass(frozen=True)

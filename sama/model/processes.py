@@ -2,11 +2,13 @@
 
     first process                      every other process
     prepares the run          ->       gets it whole: noise, source, texts, scheduler
+      encodes the clip        ->       encodes its part of the picture (`sama.model.vae_parallel`)
     step: its own passes               step: its own passes        (guidance split, sequence shared inside a pass)
           every pass's velocity, on all processes
     scheduler's step                   the same step on the same tensors
     go on, stop, new tensors  ->       does the same
-    decodes and writes                 waits for the next run
+    decodes                   ->       decodes its part, where it follows the first process
+    writes                             waits for the next run
 
 Latents are the same bits everywhere: every process takes a pass's velocity from the one process that speaks for it.
 What is large and on the devices goes through the group that the user gave (NCCL on GPUs); orders and prepared runs go
@@ -20,19 +22,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.serialization import default_restore_location
 
+from sama.device.streaming import release
+from sama.model import vae_parallel
 from sama.model.parallel import SequenceParallel, sequence_parallel
 from sama.model.split import Split, split
 from sama.model.transformer import SamaTransformer3DModel
 
 T = TypeVar("T")
 Pass = Callable[[], Sequence[Tensor]]
+Direction = Literal["encode", "decode"]
+Coder = Callable[[Direction, Tensor], Tensor]
+"""Pixels to latents or back, as `sama.model.vae_stripes` has them."""
 GO_ON, INTERRUPT, LEAVE = 0, 1, 2
 _PATIENCE = timedelta(days=30)  # a process waits for the next run as long as the app is idle
 
@@ -48,10 +56,14 @@ class Dismissed(RuntimeError):  # noqa: N818 - no error
 class OneProcess:
     """`Processes` for a pipeline that runs in a single process: nothing is exchanged."""
 
-    rank = 0
+    rank, size = 0, 1
 
-    def share(self, make: Callable[[], T], device: torch.device) -> T:  # noqa: ARG002
-        return make()
+    @contextmanager
+    def run(self, prepare: Callable[[], T], device: torch.device) -> Iterator[T]:  # noqa: ARG002
+        yield prepare()
+
+    def coder(self, clip: Sequence[int]) -> Coder | None:  # noqa: ARG002
+        return None
 
     def evaluate(self, passes: Mapping[str, Pass], like: Sequence[Tensor]) -> dict[str, Sequence[Tensor]]:  # noqa: ARG002
         return {name: evaluate() for name, evaluate in passes.items()}
@@ -73,19 +85,35 @@ class _Failure:
     words: str
 
 
+@dataclass(frozen=True)
+class _Coding:
+    """Order: encode or decode a tensor of this shape and type, which comes through the devices' group."""
+
+    direction: Direction
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class Processes:
     """The processes of a group, as one pipeline sees them. Every process of the group makes one, at the same time.
 
-    transformer: the model, with the same weights on each process.
+    transformer, vae: the models, with the same weights on each process. Without `vae` the first process encodes and
+        decodes alone.
     group: of `torch.distributed`; None takes all processes. Its backend must be able to send the tensors of the
         transformer's device.
     """
 
-    def __init__(self, transformer: SamaTransformer3DModel, group: dist.ProcessGroup | None = None) -> None:
-        self.transformer = transformer
-        self.group = group or dist.group.WORLD
-        if self.group is None:
+    def __init__(
+        self,
+        transformer: SamaTransformer3DModel,
+        group: dist.ProcessGroup | None = None,
+        vae: AutoencoderKLWan | None = None,
+    ) -> None:
+        self.transformer, self.vae = transformer, vae
+        found = group or dist.group.WORLD
+        if found is None:
             raise ValueError("There is no process group: call torch.distributed.init_process_group first.")
+        self.group = found
         self.rank, self.size = self.group.rank(), self.group.size()
         self._device = torch.device("cpu")
         self.broken = False
@@ -95,40 +123,76 @@ class Processes:
         self._orders = dist.new_group(self._ranks, _PATIENCE, "gloo", use_local_synchronization=True)
         self._parts: dict[int, dist.ProcessGroup] = {}
         self._sharing = SequenceParallel({}, [])
+        self._leading = self._others_wait = False
+        if len(set(self.gathered(None if vae is None else vae.dtype))) > 1:
+            self.vae = None  # one that was short of memory took a smaller type
 
     @property
     def heads(self) -> int:
         return int(self.transformer.config["num_attention_heads"])
 
+    def gathered(self, value: T) -> list[T]:
+        """The value that each process gives, by rank. All call it at the same time."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self._orders)
+        return found
+
     # --- A run -------------------------------------------------------------------------------------------------------
 
-    def share(self, make: Callable[[], T], device: torch.device) -> T:
-        """The result of `make` on the first process, sent to every process; the others do not call it.
+    @contextmanager
+    def lead(self) -> Iterator[None]:
+        """Around everything that the first process does while the others follow it: they take part in encoding and
+        decoding then, also between runs. At the end they are dismissed."""
+        self._leading = self._others_wait = self.rank == 0
+        try:
+            yield
+        finally:
+            self._leading = self._others_wait = False
+            self.dismiss()
+
+    @contextmanager
+    def run(self, prepare: Callable[[], T], device: torch.device) -> Iterator[T]:
+        """A run, as `prepare` made it on the first process, sent to every process; the others do not call it.
 
         device: of this process; tensors that are on a GPU there are on this one here.
-        Raises what `make` raises on the first process; on the others RunLeft when it failed, Dismissed after
+        Raises what `prepare` raises on the first process; on the others RunLeft when it failed, Dismissed after
         `dismiss`.
         """
         self._device = device
-        if self.rank:
-            received = self._received(device)
-            if isinstance(received, _Failure):
-                raise RunLeft(received.words)
-            if received is None:
-                raise Dismissed
-            return received
         try:
-            made = make()
-        except BaseException as error:
-            self._send(_Failure(type(error).__name__))
-            raise
-        self._send(made)
-        return made
+            self._others_wait = self.rank == 0
+            made = self._shared(prepare)
+            self._others_wait = False
+            yield made
+        finally:
+            self._others_wait = self._leading
 
     def dismiss(self) -> None:
         """Let the other processes, which wait for a run, go. The first process calls it."""
         if self.rank == 0 and not self.broken:
             self._send(None)
+
+    def coder(self, clip: Sequence[int]) -> Coder | None:
+        """Encodes and decodes a clip (B, T, H, W) on all processes; None where the others do not wait for the first
+        one, and where it does not pay or the autoencoder cannot be cut.
+
+        The first process calls it.
+        """
+        if self.vae is None or self.broken or not self._others_wait:
+            return None
+        return self._code if vae_parallel.can_spread(self.vae, clip, self.size) else None
+
+    def _code(self, direction: Direction, given: Tensor) -> Tensor:
+        self._send(_Coding(direction, tuple(given.shape), given.dtype))
+        return self._take_part(direction, given.contiguous())
+
+    def _take_part(self, direction: Direction, given: Tensor) -> Tensor:
+        """Encode or decode this process's part of what the first process gives."""
+        assert self.vae is not None  # the first process asks for it, and all have one or none
+        with self.computing():
+            dist.broadcast(given.view(torch.uint8), group_src=0, group=self.group)
+            work = vae_parallel.encode if direction == "encode" else vae_parallel.decode
+            return work(self.vae, given, self.group)
 
     def evaluate(self, passes: Mapping[str, Pass], like: Sequence[Tensor]) -> dict[str, Sequence[Tensor]]:
         """The tensors of every pass of a step, by its name. Each process calls those that are its own.
@@ -173,10 +237,8 @@ class Processes:
         level = self._highest(INTERRUPT if interrupt else GO_ON)
         if level == LEAVE:
             raise RunLeft("another process has left the run")
-        if self._highest(len(changed) if self.rank == 0 else 0):
-            changed = self.share(lambda: dict(changed), self._device)
-        else:
-            changed = {}
+        any_changed = self._highest(len(changed) if self.rank == 0 else 0)
+        changed = self._shared(lambda: dict(changed)) if any_changed else {}
         return level == INTERRUPT, changed
 
     def remove(self) -> None:
@@ -186,15 +248,36 @@ class Processes:
 
     # --- How ---------------------------------------------------------------------------------------------------------
 
+    def _shared(self, make: Callable[[], T]) -> T:
+        """The result of `make` on the first process, on all of them."""
+        if self.rank:
+            while isinstance(received := self._received(), _Coding):
+                release(self.transformer)
+                given = torch.empty(received.shape, dtype=received.dtype, device=self._device)
+                self._take_part(received.direction, given)
+            if isinstance(received, _Failure):
+                raise RunLeft(received.words)
+            if received is None:
+                raise Dismissed
+            return received
+        try:
+            made = make()
+        except BaseException as error:
+            if not self.broken:
+                self._send(_Failure(type(error).__name__))
+            raise
+        self._send(made)
+        return made
+
     def _arrange(self, wanted: Split) -> None:
         """Share sequences among as many neighbours as `wanted` says."""
         if wanted.sequence != self.current.sequence:
             self._sharing.remove()
             if wanted.sequence > 1:
-                self._sharing = self._shared(wanted)
+                self._sharing = self._sharing_of(wanted)
         self.current = wanted
 
-    def _shared(self, wanted: Split) -> SequenceParallel:
+    def _sharing_of(self, wanted: Split) -> SequenceParallel:
         degree = wanted.sequence
         if degree not in self._parts:
             # Neighbours [0, degree), [degree, 2 degree), ...; those left over at the end are a group that idles.
@@ -218,14 +301,14 @@ class Processes:
         dist.broadcast(torch.tensor([len(data)]), group_src=0, group=self._orders)
         dist.broadcast(data, group_src=0, group=self._orders)
 
-    def _received(self, device: torch.device) -> Any:
+    def _received(self) -> Any:
         length = torch.zeros(1, dtype=torch.int64)
         dist.broadcast(length, group_src=0, group=self._orders)
         data = torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(data, group_src=0, group=self._orders)
 
         def placed(storage: Any, location: str) -> Any:
-            return storage if location == "cpu" else default_restore_location(storage, str(device))
+            return storage if location == "cpu" else default_restore_location(storage, str(self._device))
 
         # It comes from the first process of this program, and holds records beside tensors.
         return torch.load(io.BytesIO(data.numpy().tobytes()), map_location=placed, weights_only=False)

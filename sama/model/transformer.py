@@ -18,18 +18,23 @@ sections 3.1 and 3.2.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
-from diffusers.utils import BaseOutput, apply_lora_scale
+from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 
-from sama.model.blocks import SamaBlock, may_drop_queries, may_share
+from sama.model.blocks import FusedGELU, SamaBlock, may_drop_queries, may_share
+from sama.model.caches import SamaCacheMixin
 from sama.shapes import NUM_SEMANTIC_TOKENS, SEMANTIC_GRID
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
@@ -46,7 +51,7 @@ class PatchGrid(NamedTuple):
 
 
 @dataclass
-class SamaTransformerOutput(BaseOutput):
+class SamaTransformerOutput(Transformer2DModelOutput):
     """Velocities (noise minus clean) of both streams.
 
     sample: (B, C, F, H, W), of the target latents.
@@ -143,7 +148,7 @@ def patch_grid(latents: Tensor, patch_size: tuple[int, ...]) -> PatchGrid:
     return PatchGrid(*(side // patch for side, patch in zip(latents.shape[2:], patch_size, strict=True)))
 
 
-class SamaTransformer3DModel(WanTransformer3DModel):
+class SamaTransformer3DModel(SamaCacheMixin, WanTransformer3DModel):
     """Wan's transformer with semantic anchors and an in-context source clip.
 
     Config beyond Wan's: `semantic_dim` (width of an anchor, 1152 for SigLIP-so400m), `semantic_hidden_dim`,
@@ -198,6 +203,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         dim = num_attention_heads * attention_head_dim
         for block in (self.blocks[0], self.blocks[-1]):
             SamaBlock.take_over(block)
+        for block in self.blocks:
+            FusedGELU.take_over(block.ffn.net[0])
         self.rope = SamaRotaryPosEmbed(
             attention_head_dim, patch_size, rope_max_seq_len, semantic_positions, source_positions
         )
@@ -208,6 +215,37 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         self.semantic_head = SemanticHead(dim, semantic_dim)
         # Both ends of the blocks, where `sama.model.parallel` splits the sequence and gathers it again.
         self.before_blocks, self.after_blocks = nn.Identity(), nn.Identity()
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path_or_dict: str | os.PathLike[str] | dict[str, Tensor],
+        config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        torch_dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        **kwargs: Any,
+    ) -> SamaTransformer3DModel:
+        """The model from one file of weights, as released or as ComfyUI has it, strictly: see
+        `sama.checkpoints.load_transformer`.
+
+        pretrained_model_link_or_path_or_dict: a file, a link to one on the Hub, or tensors by name.
+        config: a preset's name, the model's arguments, or a folder with a `config.json`; None finds the preset by the
+            shapes of the weights.
+        kwargs: of the download, as in diffusers: token, cache_dir, revision, local_files_only, ...
+        Raises CheckpointError for weights that do not fit.
+        """
+        from diffusers.loaders.single_file_utils import load_single_file_checkpoint
+
+        from sama.checkpoints import load_transformer
+
+        weights: Any = pretrained_model_link_or_path_or_dict
+        if not isinstance(weights, dict):
+            weights = load_single_file_checkpoint(os.fspath(weights), **kwargs)
+        chosen: Any = config
+        if isinstance(config, str | os.PathLike) and Path(config).is_dir():
+            stored = cls.load_config(config)
+            chosen = {name: value for name, value in stored.items() if not name.startswith("_")}
+        return load_transformer(weights, chosen, torch_dtype, device)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -253,6 +291,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             segments.append(self._mark(self.semantic_projector(semantic_hidden_states), SEMANTIC))
         segments.append(self._mark(self._embed_patches(hidden_states), TARGET))
         tokens = torch.cat(segments, dim=1)  # (B, source + semantic + target, D)
+        del segments  # a copy of all tokens, which would stay through the blocks
 
         # 3. The blocks
         tokens = self.before_blocks(tokens)

@@ -36,7 +36,7 @@ def encode(vae: AutoencoderKLWan, pixels: Tensor, stripes: int = 1) -> Tensor:
     encoder, patch = vae.encoder, vae.config["patch_size"]
     scale = vae.spatial_compression_ratio // (patch or 1)
     x = patchify(pixels, patch_size=patch) if patch else pixels
-    dim = _longer(x)
+    dim = longer_side(x)
     low: Tensor | None = None
     for begin, end, first, last in _stripes(x.shape[dim] // scale, stripes, encoder_rim(vae.config)):
         memory = _Memory(encoder)
@@ -73,7 +73,7 @@ def decode(vae: AutoencoderKLWan, latents: Tensor, stripes: int = 1) -> Tensor:
         y = memory.convolve(decoder.conv_in, y)
         low.append(decoder.mid_block(y, feat_cache=memory.kept, feat_idx=memory.at))
     x = torch.cat(low, dim=2)
-    dim = _longer(x)
+    dim = longer_side(x)
     out: Tensor | None = None
     for begin, end, first, last in _stripes(x.shape[dim], stripes, decoder_rim(vae.config)):
         memory, frame = _Memory(decoder), 0
@@ -127,7 +127,8 @@ def _stripes(side: int, count: int, rim: int) -> Iterator[tuple[int, int, int, i
             yield begin, end, max(0, begin - rim), min(side, end + rim)
 
 
-def _longer(x: Tensor) -> int:
+def longer_side(x: Tensor) -> int:
+    """The dimension along which a clip (B, C, T, H, W) is cut."""
     return 4 if x.shape[4] >= x.shape[3] else 3
 
 

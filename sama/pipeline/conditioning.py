@@ -7,7 +7,7 @@ which places are empty: a prompt may hold the padding token's own name.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -15,6 +15,9 @@ from torch import Tensor
 from transformers import BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from sama.model import vae_stripes
+
+if TYPE_CHECKING:
+    from sama.model.processes import Coder
 
 PADDING = -1
 """Stands in token ids where the tokenizer padded."""
@@ -50,6 +53,7 @@ def encode_clips(
     statistics: LatentStatistics | None = None,
     encode: Callable[[Tensor], Tensor] | None = None,
     stripes: int = 1,
+    coder: Coder | None = None,
 ) -> Tensor:
     """Frames (B, T, H, W, 3), uint8 or floats in [0, 1], T = 4k+1 and sides divisible by 16, on the VAE's device, as
     normalised latents (B, C, F, H / 8, W / 8), float32.
@@ -58,22 +62,26 @@ def encode_clips(
     encode: a quicker way from pixels (B, 3, T, H, W), float32 in [-1, 1], to the means of this VAE's latents, in place
         of its own.
     stripes: in how many the VAE takes the picture, see `sama.model.vae_stripes`.
+    coder: runs the VAE on several processes, see `sama.model.processes.Processes.coder`.
     """
     if encode is None:
-        latents = vae_stripes.encode(vae, to_pixels(frames, vae.dtype), stripes).float()
+        pixels = to_pixels(frames, vae.dtype)
+        latents = (coder("encode", pixels) if coder else vae_stripes.encode(vae, pixels, stripes)).float()
     else:
         latents = encode(to_pixels(frames, torch.float32)).float()
     mean, std = statistics or LatentStatistics.of(vae, latents.device)
     return (latents - mean) / std
 
 
-def decode_clips(vae: AutoencoderKLWan, latents: Tensor, stripes: int = 1) -> Tensor:
+def decode_clips(vae: AutoencoderKLWan, latents: Tensor, stripes: int = 1, coder: Coder | None = None) -> Tensor:
     """Normalised latents (B, C, F, h, w), float32 on the VAE's device, as frames (B, T, H, W, 3) in [0, 1], float32.
 
     stripes: in how many the VAE takes the picture, see `sama.model.vae_stripes`.
+    coder: runs the VAE on several processes, see `sama.model.processes.Processes.coder`.
     """
     mean, std = LatentStatistics.of(vae, latents.device)
-    pixels = vae_stripes.decode(vae, (latents * std + mean).to(vae.dtype), stripes).float()
+    latents = (latents * std + mean).to(vae.dtype)
+    pixels = (coder("decode", latents) if coder else vae_stripes.decode(vae, latents, stripes)).float()
     return (pixels.clamp(-1, 1) / 2 + 0.5).movedim(1, -1)
 
 

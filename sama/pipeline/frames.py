@@ -39,11 +39,11 @@ def as_frames(video: Any) -> Tensor:
 
 
 def as_output(frames: Tensor, output_type: str) -> Tensor | np.ndarray | list[list[Image.Image]]:
-    """Frames (B, T, H, W, 3) in [0, 1] as float32 `"np"` or `"pt"` of the same shape, or as `"pil"`: lists of pictures
-    per clip."""
+    """Frames (B, T, H, W, 3) in [0, 1] as float32: `"np"`, an array of the same shape; `"pt"`, a tensor (B, T, 3, H, W)
+    as diffusers' video pipelines give; or `"pil"`, lists of pictures per clip."""
     frames = frames.float().cpu()
     if output_type == "pt":
-        return frames
+        return frames.movedim(-1, 2).contiguous()
     if output_type == "np":
         return frames.numpy()
     pixels = (frames * 255).round().to(torch.uint8).numpy()

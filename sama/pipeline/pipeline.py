@@ -21,12 +21,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SiglipVisionModel
 
-from sama.device.placement import stripes_that_fit
+from sama.device.placement import part_fits, stripes_that_fit
 from sama.device.streaming import release
 from sama.model.lora import SamaLoraMixin
 from sama.model.pretext import EDIT_PREFIX
 from sama.model.processes import OneProcess, Processes
 from sama.model.transformer import SamaTransformer3DModel
+from sama.model.vae_parallel import largest_share
 from sama.pipeline.batch import BatchShape
 from sama.pipeline.caching import first_block_cache
 from sama.pipeline.conditioning import decode_clips, encode_clips, text_states, tokenise
@@ -34,6 +35,7 @@ from sama.pipeline.frames import as_frames, as_output
 from sama.pipeline.inputs import CALLBACK_TENSORS, SamaInputs, taking
 from sama.pipeline.parallel_runs import ParallelRunsMixin
 from sama.pipeline.prompts import SPELLINGS, Spelling, model_prompt, unread
+from sama.pipeline.run_state import RunStateMixin
 from sama.pipeline.schedule import TIMESTEPS, denoised, guide, guided_at, run_scheduler, shifted_sigmas
 from sama.pipeline.types import SamaPipelineOutput, SamaRun, SamaStep, Velocity
 from sama.presets import WAN_GUIDANCE, WAN_STEPS, WAN_TEXT_TOKENS
@@ -42,7 +44,7 @@ from sama.shapes import Canvas, LatentShape, latent_shape
 logger = logging.getLogger(__name__)
 
 
-class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
+class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, RunStateMixin, DiffusionPipeline):
     """Instruction-guided video editing with SAMA.
 
     transformer: the model. vae: Wan's. text_encoder, tokenizer: UMT5, BERT or any other of transformers with a
@@ -63,7 +65,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
 
     transformer: SamaTransformer3DModel
     vae: AutoencoderKLWan
-    text_encoder: PreTrainedModel
+    text_encoder: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     scheduler: FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler
     semantic_tower: SiglipVisionModel | None
@@ -72,7 +74,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self,
         transformer: SamaTransformer3DModel,
         vae: AutoencoderKLWan,
-        text_encoder: PreTrainedModel,
+        text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         scheduler: FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler,
         semantic_tower: SiglipVisionModel | None = None,
@@ -112,9 +114,6 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self.share_attention = True  # between the evaluations of a step; False saves a tensor of all tokens
         self._processes: Processes | OneProcess = OneProcess()
         self._vae_lock = threading.Lock()  # Wan's VAE keeps its frame cache in the module
-        self._interrupt = False
-        self._num_timesteps = 0
-        self._current_timestep: Tensor | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> SamaPipeline:
@@ -135,21 +134,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         if isinstance(kwargs.get("transformer"), SamaTransformer3DModel):
             self.register_to_config(transformer=("sama", SamaTransformer3DModel.__name__))
 
-    # --- State that diffusers' callbacks and caches look for ---------------------------------------------------------
-
-    @property
-    def interrupt(self) -> bool:
-        """Set `_interrupt` from a callback to stop after this step; what there is then is decoded and returned. To
-        stop without a result, close `stream`."""
-        return self._interrupt
-
-    @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        return self._current_timestep
+    # --- What the model was made for ---------------------------------------------------------------------------------
 
     @property
     def canvas(self) -> Canvas | None:
@@ -169,8 +154,8 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         (B, C, F, H / 8, W / 8), float32. Raises ValueError for other sizes."""
         self._latent_shape(frames)
         with self._vae_lock:
-            device = self._execution_device
-            return encode_clips(self.vae, frames.to(device), stripes=self._stripes(frames.shape[:4]))
+            frames = frames.to(self._execution_device)
+            return encode_clips(self.vae, frames, **self._coding(frames.shape[:4]))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -179,14 +164,19 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
             scale = self.vae.config["scale_factor_spatial"]
             clip = (len(latents), 4 * latents.shape[2] - 3, *(scale * side for side in latents.shape[3:]))
             latents = latents.to(self._execution_device, torch.float32)
-            return decode_clips(self.vae, latents, self._stripes(clip))
+            return decode_clips(self.vae, latents, **self._coding(clip))
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
+    def encode_text(self, prompts: Sequence[str], prefix: str | None = None) -> Tensor:
         """Prompts as text states (B, max_sequence_length, text_dim), float32, padded rows zero.
 
         prefix: the task's token in place of the pipeline's.
+        Raises ValueError for a pipeline that was loaded without a text encoder.
         """
+        if self.text_encoder is None:
+            raise ValueError(
+                "this pipeline was loaded without its text encoder: give prompt_embeds in place of prompts"
+            )
         prefix = self.config["prompt_prefix"] if prefix is None else prefix
         texts = [model_prompt(prompt, prefix, self.config["spell_quotes"]) for prompt in prompts]
         room = self.config["max_sequence_length"]
@@ -195,6 +185,34 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         if needed > room:
             logger.warning("the prompt has %d tokens and the model reads %d: its end is lost", needed, room)
         return text_states(self.text_encoder, self.tokenizer, tokens.to(self._execution_device)).float()
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        prompt_prefix: str | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Text states of prompts and of negative prompts, (B, max_sequence_length, text_dim) each, to be given to a
+        call as `prompt_embeds` and `negative_prompt_embeds`. As in diffusers' pipelines; arguments as a call's.
+
+        do_classifier_free_guidance: False leaves out the second ones, which are then None.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        negatives = [negative_prompt or ""] if isinstance(negative_prompt, str | None) else negative_prompt
+        counts = [len(prompts if prompt_embeds is None else prompt_embeds)]
+        if do_classifier_free_guidance:
+            counts.append(len(negatives if negative_prompt_embeds is None else negative_prompt_embeds))
+        batch = BatchShape(max(counts), num_videos_per_prompt)
+        prompt_embeds = self._text(prompt_embeds, prompts, prompt_prefix, batch)
+        if do_classifier_free_guidance:
+            negative_prompt_embeds = self._text(negative_prompt_embeds, negatives, prompt_prefix, batch)
+        else:
+            negative_prompt_embeds = None
+        return prompt_embeds, negative_prompt_embeds
 
     def unread(self, prompt: str, prefix: str | None = None) -> str:
         """The end of a prompt that is beyond `max_sequence_length` tokens, "" if there is none; see
@@ -210,10 +228,14 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         _, num_frames, height, width, _ = frames.shape
         return latent_shape(num_frames, height, width, self.vae.config["scale_factor_spatial"])
 
-    def _stripes(self, clip: Sequence[int]) -> int:
-        """In how many stripes the VAE takes a clip (B, T, H, W); what waits for the transformer makes room."""
+    def _coding(self, clip: Sequence[int]) -> dict[str, Any]:
+        """How the VAE takes a clip (B, T, H, W): on several processes, or in how many stripes. What waits for the
+        transformer makes room."""
         release(self.transformer)
-        return stripes_that_fit(self, clip)
+        coder = self._processes.coder(clip)
+        if coder is not None and part_fits(self, clip, largest_share(self.vae, clip, self._processes.size)):
+            return {"coder": coder}
+        return {"stripes": stripes_that_fit(self, clip)}
 
     # --- The run -----------------------------------------------------------------------------------------------------
 
@@ -282,8 +304,8 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
             if inputs.cache_threshold is not None:
                 stack.enter_context(first_block_cache(self.transformer, inputs.cache_threshold))
             self.transformer._reset_stateful_cache()  # a run that was stopped may have left its own
-            run, scheduler = processes.share(lambda: (prepare(), scheduler), self._execution_device)
-            self._num_timesteps = run.num_steps
+            run, scheduler = stack.enter_context(processes.run(lambda: (prepare(), scheduler), self._execution_device))
+            self._num_timesteps, self._guidance_scale = run.num_steps, run.guidance_scale
             video_scheduler, semantic_scheduler = (
                 run_scheduler(scheduler, run.num_steps, self.config["shift"], run.latents.device) for _ in range(2)
             )
@@ -300,10 +322,10 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
                     velocity.semantic, timestep, run.semantic_latents, return_dict=False
                 )[0]
                 with processes.handing_out():
-                    changed: dict[str, Tensor] = {}
+                    changed: dict[str, Any] = {}
                     if callback is not None:
                         given = {name: getattr(run, name) for name in inputs.callback_tensors}
-                        changed = callback(self, index, timestep, given) or {}
+                        changed = dict(callback(self, index, timestep, given) or {}) | self._guided_anew(run)
                         run.replace(changed)
                     yield SamaStep(
                         index + 1, run.num_steps, sigma * TIMESTEPS, sigma, run.latents, run.semantic_latents, clean,
@@ -314,6 +336,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
                 if self._interrupt:
                     break
             self._current_timestep = None
+            stack.close()  # the run is over: processes that follow this one are free to decode with it
             frames: Any = run.latents
             if inputs.output_type != "latent":
                 frames = as_output(self.decode_latents(run.latents), inputs.output_type)
@@ -325,11 +348,12 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
 
     def _velocity(self, run: SamaRun, index: int, sigma: float) -> Velocity:
         """The guided velocity: one pass of the model per text and source that the scales ask for."""
-        reference = run.prompt_embeds if run.negative_prompt_embeds is None else run.negative_prompt_embeds
+        negative = None if run.guidance_scale == 1 else run.negative_prompt_embeds
+        reference = run.prompt_embeds if negative is None else negative
         passes = {"cond": (run.prompt_embeds, run.source_latents)}
         guided = guided_at(sigma, run.guidance_interval)
-        if guided and run.negative_prompt_embeds is not None:
-            passes["uncond"] = (run.negative_prompt_embeds, run.source_latents)
+        if guided and negative is not None:
+            passes["uncond"] = (negative, run.source_latents)
         if guided and run.source_guidance_scale != 1 and run.source_latents is not None:
             passes["without_source"] = (reference, None)
         context = {"step_index": index, "sigma": sigma, "num_inference_steps": run.num_steps}
@@ -376,7 +400,7 @@ class SamaPipeline(SamaLoraMixin, ParallelRunsMixin, DiffusionPipeline):
         self, embeds: Tensor | None, prompt: str | Sequence[str] | None, prefix: str | None, batch: BatchShape
     ) -> Tensor:
         if embeds is None:
-            embeds = self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt or ()), prefix)
+            embeds = self.encode_text([prompt] if isinstance(prompt, str) else list(prompt or ()), prefix)
         return batch.expand(embeds).to(self._execution_device)
 
     def _noise(self, batch: BatchShape, source: Tensor | None, inputs: SamaInputs) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from torch import Tensor
 class SamaPipelineOutput(BaseOutput):
     """A finished run.
 
-    frames: (B, T, H, W, 3) in [0, 1], float32, as `"np"` or `"pt"`; for `"pil"` B lists of T pictures; for `"latent"`
-        the normalised latents (B, C, F, H / 8, W / 8).
+    frames: in [0, 1], float32: for `"np"` (B, T, H, W, 3), for `"pt"` (B, T, 3, H, W); for `"pil"` B lists of T
+        pictures; for `"latent"` the normalised latents (B, C, F, H / 8, W / 8).
     semantic_tokens: (B, steps, 65, D) on the CPU, float32: the plan as it formed. Step s holds the model's estimate of
         the clean anchors at that step, `noisy - sigma * velocity` with the guided velocity; the last is the plan that
         the video was made by.
@@ -74,7 +74,7 @@ class SamaRun:
     attention_kwargs: dict[str, Any] | None
     guidance_interval: tuple[float, float] | None = None
 
-    def replace(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put tensors, by name, in place of the run's."""
-        for name, tensor in tensors.items():
-            setattr(self, name, tensor)
+    def replace(self, changed: Mapping[str, Any]) -> None:
+        """Put tensors and numbers, by name, in place of the run's."""
+        for name, value in changed.items():
+            setattr(self, name, value)

@@ -10,7 +10,7 @@ import weakref
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import av
 import numpy as np
@@ -21,6 +21,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from sama.errors import VideoError
+from sama.video.codecs import container_of
 from sama.video.container import av_errors, moving_pictures, open_input
 from sama.video.limits import VideoLimits
 from sama.video.timeline import Timeline, read_timeline
@@ -31,40 +32,14 @@ _LARGEST_CLOCK = 2**31 - 1
 _LARGE_FRAME = 2560 * 1440
 _SCALER_THREADS = 4
 _AVX_512F = 13  # OpenCV's number of this feature, which its Python module does not name
+_MATRIX_RGB = 0
 _MATRIX_BT709 = 1
 _MATRIX_SMPTE170M = 6
 
 
-class _Container(NamedTuple):
-    format: str
-    video_codec: str
-    audio_codec: str  # for sound that the container cannot hold as it is
-
-
-_CONTAINERS = {
-    ".mp4": _Container("mp4", "libx264", "aac"),
-    ".m4v": _Container("mp4", "libx264", "aac"),
-    ".mov": _Container("mov", "libx264", "aac"),
-    ".mkv": _Container("matroska", "libx264", "aac"),
-    ".webm": _Container("webm", "libvpx-vp9", "libopus"),
-}
-
-
-# Codecs that hold transparency, by suffix; .mp4 has none that players know.
-_ALPHA = {
-    ".mov": ("prores_ks", "yuva444p10le"),
-    ".mkv": ("libvpx-vp9", "yuva420p"),
-    ".webm": ("libvpx-vp9", "yuva420p"),
-}
-
-
-def holds_alpha(path: str | os.PathLike[str]) -> bool:
-    """Whether a file of this name can hold transparency."""
-    return Path(path).suffix.lower() in _ALPHA
-
-
 class VideoWriter:
-    """Encode frames to ``path``; the suffix chooses the container (.mp4, .mov, .mkv: H.264; .webm: VP9).
+    """Encode frames to ``path``; the suffix chooses the container (.mp4, .mov, .mkv: H.264; .webm: VP9), and ``codec``
+    another codec in it: "prores" (10 bits; .mov, .mkv) or "ffv1" (lossless; .mkv).
 
     Use it as a context manager: the file appears, complete, when the block ends without an exception, and otherwise
     nothing is left behind.
@@ -74,9 +49,9 @@ class VideoWriter:
     seconds after the source's first frame; ``end=None`` is the end of the file. ``crf`` is the quality (lower is
     better); the default is visually clean. ``preset`` is x264's, of speed against file size. ``gop_size`` is the
     largest distance of key frames. ``audio_codec`` re-encodes sound of any other codec to that one. ``timeline`` is the
-    source's, where the caller has read it. ``alpha`` writes transparency, in ProRes 4444 (.mov) or VP9 (.webm, .mkv);
-    see :func:`holds_alpha`. ``name`` stands in error messages in place of the path's. ``notices``, once the file is
-    there, are sentences about what of the source was changed or not kept.
+    source's, where the caller has read it. ``alpha`` writes transparency, in ProRes 4444 (.mov), VP9 (.webm, .mkv) or
+    ``codec``; see :func:`sama.video.codecs.holds_alpha`. ``name`` stands in error messages in place of the path's.
+    ``notices``, once the file is there, are sentences about what of the source was changed or not kept.
     """
 
     def __init__(
@@ -95,6 +70,7 @@ class VideoWriter:
         audio_codec: str | None = None,
         timeline: Timeline | None = None,
         alpha: bool = False,
+        codec: str | None = None,
         name: str | None = None,
     ) -> None:
         self._path = Path(path)
@@ -109,11 +85,10 @@ class VideoWriter:
         self._preset = preset
         self._gop_size = gop_size
         self._force_audio = audio_codec
-        self._kind = _container_of(self._path)
-        self._pix_fmt = ""
-        if alpha:
-            codec, self._pix_fmt = _ALPHA[self._path.suffix.lower()]
-            self._kind = self._kind._replace(video_codec=codec)
+        self._kind, self._pix_fmt = container_of(self._path, codec, alpha)
+        if self._pix_fmt == "yuv422p10le" and width % 2:  # one colour for two columns: the last one would have none
+            self._pix_fmt = "yuv444p10le"
+        self._is_rgb = self._pix_fmt.startswith("bgr")
         self.alpha = alpha
         self._name = name or self._path.name
         self._action = "write" if name is None else "convert"
@@ -265,7 +240,10 @@ class VideoWriter:
         # Look-ahead and threads each hold frames; at 4K and above that must stay within a small memory.
         threads = str(min(os.cpu_count() or 1, 4 if large else 16))
         if self._kind.video_codec == "prores_ks":
-            return {"profile": "4444", "threads": threads}
+            return {"profile": "4444" if "444" in self._pix_fmt else "hq", "threads": threads}
+        if self._kind.video_codec == "ffv1":
+            # Version 3 with checksums, every frame for itself: what archives ask for.
+            return {"level": "3", "slicecrc": "1", "slices": "4", "g": "1", "threads": threads}
         if self._kind.video_codec == "libvpx-vp9":
             crf = 24 if self._crf is None else self._crf
             options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"}
@@ -282,8 +260,8 @@ class VideoWriter:
     def _tag_colours(self) -> None:
         assert self._stream is not None
         context = self._stream.codec_context
-        context.color_range = ColorRange.MPEG
-        context.colorspace = _MATRIX_BT709 if self._is_hd else _MATRIX_SMPTE170M
+        context.color_range = ColorRange.JPEG if self._is_rgb else ColorRange.MPEG
+        context.colorspace = _MATRIX_RGB if self._is_rgb else _MATRIX_BT709 if self._is_hd else _MATRIX_SMPTE170M
         context.color_primaries = ColorPrimaries.BT709
         context.color_trc = ColorTrc.BT709
 
@@ -293,6 +271,8 @@ class VideoWriter:
             opaque = np.full(image.shape[:2], 255, np.uint8)
             image = np.dstack([image, opaque if alpha is None else alpha])
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgba" if self.alpha else "rgb24")
+        if self._is_rgb:
+            return self._reformatter.reformat(frame, format=self._stream.codec_context.pix_fmt)
         return self._reformatter.reformat(
             frame,
             format=self._stream.codec_context.pix_fmt,
@@ -382,17 +362,6 @@ def as_rate(fps: Fraction | int | float) -> Fraction:
     if rate <= 0:
         raise ValueError(f"fps must be above 0, got {fps}")
     return rate
-
-
-def _container_of(path: Path) -> _Container:
-    kind = _CONTAINERS.get(path.suffix.lower())
-    if kind is None:
-        raise VideoError(f"{path.name} has no video suffix that can be written; use .mp4, .mov, .mkv or .webm.")
-    if path.is_dir():
-        raise VideoError(f"{path.name} is a folder; give a file name for the video.")
-    if not path.parent.is_dir():
-        raise VideoError(f"The folder {path.parent.name} for {path.name} does not exist; create it first.")
-    return kind
 
 
 def _remove(path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sama.edit.editor import edit_video
+from sama.edit.editor import Extent, edit_video, extent_of
 from sama.edit.events import EditEvent
-from sama.edit.request import EditRequest, check_request, sampled
+from sama.edit.request import EditRequest, check_request, loras_of, sampled
 from sama.errors import EditError
 from sama.workers.group import Workers
 from sama.workers.worker import join_group, own_device
@@ -25,7 +25,9 @@ def edit_on_workers(request: EditRequest, gpus: int, quiet: bool = True) -> Gene
     """
     job = check_request(request)
     _refuse_cache(request)
-    with Workers(gpus, partial(_load, request), request.device, restart=False, quiet=quiet) as workers:
+    request = job.request
+    load = partial(_load, request, extent_of(job))
+    with Workers(gpus, load, request.device, restart=False, quiet=quiet) as workers:
         yield EditEvent("planning", windows=len(job.plan.windows), message=f"Loading the model on {gpus} workers")
         yield from workers.run(partial(edit_shared, request))
 
@@ -38,24 +40,26 @@ def launched() -> bool:
 def edit_as_launched(request: EditRequest) -> Generator[EditEvent, None, None]:
     """`sama.edit.edit_video` by all processes of a launcher, each of which calls this; only the first one yields
     events."""
+    import torch
     import torch.distributed as dist
 
     rank, here = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    extent: list[Any] = [None]
     if rank == 0:
-        check_request(request)
+        extent = [extent_of(check_request(request))]
     _refuse_cache(request)
+    request = sampled(request)
     device = own_device(request.device, here, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     join_group(device)
     try:
-        pipeline = _load(request, device)
-        processes = pipeline.enable_parallel()
+        dist.broadcast_object_list(extent, device=torch.device(device))  # the clip may be on the first machine only
+        pipeline = _load(request, extent[0], device, rank == 0)
+        pipeline.enable_parallel()
         if rank:
             pipeline.follow()
             return
-        try:
+        with pipeline.lead():
             yield from edit_shared(request, pipeline)
-        finally:
-            processes.dismiss()
     finally:
         dist.destroy_process_group()
 
@@ -87,7 +91,9 @@ def _refuse_cache(request: EditRequest) -> None:
         raise EditError("The cache works on one GPU only; leave --cache or --gpus out.")
 
 
-def _load(request: EditRequest, device: str) -> SamaPipeline:
+def _load(request: EditRequest, extent: Extent, device: str, leads: bool) -> SamaPipeline:
     from sama.loading import load_pipeline
 
-    return load_pipeline(request.preset, device, request.lora, request.model, request.memory, request.compile)
+    return load_pipeline(
+        request.preset, device, loras_of(request), request.model, request.memory, request.compile, *extent, texts=leads
+    )

@@ -49,7 +49,7 @@ class State(Enum):
 class Workers:
     """`count` processes, one per GPU, that run one job at a time.
 
-    load: makes the pipeline on a device; it runs in each worker and must be picklable (a function of a module).
+    load: makes the pipeline of a worker, see `sama.workers.worker.Load`; it must be picklable (a function of a module).
     device: "cuda", "cpu", or None for CUDA.
     describe: what `facts` will be, computed in the first worker.
     restart: whether workers that were lost are started again at once; otherwise with the next job.

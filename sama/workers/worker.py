@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from sama.model.processes import Processes
     from sama.pipeline import SamaPipeline
 
-Load = Callable[[str], "SamaPipeline"]
-"""A function that makes the pipeline on a device; it runs in every worker."""
+Load = Callable[[str, bool], "SamaPipeline"]
+"""A function that makes the pipeline on a device; it runs in every worker. Its second argument says whether this is the
+first one, which alone encodes prompts."""
 Work = Callable[["SamaPipeline"], Generator[Any, None, None]]
 Prepare = Callable[["SamaPipeline"], None]
 
@@ -116,7 +117,7 @@ def _join(member: Member, load: Load) -> tuple[SamaPipeline, Processes]:
     if device == "cpu":
         torch.set_num_threads(member.threads)
     join_group(device, init_method=member.meeting, rank=member.rank, world_size=member.size)
-    pipeline = load(device)
+    pipeline = load(device, member.rank == 0)
     return pipeline, pipeline.enable_parallel()
 
 
@@ -160,15 +161,13 @@ def _do(order: Order, pipeline: SamaPipeline, processes: Processes, inbox: _Inbo
                 order.prepare(pipeline)
                 pipeline.follow()
             else:
-                try:
+                with pipeline.lead():
                     order.prepare(pipeline)
                     with closing(order.work(pipeline)) as items:
                         for item in items:
                             inbox.send(Item(order.number, item))
                             if inbox.stopped(order.number):
                                 break
-                finally:
-                    processes.dismiss()
     except Exception as error:
         return Ended(order.number, portable(error), broken=processes.broken or processes.rank > 0)
     return Ended(order.number)

@@ -110,8 +110,10 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def app(serve, clip, tmp_path_factory) -> Served:
-    """The app, opened on one finished example."""
+    """The app, opened on one finished example, with a finished repair of its clip."""
     from ui.jobs.jobs import Jobs
+    from ui.repair.damage import Break
+    from ui.repair.shipped import build_repair
     from ui.tabs.examples import build_example
 
     done: list[int] = []
@@ -119,7 +121,9 @@ def app(serve, clip, tmp_path_factory) -> Served:
         pipeline_loader=lambda: slow_pipeline(done), examples=tmp_path_factory.mktemp("examples"), warm=False
     )
     entry = {"name": "pattern", "title": "A snowy pattern", "caption": "a pattern"}
-    build_example(EditRequest(clip, "Make it snowy", "", steps=3), Jobs(settings), settings.examples, entry, film=True)
+    jobs = Jobs(settings)
+    edit = build_example(EditRequest(clip, "Make it snowy", "", steps=3), jobs, settings.examples, entry, film=True)
+    build_repair(edit, Break.of("cube", 0, 0), jobs, settings.examples, steps=2)
     return Served(serve(settings), settings, done)
 
 

@@ -1,8 +1,10 @@
-"""What a visitor does, in a real Chromium: upload, edit, compare, stop, restore, look at the plan."""
+"""What a visitor does, in a real Chromium: upload, edit, compare, stop, look at the plan."""
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sama.video import probe
-from tests.browser.watching import until, waiting, watch
+from tests.browser.watching import ask, done, download, painting, press, until, waiting, watch
 from tests.media import make_clip, make_text
 from ui.settings import ASSETS, Settings
 
@@ -33,19 +35,15 @@ def choose(page: Page, view: str) -> None:
     expect(page.locator("#viewer").get_by_role("radio", name=view)).to_be_checked()
 
 
-def press_edit(page: Page) -> None:
-    page.get_by_role("button", name="Edit video").click()
-
-
 def upload(page: Page, path: Path) -> None:
     page.set_input_files("#clip input[type=file]", path)
 
 
 def test_the_page_opens_on_a_finished_edit(page):
     viewer = page.locator("#viewer")
-    expect(viewer).to_contain_text("Make it snowy")
+    expect(page.get_by_role("heading", name="Make it snowy")).to_be_visible()
     expect(viewer.get_by_role("listitem").filter(has_text="Original")).to_be_visible()
-    expect(page.get_by_role("button", name="Edit video")).to_be_enabled()
+    expect(page.get_by_role("button", name="Make this edit")).to_be_enabled()
     assert picture(page).std() > 10
 
 
@@ -54,18 +52,18 @@ def test_upload_edit_and_download(page, tmp_path):
     expect(page.locator("#clip")).to_contain_text("128 × 96")  # noqa: RUF001
     page.get_by_label("What should change?").fill("Replace the pattern with a cat")
     page.get_by_label("What should change?").press("Enter")
-    expect(page.locator("#progress")).to_contain_text("Painting")
-    expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
-    expect(page.locator("#viewer")).to_contain_text("Replace the pattern with a cat")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Edited clip").click()
-    download.value.save_as(tmp_path / "edited.mp4")
+    painting(page)
+    done(page)
+    expect(page.locator("#title h2")).to_have_text("Replace the pattern with a cat")
+    saved = download(page, "Edited clip")
+    assert saved.suggested_filename == "replace-the-pattern-with-a-cat.mp4"
+    saved.save_as(tmp_path / "edited.mp4")
     info = probe(tmp_path / "edited.mp4")
     assert (info.frames, info.fps, info.has_audio) == (13, 24, True)
 
 
 def test_a_mask_limits_the_edit(page, tmp_path):
-    page.get_by_role("button", name="Advanced").click()
+    page.locator("#settings > button").click()
     note, choose_mask = page.locator("#mask-note"), page.locator("#mask input[type=file]")
     choose_mask.set_input_files(make_text(tmp_path / "notes.txt"))
     expect(note.get_by_role("alert")).to_contain_text("notes.txt")
@@ -77,48 +75,47 @@ def test_a_mask_limits_the_edit(page, tmp_path):
     expect(note).to_contain_text("The source stays where your clip is dark here.")
     page.get_by_label("Steps").first.fill("1")
     page.get_by_label("Never").first.check()  # all that the model painted, where the mask lets it
-    press_edit(page)
-    expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
+    ask(page)
+    done(page)
     choose(page, "Edited")
     edited = picture(page)
     choose(page, "Original")
     apart = np.abs(picture(page).astype(int) - edited).mean(axis=(0, 2))
     middle = len(apart) // 2
     assert apart[: middle - 8].min() > 8 and apart[middle + 8 :].max() < 8
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Settings").click()
-    assert json.loads(download.value.path().read_text())["mask"] == "mask.png"
+    assert json.loads(download(page, "Settings").path().read_text())["mask"] == "mask.png"
 
 
 def test_stop_ends_the_job_within_a_step_and_the_next_one_starts(page, app):
-    press_edit(page)
-    page.wait_for_function("document.querySelector('#progress .progress')?.dataset.step >= 2")
+    ask(page)
+    painting(page, 2)
     before = len(app.steps)
-    page.get_by_role("button", name="Stop").click()
-    expect(page.locator("#progress")).to_contain_text("Stopped at")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.locator("#note")).to_contain_text("Stopped at")
     after = len(app.steps)
     assert after - before <= 2  # the step at work, and one that ended before the click arrived
     time.sleep(0.8)
     assert len(app.steps) == after
-    press_edit(page)
-    expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
+    ask(page, None)
+    done(page)
 
 
 def test_whoever_waits_is_told_and_can_leave_the_queue(browser, page, app):
     other = browser.new_page()
     other.goto(app.url)
     expect(other.locator("#viewer .viewer[data-frame]")).to_be_visible()
-    press_edit(page)
-    expect(page.locator("#progress")).to_contain_text("Painting")
-    press_edit(other)
-    expect(other.locator("#progress")).to_contain_text("1 ahead of you")
+    ask(page)
+    painting(page)
+    ask(other)
+    expect(other.locator("#job")).to_contain_text("1 ahead of you. Look at an example meanwhile")
+    expect(other).to_have_title(re.compile("^1 ahead · "))
     until(lambda: waiting(app.url) == 1)
-    other.get_by_role("button", name="Stop").click()
-    expect(other.locator("#progress")).to_contain_text("Stopped. Nothing was saved")
+    other.get_by_role("button", name="Stop this edit").click()
+    expect(other.locator("#note")).to_contain_text("Stopped. Nothing was saved")
     until(lambda: waiting(app.url) == 0)
-    expect(page.locator("#progress")).to_contain_text("Painting")  # the place is free before its turn comes
+    expect(page.locator("#job")).to_contain_text("Painting")  # the place is free before its turn comes
     other.close()
-    expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
+    done(page)
     count = len(app.steps)
     time.sleep(0.5)
     assert len(app.steps) == count  # the one who left was not served
@@ -128,8 +125,8 @@ def test_leaving_the_page_stops_its_job(browser, app):
     other = browser.new_page()
     other.goto(app.url)
     expect(other.locator("#viewer .viewer[data-frame]")).to_be_visible()
-    press_edit(other)
-    other.wait_for_function("document.querySelector('#progress .progress')?.dataset.step >= 1")
+    ask(other)
+    painting(other)
     other.close()
     time.sleep(1.0)
     count = len(app.steps)
@@ -139,44 +136,62 @@ def test_leaving_the_page_stops_its_job(browser, app):
 
 def test_an_empty_instruction_is_refused_at_its_field(page):
     page.get_by_label("What should change?").fill(" ")
-    press_edit(page)
+    press(page)
     expect(page.get_by_role("alert").filter(has_text="Say what should change")).to_be_visible()
 
 
-def test_a_restoration(page):
-    page.get_by_role("tab", name="Pretext").click()
-    viewer = page.locator("#pretext-viewer .viewer")
-    expect(viewer).to_have_attribute("data-panels", "Clean|Given to the model")  # at once, without the model
-    page.get_by_label("Shuffled tubes").check()
-    expect(page.get_by_text("blocks of space and time")).to_be_visible()
-    page.get_by_role("button", name="Restore", exact=True).click()
-    expect(viewer).to_have_attribute("data-panels", "Clean|Given to the model|Restored", timeout=60_000)
-    expect(page.locator("#scores")).to_contain_text("in the hidden part")
-    expect(page.locator("#scores")).to_contain_text("dB")
+def question_of_plan(page: Page, question: str) -> None:
+    page.locator("#plan").get_by_label(question).check()
 
 
 def test_a_look_at_the_plan(page):
-    page.get_by_role("tab", name="Semantic anchors").click()
-    plan = page.locator("#plan .plan")
+    """Every question, with pointer and keyboard; what is written is what the record holds."""
+    page.get_by_role("tab", name="Plan").click()
+    plan, readout = page.locator("#plan .plan"), page.locator("#plan .readout")
     expect(plan).to_have_attribute("data-step", "3")
-    expect(page.locator("#plan [role=gridcell]")).to_have_count(3 * 64)
-    cell = page.get_by_role("grid", name="Tokens of the source").get_by_role("gridcell").nth(10)
-    cell.click()
-    expect(plan).to_have_attribute("data-mode", "similarity")
-    expect(cell).to_have_attribute("aria-label", "row 2, column 3, similarity 1.00")
+    told = page.evaluate("() => document.querySelector('#plan .told').textContent")
+    assert told.startswith("The plan ")
+    cells = page.get_by_role("gridcell")
+    expect(cells).to_have_count(64)
+    box = page.locator("#plan .large").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 2.5 / 8, box["y"] + box["height"] * 1.5 / 8)
+    expect(readout).to_contain_text("Row 2, column 3:")
+    outlined = page.locator("#plan .side .mark").evaluate_all(
+        "(marks) => marks.filter((mark) => mark.offsetParent).map((mark) => [mark.style.left, mark.style.top])"
+    )
+    assert len(outlined) == 3 and all(place == ["25%", "12.5%"] for place in outlined)
+    cells.nth(10).focus()
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#plan .readout")).to_contain_text("Token of the source at row 2, column 4")
+    expect(cells.nth(11)).to_be_focused()
+    expect(readout).to_contain_text("Row 2, column 4:")
     page.get_by_role("button", name="Step 1", exact=True).click()
     expect(plan).to_have_attribute("data-step", "1")
+    expect(page.locator("#plan .side")).to_contain_text("The picture at step 1")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Table (CSV)").click()
+    rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    first = float(rows[11]["source_plan"])
+    expect(readout).to_contain_text(f"Your clip ↔ plan {first:.2f}".replace("-", "\N{MINUS SIGN}"))
+    expect(cells.nth(11)).to_have_attribute("aria-label", re.compile(rf"row 2, column 4, {1 - first:.2f}"))
+    question_of_plan(page, "What looks alike?")
+    expect(cells.nth(11)).to_have_attribute("aria-label", re.compile("row 2, column 4, 1.00"))
+    expect(readout).to_contain_text("Most alike: your clip row")
+    for question in ("Did it?", "What did it miss?", "Raw colours", "What will change?"):
+        question_of_plan(page, question)
+        expect(page.locator("#plan").get_by_label(question)).to_be_checked()
+    page.get_by_role("button", name="Play the steps").click()
+    expect(plan).to_have_attribute("data-step", "3")
+    expect(page.get_by_role("button", name="Play the steps")).to_be_visible()
 
 
 def test_an_edit_of_this_session_can_be_looked_into(page):
-    page.get_by_label("What should change?").fill("Add a red balloon")
-    press_edit(page)
-    expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
-    page.get_by_role("tab", name="Semantic anchors").click()
-    expect(page.get_by_label("Edit", exact=True)).to_have_value("This session: Add a red balloon")
+    ask(page, "Add a red balloon")
+    done(page)
+    page.get_by_role("tab", name="Plan").click()
+    expect(page.get_by_role("combobox", name="Plan of")).to_have_value("This session: Add a red balloon")
     expect(page.locator("#plan .plan")).to_have_attribute("data-step", "10")
+    addresses = page.locator("#plan .strip img").evaluate_all("(images) => images.map((image) => image.src)")
+    assert len(addresses) == 10 and len(set(addresses)) > 5  # the picture as it formed
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -185,7 +200,7 @@ def test_a_narrow_screen_needs_no_sideways_scroll(browser, app, scheme):
     page = context.new_page()
     seen = watch(page, app.url)
     page.goto(app.url)
-    for tab in ("Edit", "Pretext", "Semantic anchors"):
+    for tab in ("Edit", "Repair", "Plan"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -203,8 +218,7 @@ def test_the_embedded_model_edits_a_clip(browser, serve, clip, tmp_path):
     page.goto(url)
     page.set_input_files("#clip input[type=file]", clip)
     expect(page.locator("#clip")).to_contain_text("Your clip", timeout=20_000)
-    page.get_by_label("What should change?").fill("Make it snowy")
-    press_edit(page)
-    expect(page.locator("#progress")).to_contain_text("Done in", timeout=120_000)
+    ask(page, "Make it snowy")
+    done(page, 120_000)
     page.close()
     assert seen.errors == [] and seen.foreign == []

@@ -8,6 +8,7 @@ from dataclasses import replace
 from playwright.sync_api import Page, expect
 
 from sama.video import UPLOAD_LIMITS, probe
+from tests.browser.watching import done, download
 from tests.media import make_clip, make_text
 
 _FILES = """(files) => {
@@ -71,10 +72,9 @@ def test_a_clip_is_taken_and_a_part_of_it_is_edited(page, tmp_path):
     page.keyboard.press("ArrowRight")
     expect(slot(page)).to_have_attribute("data-part", "1 4")
     words.press("Enter")
-    expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Edited clip").click()
-    download.value.save_as(tmp_path / "edited.mp4")
+    expect(page.locator("#job .job")).to_be_visible()
+    done(page)
+    download(page, "Edited clip").save_as(tmp_path / "edited.mp4")
     assert probe(tmp_path / "edited.mp4").frames == 4
 
     slot(page).get_by_role("button", name="Remove").click()
@@ -104,11 +104,13 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence_and_nothing_is_lo
     assert len(sent) == 1  # only the last one had to be sent to be known
     expect(slot(page)).to_contain_text("Example clip")
     expect(page.get_by_label("What should change?")).to_have_value("my own words")
-    expect(page.get_by_role("button", name="Edit video")).to_be_enabled()
+    expect(page.get_by_role("button", name="Make this edit")).to_be_enabled()
 
 
 def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser, app, tmp_path, monkeypatch):
     page = browser.new_page(reduced_motion="reduce")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if "/upload" in request.url else None)
     page.goto(app.url)
     expect(slot(page)).to_contain_text("Example clip")
     first = make_clip(tmp_path / "first.mp4", frames=5, width=64, height=48)
@@ -134,10 +136,26 @@ def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser
     )
     expect(slot(page)).to_contain_text("64 × 48")  # noqa: RUF001
 
+    words = page.get_by_label("What should change?")
+    words.evaluate(
+        "(field, data) => { data.setData('text/plain', 'words'); field.dispatchEvent("
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})); }",
+        files_of(page, second),
+    )
+    header.dispatch_event("dragstart")
+    header.dispatch_event("dragover", {"dataTransfer": data})
+    expect(veil).to_be_hidden()  # a picture of the page itself
+    header.dispatch_event("dragend")
+    expect(page.locator("#go")).to_be_enabled()
+    assert len(sent) == 3  # words are no clip, even with a picture of themselves
+
     monkeypatch.setattr("ui.media.clips.UPLOAD_LIMITS", replace(UPLOAD_LIMITS, max_seconds=1.0))
     choose(page, make_clip(tmp_path / "long.mp4", frames=60, width=48, height=48))
     expect(slot(page)).to_contain_text("Your file is 2.5 s long. Here: 0 s to 1 s")
+    video = page.locator("#clip video")
+    before = video.get_attribute("src")
     page.get_by_role("slider", name="First second of the file").press("End")
+    expect(video).not_to_have_attribute("src", before)
     expect(slot(page)).to_contain_text("Here: 1.5 s to 2.5 s")
     expect(slot(page)).not_to_have_attribute("data-busy", "true")
     choose(page, first)
@@ -155,6 +173,6 @@ def test_a_clip_can_be_dropped_anywhere_or_pasted_and_a_lost_one_is_told(browser
     expect(page.locator("#go")).to_be_disabled()
     held[-1].abort()
     expect(page.locator("#clip").get_by_role("alert")).to_contain_text("The file did not arrive.")
-    expect(page.get_by_role("button", name="Edit video")).to_be_enabled()
+    expect(page.get_by_role("button", name="Make this edit")).to_be_enabled()
     expect(slot(page)).to_contain_text("64 × 48")  # noqa: RUF001
     page.close()

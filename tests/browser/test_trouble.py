@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sama.video import probe
-from tests.browser.watching import FRAMES, until, waiting
+from tests.browser.watching import FRAMES, ask, done, download, painting, until, waiting, watch
 from tests.tiny import tiny_pipeline
 from ui.media.folders import PREFIX
 
@@ -23,10 +23,12 @@ from ui.media.folders import PREFIX
 def visitor(browser: Browser, url: str) -> Iterator[Page]:
     page = browser.new_page(reduced_motion="reduce")
     page.set_default_timeout(15_000)
+    seen = watch(page, url)
     page.goto(url)
     expect(page.locator("#viewer .viewer[data-frame]")).to_be_visible()
     yield page
     page.close()
+    assert seen.errors == []
 
 
 @dataclass
@@ -68,25 +70,26 @@ def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
     with visitor(browser, small.url) as first, visitor(browser, small.url) as second:
         with visitor(browser, small.url) as third:
             until(lambda: waiting(small.url) == 0)  # what pages ask for when they open
-            press(first, "Edit video")
-            expect(first.locator("#progress")).to_contain_text("Painting")
-            press(second, "Edit video")
+            ask(first)
+            painting(first)
+            ask(second)
             until(lambda: waiting(small.url) == 1)
-            press(third, "Edit video")
+            third.get_by_label("What should change?").fill("Make it sepia")
+            press(third, "Make this edit")
             expect(third.get_by_role("alert").filter(has_text="The queue is full: 1 run")).to_be_visible()
-            expect(third.get_by_role("button", name="Edit video")).to_be_visible()
-            expect(third.get_by_role("button", name="Stop")).to_be_hidden()
-            expect(third.locator("#progress")).not_to_contain_text("Waiting")
+            expect(third.get_by_role("button", name="Make this edit")).to_be_visible()
+            expect(third.get_by_role("button", name="Stop", exact=True)).to_be_hidden()
+            expect(third.locator("#job .job")).to_be_hidden()
             press(second, "Stop")
-            expect(second.locator("#progress")).to_contain_text("Stopped")
+            expect(second.locator("#note")).to_contain_text("Stopped")
             until(lambda: waiting(small.url) == 0)
-            press(third, "Edit video")  # there is a place again
-            expect(third.locator("#progress")).to_contain_text("Waiting")
+            ask(third)  # there is a place again
+            expect(third.locator("#job")).to_contain_text("1 ahead of you")
             expect(third.get_by_role("alert").filter(has_text="The queue is full")).to_have_count(0)
             press(third, "Stop")
-            expect(third.locator("#progress")).to_contain_text("Stopped")
-        first.get_by_role("tab", name="Pretext").click()
-        press(first, "Restore")
+            expect(third.locator("#note")).to_contain_text("Stopped")
+        first.get_by_role("tab", name="Repair").click()
+        press(first, "Repair it again")
         expect(first.get_by_role("alert").filter(has_text="Your last run is still going")).to_be_visible()
         small.go_on.set()
 
@@ -106,20 +109,18 @@ def test_a_finished_edit_survives_what_fails_after_it(browser, app, tmp_path, mo
     def fail(_edit):
         raise OSError("no")
 
-    monkeypatch.setattr("ui.tabs.edit.pack", fail)
-    monkeypatch.setattr("ui.tabs.edit.compose_film", fail)
+    monkeypatch.setattr("ui.tabs.edit.running.pack", fail)
+    monkeypatch.setattr("ui.tabs.edit.running.compose_film", fail)
     with visitor(browser, app.url) as page:
         words = page.get_by_label("What should change?")
         words.fill("snowy " * 58 + "cat dog")
-        press(page, "Edit video")
-        expect(page.locator("#progress")).to_contain_text("Done in", timeout=60_000)
+        ask(page, None)
+        done(page)
         expect(page.get_by_role("alert").filter(has_text="Your edit is finished")).to_be_visible()
         viewer = page.locator("#viewer .viewer")
         expect(viewer).to_have_attribute("data-panels", "Edited")
         expect(page.get_by_role("radio", name="Wipe")).to_have_count(0)
-        with page.expect_download() as download:
-            press(page, "↓ Edited clip")
-        download.value.save_as(tmp_path / "edited.mp4")
+        download(page, "Edited clip").save_as(tmp_path / "edited.mp4")
         assert probe(tmp_path / "edited.mp4").frames == FRAMES
         expect(page.locator("#unread")).to_contain_text("Not read: “cat dog”")
         words.fill("Make it snowy")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
+from playwright.sync_api import Download, Page, expect
 
 FRAMES = 17
 
@@ -39,3 +40,35 @@ def until(holds: Callable[[], bool], seconds: float = 15) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(0.05)
+
+
+def press(page: Page) -> None:
+    """Press the button that makes an edit."""
+    page.locator("#go").click()
+
+
+def ask(page: Page, words: str | None = "Make it sepia") -> None:
+    """Ask for an edit, and wait until the stage shows it. words: None leaves what is in the field."""
+    if words is not None:
+        page.get_by_label("What should change?").fill(words)
+    press(page)
+    expect(page.locator("#job .job")).not_to_have_attribute("data-state", "idle")
+
+
+def painting(page: Page, step: int = 1) -> None:
+    """Wait until the model has done a step."""
+    page.wait_for_function(f"document.querySelector('#job .job').dataset.step >= {step}")
+
+
+def done(page: Page, milliseconds: int = 60_000) -> None:
+    """Wait until the edit is on the stage."""
+    expect(page.locator("#job .job")).to_have_attribute("data-state", "idle", timeout=milliseconds)
+    expect(page.locator("#title")).to_contain_text("made in")
+
+
+def download(page: Page, label: str) -> Download:
+    """What comes of a line of the stage's Download list."""
+    page.locator("#title summary").click()
+    with page.expect_download() as caught:
+        page.locator("#title").get_by_role("link", name=label).click()
+    return caught.value

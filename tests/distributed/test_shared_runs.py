@@ -18,7 +18,8 @@ import torch.distributed as dist
 from diffusers import UniPCMultistepScheduler
 from peft import LoraConfig
 
-from sama import cli
+from sama import cli, loading
+from sama.model import vae_parallel
 from sama.model.processes import Processes
 from sama.model.split import Split, split, told_unused
 from tests.distributed.test_sequence_parallel import build_inputs
@@ -125,14 +126,18 @@ def together(rank):
 
 def led(rank, size):
     """The first process calls the pipeline, the others follow."""
+    vae_parallel.PAYS = 9 * 64 * 32  # `both_ways`, and nothing smaller
     pipe = build_pipeline()
-    counting = Counting(pipe)
-    processes = pipe.enable_parallel()
+    counting, coded = Counting(pipe), []
+    for part in (pipe.vae.encoder, pipe.vae.decoder):
+        part.conv_in.register_forward_hook(lambda _, inputs, __: coded.append(tuple(inputs[0].shape[2:])))
+    pipe.enable_parallel()
     if rank:
         pipe.follow()
-        return {"evaluations": counting.evaluations}
+        return {"evaluations": counting.evaluations, "coded": coded}
     found = {}
-    with torch.no_grad():
+    with torch.no_grad(), pipe.lead():
+        found |= both_ways(pipe) | {"coded": list(coded)}
         run = pipe.stream(**arguments(num_inference_steps=9))
         for step in run:
             if step.step == 2:
@@ -148,8 +153,15 @@ def led(rank, size):
             pipe(**arguments(negative_prompt_embeds=torch.zeros(3, 64, 32)))
         found["stopped_at"] = counting.evaluations
         found["after"] = results(pipe)
-    processes.dismiss()
+    found["alone_again"] = both_ways(pipe)  # nobody waits for this process any more
     return found | {"evaluations": counting.evaluations}
+
+
+def both_ways(pipe):
+    """A clip through the autoencoder and back, its longer side in height and not a multiple of three."""
+    clip = tiny_clip(9, 64, 32).unsqueeze(0) / 255
+    latents = pipe.encode_video(clip)
+    return {"latents": latents, "pixels": pipe.decode_latents(latents)}
 
 
 def without_anchors():
@@ -175,9 +187,18 @@ def launched(rank, size, folder, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     options = ["--model", f"{folder}/model", "--steps", "2", "--device", "cpu", "--quiet"]
+    windows, encoders, put = [], [], loading.place
+
+    def watched(pipeline, device, memory, compiled, window, forwards):
+        windows.append((window, forwards))
+        encoders.append(pipeline.text_encoder is not None)
+        return put(pipeline, device, memory, compiled, window, forwards)
+
+    loading.place = watched
+    clip = f"{folder}/in.mp4" if rank == 0 else f"{folder}/nowhere.mp4"  # the others may be on another machine
     with redirect_stdout(StringIO()) as printed:
-        status = cli.main(["edit", f"{folder}/in.mp4", "Make it snowy", "-o", f"{folder}/launched.mp4", *options])
-    return status, printed.getvalue().strip()
+        status = cli.main(["edit", clip, "Make it snowy", "-o", f"{folder}/launched.mp4", *options])
+    return status, printed.getvalue().strip(), windows, encoders
 
 
 def process(rank, size, folder, port):
@@ -251,7 +272,7 @@ def test_any_process_can_interrupt(found):
     pipe = build_pipeline()
     with torch.no_grad():
         *_, second, _third, _end = pipe.stream(**arguments())
-        frames = pipe.decode_latents(second.latents)
+        frames = pipe.decode_latents(second.latents).movedim(-1, 2)
     for each in found:
         assert each["together"]["interrupted"]["plan"].shape[1] == 2
         torch.testing.assert_close(each["together"]["interrupted"]["frames"], frames, atol=1e-5, rtol=0)
@@ -265,6 +286,19 @@ def test_all_leave_a_run_that_the_first_one_leaves_and_are_there_for_the_next(fo
     assert {each["led"]["evaluations"] for each in found} == {(2 + 1 + STEPS) * a_step}
 
 
+def test_the_picture_is_coded_in_parts_by_all_that_follow(found):
+    leader, expected = found[0]["led"], both_ways(build_pipeline())
+    for each in (leader, leader["alone_again"]):
+        for name, value in expected.items():
+            assert value.isfinite().all() and value.std() > 0.1
+            torch.testing.assert_close(each[name], value, atol=1e-5, rtol=1e-5)
+    rows = [each["led"]["coded"] for each in found]
+    height, chunks = 32, 3  # the autoencoder takes 2 x 2 pixels as one
+    for index in range(2 * chunks):
+        whole = (height if index < chunks else 8) + 2 * (len(found) - 1)  # with the neighbours' edges
+        assert sum(part[index][1] for part in rows) == whole and max(part[index][1] for part in rows) < 0.7 * whole
+
+
 @pytest.mark.parametrize("name", ANCHORLESS)
 def test_without_anchors_too(found, name):
     with torch.no_grad():
@@ -275,7 +309,10 @@ def test_without_anchors_too(found, name):
 
 def test_an_edit_under_a_launcher_writes_the_same_file_once(folder):
     ended = [torch.load(folder / f"2-{rank}.pt")["launched"] for rank in range(2)]
-    assert ended == [(0, str(folder / "launched.mp4")), (0, "")]  # the second one followed the first
+    assert [each[:2] for each in ended] == [(0, str(folder / "launched.mp4")), (0, "")]  # the second one followed
+    (((frames, *_), forwards),) = ended[0][2]
+    assert ended[1][2] == ended[0][2] and (frames, forwards) == (9, 4)  # the job's own window
+    assert [each[3] for each in ended] == [[True], [False]]  # one text encoder is enough
     options = ["--model", f"{folder}/model", "--steps", "2", "--device", "cpu", "--quiet"]
     one = folder / "one.mp4"
     assert cli.main(["edit", f"{folder}/in.mp4", "Make it snowy", "-o", str(one), *options]) == 0

@@ -32,3 +32,13 @@ def test_an_edit_is_the_same_on_cpu_and_gpu():
 
 def test_same_seed_twice_on_the_gpu_is_the_same_edit():
     assert torch.equal(edited("cuda"), edited("cuda"))
+
+
+@pytest.mark.parametrize("way", ["enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_offload"])
+def test_an_offloaded_pipeline_gives_the_same_edit(way):
+    pipeline = tiny_pipeline(tower=False)
+    options = {"onload_device": torch.device("cuda"), "offload_type": "leaf_level", "use_stream": True}
+    getattr(pipeline, way)(**(options if way == "enable_group_offload" else {}))
+    given = {"video": tiny_clip(), "prompt": "make it snowy", "num_inference_steps": 3, "guidance_scale": 2.0}
+    frames = pipeline(**given, generator=torch.Generator().manual_seed(0), output_type="pt").frames
+    torch.testing.assert_close(frames, edited("cuda"), atol=1e-3, rtol=0)

@@ -1,11 +1,14 @@
-"""Two GPUs that share a sequence compute what one computes, with gradients, under no_grad and under inference_mode."""
+"""Two GPUs that share a sequence, or a picture, compute what one computes: the sequence with gradients, under no_grad
+and under inference_mode."""
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from sama.model import vae_parallel, vae_stripes
 from sama.model.parallel import sequence_parallel
 from tests.distributed.test_sequence_parallel import build_inputs, build_model, loss_of
+from tests.tiny import tiny_vae
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,6 +19,13 @@ CONTEXTS = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "g
 
 def on(device, values):
     return {name: value.to(device) for name, value in values.items()}
+
+
+def small_vae(device):
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    vae = tiny_vae().to(device)
+    return vae, 2 * torch.rand(1, 3, 9, 48, 112, generator=torch.Generator().manual_seed(1)).to(device) - 1
 
 
 def process(rank, folder):
@@ -34,6 +44,10 @@ def process(rank, folder):
         if parameter.grad is not None:
             dist.all_reduce(parameter.grad, dist.ReduceOp.AVG)
     found["gradients"] = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    vae, clip = small_vae(device)
+    found["latents"] = vae_parallel.encode(vae, clip, dist.group.WORLD)
+    found["pixels"] = vae_parallel.decode(vae, found["latents"], dist.group.WORLD).cpu()
+    found["latents"] = found["latents"].cpu()
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -62,6 +76,17 @@ def test_outputs_are_those_of_one_gpu(of_one, of_two, context):
         assert of_one[stream].isfinite().all() and of_one[stream].abs().mean() > 0.1
         for found in of_two:
             torch.testing.assert_close(found[context][stream], of_one[stream], atol=2e-5, rtol=1e-4)
+
+
+def test_a_picture_in_two_parts_is_that_of_one_gpu(of_two):
+    vae, clip = small_vae("cuda")
+    with torch.no_grad():
+        latents = vae_stripes.encode(vae, clip)
+        pixels = vae_stripes.decode(vae, latents)
+    for found in of_two:
+        for name, expected in (("latents", latents), ("pixels", pixels)):
+            assert expected.isfinite().all() and expected.std() > 1e-3
+            torch.testing.assert_close(found[name], expected.cpu(), atol=2e-5, rtol=1e-4)
 
 
 def test_gradients_are_those_of_one_gpu(of_one, of_two):

@@ -154,7 +154,7 @@ def test_the_state_at_a_noise_level_is_what_the_velocity_of_inference_leads_to(b
 def test_prompts_are_read_alike_also_when_they_are_empty_or_too_long(both, words):
     encoders, pipeline = both.stage.encoders, both.pipeline
     states = encoders.text_states([encoders.prompt(words)])
-    assert torch.equal(states, pipeline.encode_prompt([words])) and states.isfinite().all()
+    assert torch.equal(states, pipeline.encode_text([words])) and states.isfinite().all()
     (seen,) = pipeline.tokenizer([encoders.prompt(words)]).input_ids
     assert states.any(-1).sum() == min(len(seen), pipeline.config["max_sequence_length"])  # one for each token, no more
     assert (len(seen) > encoders.text_length) == (len(words) > 500)

@@ -14,7 +14,7 @@ import pytest
 
 from sama.errors import VideoError
 from sama.video import FrameReader
-from tests.media import make_clip, read_barcode
+from tests.media import audio_packets, make_clip, read_barcode
 from ui.drop import chosen_part, drop, drop_value, uploaded_file, wire_busy
 from ui.errors import PromptError
 from ui.media.clips import PageClip, take_upload
@@ -66,6 +66,7 @@ def test_of_a_long_file_the_asked_part_is_taken_with_its_sound(tmp_path, monkeyp
         with FrameReader(clip.path) as frames:
             assert [read_barcode(frame.image) for frame in frames] == list(range(first, first + 12))
         assert clip.part == (first / 12, 3.5) and clip.sound
+        assert 0.9 < max(time for time, _ in audio_packets(clip.path)) < 1.1
         assert drop_value(clip, 99)["clip"]["part"] == {"start": first / 12, "of": 3.5}
     assert take_upload(make_clip(tmp_path / "short.mp4", frames=18, fps=12), 0).part is None
     with pytest.raises(VideoError, match=r"longer than 1\.5 seconds"):
@@ -84,7 +85,7 @@ def test_only_a_file_that_gradio_took_is_an_upload(clip, cache, tmp_path):
         return gr.EventData(None, {"path": path, "ticket": 7})
 
     sent = cache / "0123" / "cat.mp4"
-    sent.parent.mkdir()
+    sent.parent.mkdir(parents=True)
     sent.write_bytes(b"x")
     (cache / "0123" / "link.mp4").symlink_to(__file__)
     assert uploaded_file(event(str(sent))) == (sent, 7)

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def test_a_video_keeps_its_sound_and_a_lora_acts_by_name(host, monkeypatch, save
     list(edit_video(request))
     with FrameReader(tmp_path / "own.mp4") as reader:
         assert np.array_equal(np.stack([frame.image for frame in reader]), with_lora)
+    carrying = shutil.copytree(saved, tmp_path / "carrying")
+    shutil.copy(tmp_path / "loras" / "snow.safetensors", carrying / "few_steps.safetensors")
+    options = {"instruction": "Make it snowy", "seed": 1, **MODELS_OWN}
+    quick = edited(load(pack, str(carrying)))
+    assert host.bars[-1][-1][1] == 4, "the LoRA for few steps that a model carries acts as in the library"
+    list(edit_video(EditRequest(clip, "Make it snowy", tmp_path / "quick.mp4", seed=1, model=carrying)))
+    with FrameReader(tmp_path / "quick.mp4") as reader:
+        assert np.array_equal(np.stack([frame.image for frame in reader]), quick)
     with pytest.raises(FileNotFoundError, match=r"gone\.safetensors is no longer"):
         run(pack, "SamaLoadLora", model=model, lora_name="gone.safetensors", strength=1.0)
     with pytest.raises(EditError, match="no saved pipeline"):

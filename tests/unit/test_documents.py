@@ -109,9 +109,9 @@ def test_the_page_of_samplers_follows_from_its_results_and_defaults_lose_little(
     assert page_text(results, command_of(results)) == Path("docs/samplers.md").read_text()
     for quality, variant in used_by().items():
         lost = max(loss(results, variant, where).mean for where in ("inside", "outside"))
-        assert quality == "fast" or lost <= ALLOWED_LOSS, f"{quality} loses {lost} dB"
-    for preset in PRESETS.values():
-        assert preset.qualities["fast"].said and preset.quality != "fast"
+        assert lost <= ALLOWED_LOSS, f"{quality} loses {lost} dB"
+    for preset in PRESETS.values():  # few evaluations are nobody's default without a LoRA that is made for them
+        assert preset.qualities["fast"].said and (preset.quality != "fast" or preset.qualities["fast"].few_steps)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -140,10 +140,12 @@ def test_the_guide_to_the_code_names_what_is_there():
 
 
 def test_every_example_of_the_page_is_complete_and_says_whose_its_clip_is():
+    from ui.repair.shipped import FOLDER
     from ui.tabs.examples import load_examples
 
     folder = Path("assets/examples")
     examples = load_examples(folder)
-    assert {edit.folder.name for edit in examples} == {each.name for each in folder.iterdir() if each.is_dir()}
+    folders = {each.name for each in folder.iterdir() if each.is_dir()}
+    assert {edit.folder.name for edit in examples} == folders - {FOLDER}
     assert all(edit.credit and edit.tokens() is not None for edit in examples)
     assert examples[0].settings["kept_detail"] and examples[0].width > 2 * 256

@@ -165,9 +165,9 @@ def test_previews_never_decode_where_that_sends_the_transformer_away(clip, pipe,
     events, count = decodings(offloaded, request, previews=True)
     assert count == without
     shown = [event.preview for event in events if event.preview is not None]
-    assert len(shown) == 4  # two of each window
+    assert len(shown) == 8  # one of each step of both windows
     assert all(picture.shape == (48, 64, 3) and picture.dtype == np.uint8 for picture in shown)
-    assert decodings(pipe, request, previews=True)[1] == without + 4  # a resident one shows the better picture
+    assert decodings(pipe, request, previews=True)[1] == without + 8  # every step; decoded where it is resident
 
 
 def test_previews_do_not_change_the_result(clip, offloaded, request_for, tmp_path):

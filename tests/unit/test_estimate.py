@@ -1,5 +1,7 @@
+import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +117,13 @@ def test_the_outlooks_times_are_those_that_were_measured():
     assert step()["streamed"] == step()["resident"]  # the weights come while the blocks compute
     assert step(5)["streamed"] > 1.5 * step(5)["resident"]
     assert step(17)["streamed-disk"] > 5 * step(17)["streamed"]
+    with_room = outlook(request(preset="14b", compile="on"), clip_of(), H100, 80 * 2**30, 200e9)
+    told = {one.mode.value: one.step_seconds for one in with_room.modes} | {"float8": step(compile="off")["float8"]}
+    rows = [row for row in json.loads(Path("docs/performance/results.json").read_text()) if "mode" in row]
+    assert len({row["mode"] for row in rows}) == 4
+    for row in rows:
+        assert told[row["mode"]] == pytest.approx(row["predicted_step_seconds"], rel=1e-3)
+        assert told[row["mode"]] == pytest.approx(row["step_seconds"], rel=0.1), row["name"]
     asked = outlook(request(preset="14b", memory="float8", compile="on"), clip_of(), H100, 80 * 2**30)
     assert (asked.choice.reason, asked.compiled) == ("asked for", False)
 

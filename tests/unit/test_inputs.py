@@ -16,8 +16,8 @@ import pytest
 from sama.edit.request import free_output
 from sama.errors import VideoError
 from sama.video import FrameReader, VideoWriter, normalise_upload, probe, read_clip
+from sama.video.codecs import holds_alpha
 from sama.video.picture.color import Coding, hlg_nits, pq_nits, pq_signal, to_bt709
-from sama.video.writing import holds_alpha
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests import inputs, media

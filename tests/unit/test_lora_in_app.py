@@ -13,6 +13,7 @@ import app
 from sama.edit.request import EditRequest
 from sama.errors import EditError
 from sama.video import FrameReader
+from tests.edit_tab import edit_tab, values
 from tests.media import make_clip, make_text
 from tests.tiny import tiny_pipeline, tiny_transformer
 from training.config import LoraConfig
@@ -100,20 +101,20 @@ def test_the_page_offers_them_the_first_one_chosen(jobs, clip, files, tmp_path):
 
 
 def test_what_is_chosen_on_the_page_is_what_is_asked_for(jobs, clip, files, tmp_path):
-    import gradio as gr
-
     from sama.video import probe
-    from ui.tabs.edit import EditTab, PageState
 
-    with gr.Blocks():
-        tab = EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
-    chosen = tab._choose_lora("neon")
-    assert chosen[tab.instruction] == "Make it neon" and chosen[tab.strength] == 1.0
-    assert tab.instruction not in tab._choose_lora("plain") and tab.strength not in tab._choose_lora(text.NO_LORA)
-    values = (PageClip.of(probe(clip)), "Make it neon", 0, 5, 0, 2, 3.0, "Automatic", "Automatic", tmp_path)
-    assert tab._request(*values, "neon", 0.8).lora == (f"{files[0]}@0.8",)
-    assert tab._request(*values, "neon", 99).lora == (f"{files[0]}@{LORA_STRENGTH[1]:g}",)
-    assert tab._request(*values, text.NO_LORA, 1.0).lora == tab._request(*values, "../../etc", 1.0).lora == ()
+    tab, _ = edit_tab(jobs)
+    form, source = tab.form, PageClip.of(probe(clip))
+    chosen = form._choose_lora("neon")
+    assert chosen[form.instruction] == "Make it neon" and chosen[form.strength] == 1.0
+    assert form.instruction not in form._choose_lora("plain") and form.strength not in form._choose_lora(text.NO_LORA)
+
+    def lora(name, strength):
+        return form.read(values(tab, source, lora=name, strength=strength)).request(jobs.settings, tmp_path).lora
+
+    assert lora("neon", 0.8) == (f"{files[0]}@0.8",)
+    assert lora("neon", 99) == (f"{files[0]}@{LORA_STRENGTH[1]:g}",)
+    assert lora(text.NO_LORA, 1.0) == lora("../../etc", 1.0) == ()
 
 
 def test_settings_of_a_result_name_the_file_and_not_its_place(jobs, clip, files, tmp_path):

@@ -1,9 +1,7 @@
 """What of a LoRA cannot be applied, or why it is refused, is said where the user looks; its words are shown as text."""
 
-import html
 import json
 
-import gradio as gr
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,14 +11,15 @@ from sama.edit import edit_video
 from sama.edit.request import MAX_INSTRUCTION, EditRequest
 from sama.errors import EditError
 from sama.shapes import Bucket, Canvas
+from tests.edit_tab import edit_tab, press
 from tests.loras import in_style, pairs
 from tests.media import make_clip
 from tests.tiny import tiny_pipeline
 from ui import text
 from ui.jobs.jobs import Jobs
 from ui.loras import offered
+from ui.media.clips import take_upload
 from ui.settings import Settings
-from ui.tabs.edit import EditTab, PageState, Where
 
 SMALL = Canvas((Bucket(64, 48),), window=5, overlap=2).settings()
 KEY = "diffusion_model.blocks.0.norm3.diff"
@@ -70,13 +69,12 @@ def test_the_command_line_says_it_once(pipe, clip, file, tmp_path, capsys, caplo
 def test_the_page_says_it_with_the_result_of_that_lora_alone(pipe, clip, file, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     jobs = Jobs(Settings(pipeline_loader=lambda: pipe, warm=False, lora=(str(file),)))
-    with gr.Blocks():
-        page = EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
-    uploaded = page._upload(str(clip))[page.session.clip]
+    page, session = edit_tab(jobs)
+    uploaded = take_upload(clip)
     for name, expected in (("partly", True), (text.NO_LORA, False)):
-        *_, last = page._run(Where(), uploaded, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", "Automatic", name, 1.0, [])
-        assert (SAID in html.unescape(last[page.progress])) is expected
-        (edit,) = last[page.session.runs]
+        *_, last = press(page, uploaded, frames=3, steps=1, guidance=1.0, keep_source="Always", lora=name)
+        assert (SAID in last[page.stage.title]["facts"]) is expected
+        (edit,) = last[session.runs]
         assert (f"partly.safetensors: {SAID}" in json.loads(edit.settings_file.read_text())["notices"]) is expected
 
 
@@ -120,11 +118,10 @@ def test_markup_in_names_and_headers_is_shown_as_text(pipe, tmp_path):
     loras = offered((with_header(pipe, tmp_path / f"{name}.safetensors", MARKUP),))
     assert list(loras) == [name] and loras[name].trigger == MARKUP
     jobs = Jobs(Settings(pipeline_loader=lambda: pipe, warm=False, lora=(str(loras[name].path),)))
-    with gr.Blocks():
-        page = EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
-    chosen = page._choose_lora(name)
-    assert chosen[page.instruction] == MARKUP
-    for shown in (page.lora.info, chosen[page.lora].info):  # gradio takes it for Markdown
+    form = edit_tab(jobs)[0].form
+    chosen = form._choose_lora(name)
+    assert chosen[form.instruction] == MARKUP
+    for shown in (form.lora.info, chosen[form.lora].info):  # gradio takes it for Markdown
         assert shown == f"Say “{SHOWN}”."
 
 

@@ -5,14 +5,26 @@ import itertools
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import nn
 
 from sama.checkpoints import load_transformer
 from sama.device.memory import MEMORY_MODES, MemoryMode, Weights, Work, choose, peak_bytes
-from sama.device.placement import compile_blocks, place, placement_of, previews_by_map, put, weights_of, work_of
+from sama.device.placement import (
+    compile_blocks,
+    place,
+    placement_of,
+    previews_by_map,
+    put,
+    usual_window,
+    weights_of,
+    work_of,
+)
 from sama.device.streaming import are_in_files, release, stream_blocks, streamer_of
+from sama.loading import load_pipeline
 from sama.model import vae_stripes
+from sama.model.blocks import FusedGELU
 from tests.tiny import tiny_clip, tiny_pipeline, tiny_transformer, tiny_vae
 
 GIB = 2**30
@@ -80,13 +92,14 @@ def test_the_autoencoder_takes_as_many_stripes_as_the_memory_wants():
 # --- The ways give the same ------------------------------------------------------------------------------------------
 
 
+TEXTS = {"prompt": "Make it snowy", "negative_prompt": ""}
 SOURCE = torch.randn(1, 16, 2, 4, 6, generator=torch.Generator().manual_seed(5))
 
 
 def painted(pipeline, **options):
     out = pipeline(
-        prompt="Make it snowy", num_inference_steps=2, generator=torch.Generator().manual_seed(0),
-        **{"source_latents": SOURCE, "output_type": "latent"} | options,
+        num_inference_steps=2, generator=torch.Generator().manual_seed(0),
+        **{"prompt": TEXTS["prompt"], "source_latents": SOURCE, "output_type": "latent"} | options,
     )  # fmt: skip
     assert torch.isfinite(out.frames).all()
     return out.frames
@@ -106,6 +119,20 @@ def test_every_exact_mode_paints_the_same_bits(mode, expected):
     assert torch.equal(painted(pipeline), expected)  # slots were given back for the autoencoder in between
     assert (streamer_of(pipeline.transformer) is not None) == (mode != "offload")
     assert weights_of(pipeline) == weights
+
+
+def test_a_pipeline_without_texts_takes_their_states(expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("sama.loading.fast_dtype", lambda _: torch.float32)
+    whole = tiny_pipeline()
+    states = {f"{name}_embeds": whole.encode_text([text]) for name, text in TEXTS.items()}
+    whole.save_pretrained(tmp_path / "model")
+    pipeline = load_pipeline("tiny", "cpu", model=tmp_path / "model", texts=False)
+    assert pipeline.text_encoder is None and pipeline.semantic_tower is None
+    put(pipeline, "cpu", MemoryMode.STREAMED)
+    torch.testing.assert_close(painted(pipeline, prompt=None, **states), expected, atol=1e-4, rtol=1e-3)
+    assert (weights_of(pipeline).text, weights_of(pipeline).text_visit) == (0, 0)
+    with pytest.raises(ValueError, match="without its text encoder"):
+        painted(pipeline)
 
 
 def test_float8_is_close_and_keeps_what_is_small(expected):
@@ -330,3 +357,34 @@ def test_compiled_blocks_are_entered_by_their_hooks(monkeypatch, expected):
 def test_the_work_of_a_window_is_counted():
     work = work_of(tiny_pipeline(tower=False), 5, 32, 48)
     assert (work.tokens, work.width, work.size, work.pixels, work.frames) == (2 * 2 * 6 + 65, 48, 4, 32 * 48, 5)
+
+
+def test_the_feed_forward_layer_stays_diffusers_own_where_one_kernel_cannot_be_used(monkeypatch):
+    model, x = tiny_transformer(), torch.randn(1, 3, 48)
+    layers = [block.ffn.net[0] for block in model.blocks]
+    assert all(isinstance(layer, FusedGELU) for layer in layers)
+    plain = nn.functional.gelu(layers[0].proj(x), approximate="tanh")
+    assert torch.equal(layers[0](x), plain)  # on a CPU
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    with torch.no_grad():
+        assert not layers[0]._fits(x)  # float32
+        layer, x = layers[0].bfloat16(), x.bfloat16()
+        assert layer._fits(x) and not layer._fits(x.half())
+        layer.proj.weight.data = layer.proj.weight.data.to(torch.float8_e4m3fn)
+        assert not layer._fits(x)
+    adapter = LoraConfig(r=2, target_modules=["net.0.proj"])
+    model.add_adapter(adapter)
+    with torch.no_grad():
+        assert not layers[1].bfloat16()._fits(x)
+
+
+@pytest.mark.parametrize(
+    ("canvas", "expected"),
+    [
+        ({}, (81, 480, 832)),
+        ({"buckets": [[96, 64], [64, 48]], "window": 17}, (17, 64, 96)),
+        ({"buckets": [[1280, 720]], "window": 81}, (81, 480, 832)),
+    ],
+)
+def test_room_is_made_for_the_model_s_own_window_where_no_clip_is_known(canvas, expected):
+    assert usual_window(tiny_pipeline(tower=False, **canvas)) == expected

@@ -13,6 +13,7 @@ from sama.edit.request import EditRequest, free_output
 from sama.shapes import Bucket, Canvas
 from sama.video import FrameReader, probe
 from tests import inputs
+from tests.edit_tab import edit_tab, press
 from tests.media import make_clip, numbers
 from tests.tiny import tiny_pipeline
 from ui.jobs.jobs import Jobs
@@ -90,24 +91,17 @@ def test_the_command_line_says_it_on_stderr(quiet, hdr, pipe, tmp_path, capsys):
 @pytest.fixture
 def page(pipe, tmp_path, monkeypatch):
     """The Edit tab of an app, and its jobs."""
-    import gradio as gr
-
-    from ui.tabs.edit import EditTab, PageState
-
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     jobs = Jobs(Settings(pipeline_loader=lambda: pipe, warm=False))
-    with gr.Blocks():
-        return EditTab(jobs, [], PageState(gr.State(), gr.State(), gr.State()))
+    return edit_tab(jobs)[0]
 
 
 def test_the_page_says_it_beside_the_clip_and_the_result(page, hdr):
-    from ui.tabs.edit import Where
-
-    shown = page._upload(str(hdr))
-    assert HDR in shown[page.clip_note]
-    clip = shown[page.session.clip]
-    *_, last = page._run(Where(), clip, "Make it snowy", 0, 3, 0, 1, 1.0, "Always", "Automatic", "None", 1.0, [])
-    assert HDR in last[page.progress] and "% of the picture" in last[page.progress]
+    clip = take_upload(hdr)
+    assert HDR in page.form.show_clip(clip)[page.form.drop]["clip"]["notices"]
+    *_, last = press(page, clip, frames=3, steps=1, guidance=1.0, keep_source="Always")
+    title = last[page.stage.title]
+    assert HDR in title["facts"] and "% of the picture" in title["strong"]
     (edit,) = last[page.session.runs]
     assert json.loads(edit.settings_file.read_text())["notices"] == [HDR]
 
@@ -115,7 +109,7 @@ def test_the_page_says_it_beside_the_clip_and_the_result(page, hdr):
 def test_the_api_says_it_too(page, hdr):
     from ui.api import Api
 
-    *_, (video, settings, state) = Api(page.jobs).edit_video(str(hdr), "Make it snowy", steps=1)
+    *_, (video, settings, state) = Api(page.running.jobs).edit_video(str(hdr), "Make it snowy", steps=1)
     assert state.startswith("Done. Changed ") and state.endswith(f" % of the picture. {HDR}")
     assert probe(video).frames == 3
     with open(settings) as file:
@@ -124,11 +118,9 @@ def test_the_api_says_it_too(page, hdr):
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
 def test_the_page_takes_animations(page, suffix, tmp_path):
-    from ui.media.limits import OTHER_FILES
-
-    shown = page._upload(str(inputs.make_animation(tmp_path / f"a{suffix}")))
-    assert numbers(shown[page.session.clip].path) == [0, 1, 2, 3]
-    assert suffix in OTHER_FILES and suffix in page.other.file_types
+    clip = take_upload(inputs.make_animation(tmp_path / f"a{suffix}"))
+    assert numbers(clip.path) == [0, 1, 2, 3]
+    assert suffix in page.form.drop.props["suffixes"]
 
 
 def test_a_clip_of_the_page_names_what_the_upload_lost(page, tmp_path):

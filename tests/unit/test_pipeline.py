@@ -63,7 +63,9 @@ def test_an_edit_returns_the_clip_and_its_plan(pipe):
 
 def test_output_types_show_the_same_frames(pipe):
     frames = edit(pipe).frames
-    assert np.array_equal(edit(pipe, output_type="pt").frames.numpy(), frames)
+    tensors = edit(pipe, output_type="pt").frames
+    assert tensors.shape == (1, 5, 3, 32, 48), "as video pipelines of diffusers give them"
+    assert np.array_equal(tensors.movedim(2, -1).numpy(), frames)
     pictures = edit(pipe, output_type="pil").frames
     assert np.array_equal(np.stack([np.asarray(p) for p in pictures[0]]), (frames[0] * 255).round().astype(np.uint8))
     latents = edit(pipe, output_type="latent").frames
@@ -184,7 +186,7 @@ def test_outside_its_interval_guidance_costs_nothing_and_changes_nothing(pipe):
 @torch.no_grad()
 def test_guidance_acts_on_both_streams_and_keeps_the_source_in_the_negative_pass(pipe):
     frames = as_frames(tiny_clip())
-    source, text = pipe.encode_video(frames), pipe.encode_prompt([PROMPT])
+    source, text = pipe.encode_video(frames), pipe.encode_text([PROMPT])
     generator = seeded()
     noise, semantic = torch.randn(source.shape, generator=generator), torch.randn(1, 65, 32, generator=generator)
 
@@ -193,7 +195,7 @@ def test_guidance_acts_on_both_streams_and_keeps_the_source_in_the_negative_pass
         out = pipe.transformer(noise, torch.tensor([1000.0]), states, given, semantic)
         return out.sample, out.semantic
 
-    negative = pipe.encode_prompt(["red"])
+    negative = pipe.encode_text(["red"])
     answers = [evaluate(text, True), evaluate(negative, True), evaluate(negative, False)]
     events = list(
         pipe.stream(
@@ -207,12 +209,12 @@ def test_guidance_acts_on_both_streams_and_keeps_the_source_in_the_negative_pass
 
 
 def test_padded_text_is_zero_and_has_one_length(pipe):
-    states = pipe.encode_prompt(["red", "add a red balloon"])
+    states = pipe.encode_text(["red", "add a red balloon"])
     assert states.shape == (2, 64, 32)
     tokens = len(pipe.tokenizer("[Video edit] red").input_ids)
     assert states[0, :tokens].abs().sum(dim=-1).min() > 0
     assert not states[0, tokens:].any()
-    torch.testing.assert_close(states[:1], pipe.encode_prompt(["red"]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(states[:1], pipe.encode_text(["red"]), atol=1e-6, rtol=0)
 
 
 def test_a_t5_text_encoder_fits():
@@ -514,9 +516,9 @@ def test_a_wan_preset_joins_its_base_components_and_the_released_weights(tmp_pat
 
 
 def test_a_prompt_that_is_too_long_is_not_cut_in_silence(pipe, caplog):
-    pipe.encode_prompt(["red"])
+    pipe.encode_text(["red"])
     assert not caplog.text
-    pipe.encode_prompt(["red balloon " * 40])
+    pipe.encode_text(["red balloon " * 40])
     assert "its end is lost" in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Samplers are compared by what they compute and show, and the page says what the raw results hold."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,17 @@ def test_a_sampler_is_measured_by_what_it_computes_and_shows(comparison):
     assert len({tuple(measured.scores.values()) for measured in counted.values()}) == len(counted)
     assert all(measured.seconds > 0 for measured in counted.values())
 
+    few = Variant("euler", 4, guided=False, few_steps=True)
+    with pytest.raises(ValueError, match="has no LoRA for few steps"):
+        comparison.measure(few)
+    random = torch.Generator().manual_seed(0)
+    weights = {f"blocks.0.ffn.2.lora_{side}.weight": torch.randn(shape, generator=random)
+               for side, shape in (("A", (2, 64)), ("B", (48, 2)))}  # fmt: skip
+    comparison.pipeline.load_lora_weights(weights)
+    worn, bare = comparison.measure(few), comparison.measure(replace(few, few_steps=False))
+    assert worn.evaluations == 4 and worn.scores != bare.scores == counted[replace(few, few_steps=False)].scores
+    comparison.pipeline.unload_lora_weights()
+
     case = comparison.cases[1]
     first, reference = (
         comparison.pipeline(
@@ -78,13 +90,14 @@ def test_results_grow_and_shares_join(tmp_path):
     results.add(few, measured(10, "style-1"))
     results.add(EXACT, measured(80, "style-1"))
     other.add(few, measured(16, "style-2", "style-3"))
+    other.add(replace(few, few_steps=True), measured(4, "style-2"))
     write_results(other, tmp_path / "deep" / "other.json")
     assert read_results(tmp_path / "deep" / "other.json") == other
     results.join(read_results(tmp_path / "deep" / "other.json"))
     assert results.measured[few].evaluations == 14
     assert not results.lacks(few, ["style-1", "style-3"]) and results.lacks(EXACT, ["style-2"])
     write_results(results, tmp_path / "all.json")
-    assert list(read_results(tmp_path / "all.json").measured) == [EXACT, few]
+    assert list(read_results(tmp_path / "all.json").measured) == [EXACT, few, replace(few, few_steps=True)]
     with pytest.raises(ResultsError, match="other weights"):
         results.join(Results(ABOUT | {"weights": "others"}))
     (tmp_path / "no.json").write_text(json.dumps({"about": {}}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import html
 import json
@@ -23,23 +22,19 @@ from sama.edit.request import EditRequest, sampled
 from sama.errors import EditError, EditFailedError, VideoError
 from sama.presets import PRESETS, QUALITIES
 from sama.video import FrameReader, probe
+from tests.edit_tab import edit_tab, press, values
 from tests.media import audio_packets, frame_times, make_clip, make_text, read_barcode
 from tests.tiny import tiny_pipeline
-from ui import text
 from ui.api import Api
 from ui.errors import PromptError, sentence
-from ui.jobs.jobs import Edited, Jobs, JobStep, Restoration, Restored
+from ui.jobs.jobs import Edited, Jobs, JobStep
 from ui.media.clips import PageClip, take_upload
 from ui.media.folders import keep, leave, new_folder, remove, sweep
 from ui.media.limits import LEAVE_SECONDS, PROMPT_LENGTH, UPLOAD_LIMITS, checked_instruction, limits_table
 from ui.media.runs import FinishedEdit, compose_film
-from ui.media.tokens import Tokens
 from ui.settings import Settings
-from ui.tabs.controls import PageState, Where
-from ui.tabs.edit import EditTab
+from ui.tabs.controls import Where
 from ui.tabs.examples import build_example, load_examples
-from ui.tabs.pretext import clip_psnr, damage, scores
-from ui.viewer import plan_value
 
 INSTRUCTION = "Make it snowy"
 STEPS = 3
@@ -80,17 +75,6 @@ def finished(jobs: Jobs, clip: Path, tmp_path_factory: pytest.TempPathFactory) -
     return build_example(EditRequest(clip, INSTRUCTION, ""), jobs, folder, entry, film=True)
 
 
-def edit_tab(jobs: Jobs) -> tuple[EditTab, PageState]:
-    with gr.Blocks():
-        session = PageState(gr.State(None), gr.State([]), gr.State(None))
-        return EditTab(jobs, [], session), session
-
-
-def run_tab(tab: EditTab, where: Where, clip: PageClip, instruction: str = INSTRUCTION):
-    """A press of the button whose turn has come: what `EditTab._run` yields."""
-    return tab._run(where, clip, instruction, 0, 9, 0, STEPS, 3.0, "Automatic", "Automatic", text.NO_LORA, 1.0, [])
-
-
 @pytest.mark.parametrize(
     ("given", "kept"),
     [("  Make it snowy\n", "Make it snowy"), ("Add\x00 a\tcat", "Add a cat"), ("雪を降らせて", "雪を降らせて")],
@@ -119,18 +103,19 @@ def test_mistakes_of_the_user_are_said_as_they_are():
 def test_a_quality_sets_the_steps_and_tells_its_time(jobs, large, tmp_path, monkeypatch):
     tab, _ = edit_tab(jobs)
     fast, info = PRESETS["tiny"].qualities["fast"], jobs.settings.info
-    assert tab._choose_quality("fast") == {tab.steps: fast.steps, tab.guidance: fast.guidance}
-    assert tab._choose_quality("balanced") == {tab.steps: info.steps, tab.guidance: info.guidance}
-    assert tab.quality.value == "balanced" and [name for _, name in tab.quality.choices] == list(QUALITIES)
+    form = tab.form
+    assert form._choose_quality("fast") == {form.steps: fast.steps, form.guidance: fast.guidance}
+    assert form._choose_quality("balanced") == {form.steps: info.steps, form.guidance: info.guidance}
+    assert form.quality.value == "balanced" and [name for _, name in form.quality.choices] == list(QUALITIES)
 
     monkeypatch.setattr(jobs, "estimate", lambda request: float(sampled(request).steps or 10))
-    values = (large, 0, 5, 30, 3.0, "Automatic", "Automatic", [], "fast")
-    told = tab._tell_estimate(*values)
-    assert "About 30 s" in told[tab.estimate]
-    labels = [label for label, _ in told[tab.quality].choices]
-    assert labels[0] == f"Fast · about {fast.steps} s · {fast.said}" and labels[1] == "Balanced · about 10 s"
-    asked = tab._request(large, INSTRUCTION, 0, 5, 0, 30, 3.0, "Automatic", "Automatic", tmp_path, quality="best")
-    assert (asked.quality, asked.steps) == ("best", 30)
+    asked = values(tab, large, steps=30, guidance=3.0, quality="fast")
+    told = form.tell(asked)
+    assert "about 30 s" in told[form.estimate]
+    labels = [label for label, _ in told[form.quality].choices]
+    assert labels[0] == f"Fast\n{fast.steps} s" and labels[1] == "Balanced\n10 s"
+    request = form.read(asked | {form.quality: "best"}).request(jobs.settings, tmp_path)
+    assert (request.quality, request.steps) == ("best", 30)
 
 
 def test_failures_of_ours_get_a_number_and_show_nothing(caplog):
@@ -197,14 +182,14 @@ def test_a_full_disk_is_said():
 )
 def test_the_end_that_the_model_does_not_read_is_told(jobs, instruction, rest):
     jobs.engine.pipeline()
-    told = html.unescape(edit_tab(jobs)[0]._tell_unread(instruction))
+    told = html.unescape(edit_tab(jobs)[0].form.tell_unread(instruction))
     assert (told == "") == (rest == "")
     assert not rest or ("64 tokens" in told and f"{rest}”" in told)
 
 
 def test_nobody_waits_for_a_model_to_be_told_what_it_reads(jobs):
     waiting = Jobs(jobs.settings)
-    assert edit_tab(waiting)[0]._tell_unread("snowy " * 99) == "" and not waiting.engine.loaded
+    assert edit_tab(waiting)[0].form.tell_unread("snowy " * 99) == "" and not waiting.engine.loaded
 
 
 def test_an_upload_is_always_rewritten(tmp_path, cache):
@@ -284,16 +269,16 @@ def test_a_running_edit_keeps_its_folder_and_its_clip(jobs, clip, cache):
     """Each step of a job that takes hours counts as use."""
     tab, _ = edit_tab(jobs)
     taken = take_upload(clip)
-    run = run_tab(tab, Where(), taken)
+    run = press(tab, taken)
     next(run)
     for update in run:
         for folder in jobs_of(cache).glob("sama-*"):
             assert folder.stat().st_mtime > time.time() - 3600
             aged(folder)
         sweep(3600 * 3)
-        if update.get(tab.fresh):
+        if update.get(tab.running.fresh):
             break
-    assert taken.path.exists() and update[tab.fresh].result.exists()
+    assert taken.path.exists() and update[tab.running.fresh].result.exists()
 
 
 def test_an_open_page_keeps_its_clip_and_its_runs(finished, clip, cache):
@@ -392,26 +377,37 @@ def test_a_result_is_safe_before_it_is_packed_and_stays_when_packing_fails(jobs,
         raise OSError("the disk is full")
 
     tab, session = edit_tab(jobs)
-    monkeypatch.setattr("ui.tabs.edit.pack", fail)
-    monkeypatch.setattr("ui.tabs.edit.compose_film", fail)
+    monkeypatch.setattr("ui.tabs.edit.running.pack", fail)
+    monkeypatch.setattr("ui.tabs.edit.running.compose_film", fail)
     where = Where()
-    *_, last = run_tab(tab, where, take_upload(clip))
-    edit = last[tab.fresh]
+    *_, last = press(tab, take_upload(clip), where=where)
+    edit = last[tab.running.fresh]
     assert where.ended.is_set()  # the next visitor's turn begins before anything else is made
-    assert last[tab.viewer]["panels"] == ["Edited"] and last[session.runs] == [edit]
-    for update in (tab._compare(edit, edit), tab._film(edit, edit)):
-        assert "Your edit is finished" in update[tab.problem] and "disk" not in update[tab.problem]
+    assert last[tab.stage.viewer]["panels"] == ["Edited"] and last[session.runs] == [edit]
+    for update in (tab.running.compare(edit, edit, [edit]), tab.running.film(edit, edit, [edit])):
+        assert "Your edit is finished" in update[tab.form.problem] and "disk" not in update[tab.form.problem]
     assert probe(edit.result).frames == 9 and edit.settings_file.is_file() and edit.packed is None
 
 
 def test_a_fresh_result_gets_its_comparison_and_its_film_unless_another_is_shown(jobs, clip):
     tab, _ = edit_tab(jobs)
-    *_, last = run_tab(tab, Where(), take_upload(clip))
-    edit = last[tab.fresh]
-    for update in (tab._compare(None, None), tab._film(None, None), tab._compare(edit, None)):
-        assert update == {tab.problem: gr.skip()}  # an answer, which changes nothing
-    assert tab._compare(edit, edit)[tab.viewer]["panels"] == ["Original", "Edited"]
-    assert Path(tab._film(edit, edit)[tab.get_film].value["path"]).stat().st_size > 0
+    *_, last = press(tab, take_upload(clip))
+    edit = last[tab.running.fresh]
+    running = tab.running
+    for update in (running.compare(None, None, []), running.film(None, None, [])):
+        assert update == {tab.form.problem: gr.skip()}  # an answer, which changes nothing
+    assert tab.stage.viewer not in running.compare(edit, None, [edit])
+    update = running.compare(edit, edit, [edit])
+    assert update[tab.stage.viewer]["panels"] == ["Original", "Edited"]
+    (card,) = update[tab.opening.own]["cards"]
+    assert card["words"] == INSTRUCTION and Path(card["picture"]["path"]) == edit.poster
+    files = running.film(edit, edit, [edit])[tab.stage.title]["files"]
+    assert [file["name"] for file in files] == [
+        "make-it-snowy.mp4",
+        "make-it-snowy-side-by-side.mp4",
+        "make-it-snowy.json",
+    ]
+    assert all(Path(file["file"]["path"]).stat().st_size > 0 for file in files)
 
 
 def test_a_failed_run_leaves_no_folder_and_says_why(jobs, clip, cache, monkeypatch):
@@ -423,8 +419,8 @@ def test_a_failed_run_leaves_no_folder_and_says_why(jobs, clip, cache, monkeypat
         yield
 
     monkeypatch.setattr(jobs, "edit", fail)
-    *_, last = run_tab(tab, Where(), taken)
-    assert "not enough memory; edit fewer frames" in last[tab.problem]
+    *_, last = press(tab, taken)
+    assert "not enough memory; edit fewer frames" in last[tab.form.problem]
     assert list(jobs_of(cache).glob("sama-*")) == [taken.path.parent]
 
 
@@ -433,11 +429,9 @@ def test_a_variable_rate_keeps_its_times_in_comparison_and_film(jobs, tmp_path):
     times = [Fraction(number if number < 9 else 9 + 2 * (number - 9), 24) for number in range(18)]
     clip = take_upload(make_clip(tmp_path / "vfr.mp4", frames=17, times=times, audio="aac"))
     tab, _ = edit_tab(jobs)
-    *_, last = tab._run(
-        Where(), clip, INSTRUCTION, 0, 17, 0, STEPS, 3.0, "Automatic", "Automatic", text.NO_LORA, 1.0, []
-    )
-    edit = last[tab.fresh]
-    value = tab._compare(edit, edit)[tab.viewer]
+    *_, last = press(tab, clip)
+    edit = last[tab.running.fresh]
+    value = tab.running.compare(edit, edit, [edit])[tab.stage.viewer]
     times.pop()  # the end of the last frame
     assert frame_times(edit.result) == times and value["times"] == pytest.approx([float(time) for time in times])
     for made in (edit.packed, compose_film(edit)):
@@ -472,71 +466,21 @@ def test_examples_load_in_order_and_a_broken_one_is_left_out(finished, caplog):
     assert "gone" in caplog.text
 
 
-def test_tokens_survive_their_file(finished, tmp_path):
-    tokens = finished.tokens()
-    tokens.save(tmp_path / "again.npz")
-    again = Tokens.load(tmp_path / "again.npz")
-    assert np.array_equal(again.plan, tokens.plan) and again.ordered == tokens.ordered
-    assert tokens.anchor_source.dtype == np.uint8
-
-
-def test_the_plan_view_gets_one_basis_and_true_cosines(finished):
-    tokens = finished.tokens()
-    value = plan_value(tokens)
-    blocks = np.frombuffer(base64.b64decode(value["cosines"]), np.uint8).reshape(-1, 64, 64)
-    assert len(blocks) == 3 + 3 * STEPS and value["steps"] == STEPS
-    assert (np.diag(blocks[0]) == 254).all()
-    plan, result = tokens.plan[-1, :64].astype(float), tokens.result[:64].astype(float)
-    expected = plan[5] @ result[9] / np.linalg.norm(plan[5]) / np.linalg.norm(result[9])
-    assert blocks[-1][5, 9] / 127 - 1 == pytest.approx(expected, abs=0.01)
-    colours = np.frombuffer(base64.b64decode(value["colours"]), np.uint8)
-    assert colours.size == (2 + STEPS) * 64 * 3
-
-
-def test_tokens_without_a_place_are_matched_and_said_to_be(finished):
-    tokens = finished.tokens()
-    order = np.random.default_rng(0).permutation(64)
-    result = np.concatenate([tokens.plan[-1, :64][order], tokens.result[64:]])
-    value = plan_value(replace(tokens, result=result, ordered=False))
-    blocks = np.frombuffer(base64.b64decode(value["cosines"]), np.uint8).reshape(-1, 64, 64)
-    assert (np.diag(blocks[-1]) >= 253).all()  # every planned token lies where the result has its twin
-    assert value["note"] == text.UNORDERED
-
-
-@pytest.mark.parametrize("task", text.TASKS.values())
-def test_damage_is_limited_to_what_it_says(clip, task):
-    damaged = damage(PageClip.of(probe(clip)), task, 0, 0, "tiny")
-    assert damaged.clean.shape == damaged.given.shape and len(damaged.clean) == 9
-    assert damaged.hidden.any()
-    assert np.array_equal(damaged.clean[~damaged.hidden], damaged.given[~damaged.hidden])
-    assert clip_psnr(damaged.clean, damaged.given, ~damaged.hidden) == float("inf") or not (~damaged.hidden).any()
-
-
-def test_a_restoration_is_scored_in_the_hidden_part_and_overall(jobs, clip):
-    damaged = damage(PageClip.of(probe(clip)), "cube", 0, 0, "tiny")
-    *steps, last = jobs.restore(Restoration(damaged.given, damaged.prefix, "", 0))
-    assert [step.step for step in steps if step.phase == "restoring"] == list(range(1, STEPS + 1))
-    assert isinstance(last, Restored) and last.frames.shape == damaged.clean.shape
-    values = scores(damaged, damaged.clean)
-    assert values["restored_hidden"] == values["restored_overall"] == float("inf")
-    assert values["given_hidden"] < values["given_overall"]
-
-
 @pytest.mark.parametrize(
     ("chosen", "asked", "said"), [("Automatic", "auto", True), ("Always", "on", True), ("Never", "off", False)]
 )
 def test_what_is_chosen_about_detail_is_done_and_told(jobs, large, chosen, asked, said):
     tab, session = edit_tab(jobs)
-    *_, last = tab._run(Where(), large, INSTRUCTION, 0, 5, 0, 1, 1.0, "Never", chosen, text.NO_LORA, 1.0, [])
+    *_, last = press(tab, large, steps=1, guidance=1.0, keep_source="Never", detail=chosen)
     (run,) = last[session.runs]
     assert (run.settings["detail"], run.settings["kept_detail"]) == (asked, said)
-    assert ("with the source's detail" in html.unescape(last[tab.progress])) == said
+    assert ("with the source's detail" in last[tab.stage.title]["facts"]) == said
 
 
 def test_the_page_offers_detail_beside_keep_source(jobs, large):
-    tab, _ = edit_tab(jobs)
-    assert tab.detail.parent is tab.keep.parent and tab.detail.value == "Automatic"
-    assert [name for name, _ in tab.detail.choices] == ["Automatic", "Always", "Never"]
+    form = edit_tab(jobs)[0].form
+    assert form.detail.parent is form.keep.parent and form.detail.value == "Automatic"
+    assert [name for name, _ in form.detail.choices] == ["Automatic", "Always", "Never"]
 
 
 @pytest.mark.parametrize("detail", ["auto", "off"])

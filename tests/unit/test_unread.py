@@ -67,11 +67,11 @@ def test_what_is_unread_does_not_change_the_text_states_and_the_word_before_it_d
     assert lost and words.endswith(lost)
     read = words.removesuffix(lost)
     kept = " ".join(lost.split()[:cut])  # of a word that is cut, the model reads the beginning
-    states = short.encode_prompt([words])
+    states = short.encode_text([words])
     assert states.isfinite().all()
-    assert torch.equal(states, short.encode_prompt([f"{read}{kept} {'xyzzy ' * 9}"]))
+    assert torch.equal(states, short.encode_text([f"{read}{kept} {'xyzzy ' * 9}"]))
     *before, _ = read.split()
-    assert not torch.equal(states, short.encode_prompt([" ".join([*before, "q", lost])]))
+    assert not torch.equal(states, short.encode_text([" ".join([*before, "q", lost])]))
 
 
 def test_an_edit_says_once_what_is_not_read_and_goes_on(clip, short, tmp_path):

@@ -17,6 +17,7 @@ from sama.edit.request import EditRequest
 from sama.edit.settings_file import load_settings
 from sama.shapes import Bucket, Canvas
 from sama.video import VideoWriter, read_clip, write_clip
+from tests.edit_tab import edit_tab, press
 from tests.media import make_clip, make_text
 from tests.tiny import Copier, tiny_pipeline
 
@@ -193,18 +194,12 @@ def test_the_api_takes_a_mask(kind, clip, pipe, tmp_path, monkeypatch, written):
 @pytest.fixture
 def tab(pipe, tmp_path, monkeypatch):
     """The page's tab, whose model paints the box that its list names: everything, at first."""
-    import gradio as gr
-
     from ui.jobs.jobs import Jobs
     from ui.settings import Settings
-    from ui.tabs.controls import PageState
-    from ui.tabs.edit import EditTab
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     model = Copier(pipe, WHOLE)
-    with gr.Blocks():
-        session = PageState(gr.State(None), gr.State([]), gr.State(None))
-        tab = EditTab(Jobs(Settings(pipeline_loader=lambda: model, warm=False)), [], session)
+    tab, _ = edit_tab(Jobs(Settings(pipeline_loader=lambda: model, warm=False)))
     tab.model = model
     return tab
 
@@ -216,26 +211,27 @@ def folders(tmp_path):
 def test_the_page_takes_a_mask_shows_it_and_says_when_nothing_changed(tab, clip, tmp_path, written):
     from ui import text
     from ui.media.clips import take_upload
-    from ui.tabs.controls import Where
 
-    source = take_upload(clip)
-    taken = tab._take_mask(str(still(tmp_path / "My mask.PNG", slice(24, 48))), source)
-    mask = taken[tab.mask]
-    assert mask.name == "mask.png" and text.MASK_SHOWN in taken[tab.mask_note] and "<img" in taken[tab.mask_note]
+    source, form = take_upload(clip), tab.form
+    taken = form._take_mask(str(still(tmp_path / "My mask.PNG", slice(24, 48))), source)
+    mask, note = taken[form.mask], taken[form.mask_note]
+    assert mask.name == "mask.png" and text.MASK_SHOWN in note and "<img" in note
 
     def run(keep):
-        *_, last = tab._run(Where(), source, "Make it snowy", 0, 2, 0, 1, 1.0, keep, "Never", "None", 1.0, [], mask)
-        return last[tab.shown].settings, last[tab.progress]
+        options = {"frames": 2, "steps": 1, "guidance": 1.0, "detail": "Never", "mask": mask}
+        *_, last = press(tab, source, keep_source=keep, **options)
+        return last[tab.stage.shown].settings, last[tab.stage.title]
 
     settings, said = run("Never")
     assert settings["mask"] == "mask.png" and settings["changed"] == pytest.approx(0.25, rel=0.2)
-    assert "Changed 25 % of the picture" in said
+    assert said["strong"] == "Changed 25 % of the picture"
     shown = written[-1]
     assert (shown[:, 28:44, 0] > 240).all() and (shown[:, :16] != (255, 0, 0)).any(axis=-1).all()
     tab.model._box = None  # a model that leaves the clip as it was
     settings, said = run("Automatic")
-    assert settings["notices"] == [NOTHING_CHANGED_INSIDE] and NOTHING_CHANGED_INSIDE in said
-    assert tab._show_clip(source)[tab.mask] is None, "another clip needs another mask"
+    assert settings["notices"] == [NOTHING_CHANGED_INSIDE] and "inside the mask" in said["strong"]
+    assert [button["event"] for button in said["buttons"]] == ["other", "whole"]
+    assert form.show_clip(source)[form.mask] is None, "another clip needs another mask"
 
 
 def test_the_page_refuses_a_mask_in_one_sentence_and_keeps_nothing(tab, tmp_path, clip):
@@ -245,9 +241,9 @@ def test_the_page_refuses_a_mask_in_one_sentence_and_keeps_nothing(tab, tmp_path
     before = folders(tmp_path)
     for path, says in masks_that_are_none(tmp_path).items():
         if isinstance(path, Path) and path.is_file():
-            answer = tab._take_mask(str(path), source)
-            said = answer[tab.mask_note]
+            answer = tab.form._take_mask(str(path), source)
+            said = answer[tab.form.mask_note]
             assert path.name in said and ("all black" in said) == ("all black" in says)
             assert said.count("<p") == 1 and 'role="alert"' in said and str(tmp_path) not in said
-            assert answer[tab.mask] is None and answer[tab.mask_file] is None
+            assert answer[tab.form.mask] is None and answer[tab.form.mask_file] is None
     assert folders(tmp_path) == before

@@ -144,8 +144,8 @@ def test_a_single_window_is_painted_as_the_pipeline_paints_it(clip, tmp_path):
     paint(clip, tmp_path, pipe, frames=7, seed=5)
     (values,), (steps,) = pipe.values, pipe.steps
     embeds = {
-        "prompt_embeds": pipe.encode_prompt(["Make it snowy"]),
-        "negative_prompt_embeds": pipe.encode_prompt([""]),
+        "prompt_embeds": pipe.encode_text(["Make it snowy"]),
+        "negative_prompt_embeds": pipe.encode_text([""]),
     }
     *_, output = pipe._pipe.stream(
         source_latents=values["source_latents"], num_inference_steps=3, generator=torch.Generator().manual_seed(5),

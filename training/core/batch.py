@@ -18,12 +18,14 @@ class EncodedBatch:
     target: (B, C, F, H, W).
     text: (B, L, text_dim) states, padded rows zero; drop-out has been applied.
     anchors: (B, 65, semantic_dim) clean tokens of the targets' first frames; None where the objective uses none.
+    exact: (B,) bool, whether the target is the only right answer (`distill.truth_tasks`); None where all are.
     """
 
     source: Tensor | None
     target: Tensor
     text: Tensor
     anchors: Tensor | None
+    exact: Tensor | None = None
 
     def finite(self) -> Tensor:
         """Which rows hold finite values only: (B,) bool on the device."""
@@ -45,8 +47,9 @@ def without_broken_rows(batch: EncodedBatch) -> tuple[EncodedBatch, Tensor]:
     finite = batch.finite()
     numbers = torch.arange(len(finite), device=finite.device)
     rows = torch.where(finite, numbers, finite.to(torch.uint8).argmax())
-    source, anchors = (None if tensor is None else tensor[rows] for tensor in (batch.source, batch.anchors))
-    return EncodedBatch(source, batch.target[rows], batch.text[rows], anchors), finite
+    optional = (batch.source, batch.anchors, batch.exact)
+    source, anchors, exact = (None if tensor is None else tensor[rows] for tensor in optional)
+    return EncodedBatch(source, batch.target[rows], batch.text[rows], anchors, exact), finite
 
 
 class Feed(Protocol):

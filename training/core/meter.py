@@ -63,6 +63,15 @@ def batch_cost(config: Mapping[str, Any], batch: EncodedBatch, frozen: bool = Fa
     return Cost(samples, samples * tokens.total, samples * each)
 
 
+def distillation_cost(config: Mapping[str, Any], batch: EncodedBatch, own: Cost, steps: int, substeps: int) -> Cost:
+    """The cost of distilling `steps` x `substeps` guided steps into `steps` on a batch. own: of one training pass."""
+    semantic = 0 if batch.anchors is None else batch.anchors.shape[1]
+    shape = LatentShape(*batch.target.shape[2:])
+    tokens = token_counts(shape, with_source=batch.source is not None, semantic_tokens=semantic)
+    taught = 2 * steps * substeps * own.samples * forward_flops(config, tokens, batch.text.shape[1]).total
+    return Cost(own.samples, own.tokens, steps * own.flops + taught)
+
+
 def mfu(flops: float, seconds: float, devices: int, peak: float | None) -> float | None:
     """Share of the hardware's peak, 0 to 1; None for an unknown peak. flops: of all devices, in those seconds."""
     return None if peak is None or seconds <= 0 else flops / (seconds * devices * peak)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded model from nothing: material, text encoder, VAE, tower, editor (stage 0, stage 1, refined), assembly. Runs
+# The embedded model from nothing: material, text encoder, VAE, tower, editor (stage 0, stage 1, refined), assembly, naming. Runs
 # on all GPUs it finds. Started again, it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,4 +15,5 @@ cp -r runs/tiny_vae/vae runs/tiny_tower/semantic_tower "$out"
 "${launch[@]}" --config training/configs/tiny_sft.yaml --set "base=$out" --set start_from=runs/tiny_pretrain
 "${launch[@]}" --config training/configs/tiny_refine.yaml --set "base=$out" --set start_from=runs/tiny_sft
 python -m training.tiny.assemble --out "$out" --parts runs/tiny_vae runs/tiny_tower runs/tiny_refine
+python -m training.tiny.naming --pack data/pack --base "$out"
 echo "The model is in $out. Score it: python -m training.evaluate --model $out"

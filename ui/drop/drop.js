@@ -319,7 +319,8 @@ veil.style.cssText = "position:fixed;inset:0;z-index:1000;display:none;place-ite
   "outline:4px dashed #fb923c;outline-offset:-18px";
 document.body.append(veil);
 let lastOver = 0;
-const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+let inside = false; // a picture of the page itself is being dragged, which browsers call a file, too
+const hasFiles = (event) => !inside && [...(event.dataTransfer?.types || [])].includes("Files");
 const unveil = () => { veil.style.display = "none"; };
 
 const own = (handler) => function handle(event) {
@@ -345,7 +346,12 @@ const listeners = [
     const file = files.find(isClip) || files[0];
     if (file) take(file);
   })],
+  ["dragstart", own(() => { inside = true; })],
+  ["dragend", own(() => { inside = false; })],
   ["paste", own((event) => {
+    // Words copied from some programs come with a picture of themselves.
+    const typing = event.target.matches?.("input, textarea") && event.clipboardData?.types.includes("text/plain");
+    if (typing) return;
     const file = [...(event.clipboardData?.files || [])].find(isClip);
     if (file) { event.preventDefault(); take(file); }
   })],

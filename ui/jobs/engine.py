@@ -100,7 +100,7 @@ class Engine:
         """
         pipeline = self.pipeline()
         with nullcontext() if self._settings.zero_gpu else self.busy:
-            wear(lora, [found.path for found in self._settings.loras.values()], pipeline)
+            wear(lora, self._settings.lora_files, pipeline)
             yield from work(pipeline)
 
     @property
@@ -120,13 +120,16 @@ class Engine:
         return load_source(self._settings.source, device)
 
 
-def load_source(source: Source, device: str | None) -> SamaPipeline:
-    """The pipeline with all LoRAs that may be chosen; a preset's on a device, a loader's where that puts it."""
+def load_source(source: Source, device: str | None, texts: bool = True) -> SamaPipeline:
+    """The pipeline with all LoRAs that may be chosen; a preset's on a device, a loader's where that puts it.
+
+    texts: whether a preset's is to encode prompts.
+    """
     if source.loader is not None:
         return _with_loras(source.loader(), source.loras)
     from sama.edit import load_pipeline
 
-    return load_pipeline(source.preset, device, source.loras, memory=source.memory, compile=source.compile)
+    return load_pipeline(source.preset, device, source.loras, memory=source.memory, compile=source.compile, texts=texts)
 
 
 def wear(lora: Sequence[str], offered: Sequence[Path], pipeline: SamaPipeline) -> None:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sama.edit.request import EditRequest, check_request
+from sama.edit.request import NO_FEW_STEPS, EditRequest, check_request, loras_of, sampled
 from sama.video import VideoInfo, probe
 from ui.jobs import zero_gpu
 from ui.jobs.countdown import Countdown
@@ -140,6 +140,19 @@ class Jobs:
         start, stop = check_request(request, with_weights=False).plan.windows[0]
         return stop - start
 
+    def restoration_seconds(self, task: Restoration) -> float | None:
+        """Seconds that a restoration will take from the moment its turn comes; None where nothing is known about the
+        model."""
+        try:
+            expected = self._expected_of_restoration(task)
+        except RuntimeError as error:  # a device without room for a measurement
+            logger.warning("no estimate: %s", error)
+            return None
+        if expected is None:
+            return None
+        seconds = self._pace.parts(_as_edit(task, self.settings), expected).total * self._slower()
+        return seconds + (0 if self.engine.loaded else expected.startup_seconds)
+
     def edit_seconds(self, request: EditRequest) -> int:
         """GPU seconds to ask for. Never raises: a wrong guess must not cost a visitor the run."""
         expected = self.estimate(request)
@@ -180,12 +193,8 @@ class Jobs:
 
     def _expected_of_restoration(self, task: Restoration) -> Estimate | None:
         count, height, width, _ = task.frames.shape
-        request = EditRequest(
-            "", "restore", "", preset=self.settings.preset, steps=task.steps, guidance=task.guidance, keep_source="off",
-            detail="off",
-        )  # fmt: skip
         info = VideoInfo("", width, height, count, Fraction(24), count / 24, False, "", 0, False, 8)
-        return self._expected(request, info)
+        return self._expected(_as_edit(task, self.settings), info)
 
     def _measured_speed(self, request: EditRequest) -> Speed:
         from sama.edit.estimate import default_device
@@ -262,10 +271,26 @@ class Jobs:
         return start() if self.settings.zero_gpu else _in_one_thread(start)
 
     def _edit(self, request: EditRequest) -> Generator[JobStep | Edited, None, None]:
-        yield from self.engine.run(partial(edit, request), request.lora)
+        request = self._sampled(request)
+        yield from self.engine.run(partial(edit, request), loras_of(request))
+
+    def _sampled(self, request: EditRequest) -> EditRequest:
+        """The request as the app's pipeline meets it: one in place of the preset's has no LoRA for few steps."""
+        if self.settings.pipeline_loader is not None and request.few_steps is None:
+            request = replace(request, few_steps=NO_FEW_STEPS)
+        return sampled(request)
 
     def _restore(self, task: Restoration) -> Generator[JobStep | Restored, None, None]:
         yield from self.engine.run(partial(restore, task))
+
+
+def _as_edit(task: Restoration, settings: Settings) -> EditRequest:
+    """The edit that takes as long as a restoration."""
+    keep = "off" if task.clean is None else "on"  # like it, a measured restoration decodes two clips
+    return EditRequest(
+        "", "restore", "", preset=settings.preset, steps=task.steps, guidance=task.guidance, keep_source=keep,
+        detail="off", few_steps=NO_FEW_STEPS,
+    )  # fmt: skip
 
 
 def _in_one_thread(start: Callable[[], Generator[T, None, None]]) -> Generator[T, None, None]:

@@ -34,7 +34,7 @@ class WorkerEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._offered = [lora.path for lora in settings.loras.values()]
+        self._offered = settings.lora_files
         preset = None if settings.pipeline_loader is not None else settings.preset
         self._workers = Workers(
             settings.gpus, partial(load, settings.source), settings.device, describe=partial(pipeline_facts, preset)
@@ -84,9 +84,9 @@ class WorkerEngine:
         return found
 
 
-def load(source: Source, device: str) -> SamaPipeline:
+def load(source: Source, device: str, leads: bool) -> SamaPipeline:
     """Load the pipeline; it runs in each worker."""
-    pipeline = load_source(source, device)
+    pipeline = load_source(source, device, texts=leads)
     return pipeline if source.loader is None else pipeline.to(device)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sama.video import UPLOAD_LIMITS, VideoInfo, normalise_part, normalise_upload, probe
@@ -29,6 +29,8 @@ class PageClip:
     notices: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
     part: Part | None = None
+    made_by: Path | None = None
+    """The folder of the run whose result the clip is."""
 
     @classmethod
     def of(cls, info: VideoInfo, caption: str = "", part: Part | None = None) -> PageClip:
@@ -69,4 +71,4 @@ def source_clip(edit: FinishedEdit) -> PageClip:
 
 def edited_clip(edit: FinishedEdit) -> PageClip:
     """The edited clip, to be edited again."""
-    return PageClip.of(probe(edit.result))
+    return replace(PageClip.of(probe(edit.result)), made_by=edit.folder)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -34,6 +35,14 @@ def new_folder() -> Path:
     if session := _current_session():
         (folder / _OWNER).write_text(_named(session))
     return folder
+
+
+def job_folder(name: object) -> Path | None:
+    """The job folder of this name; None for what is no such name, and for one that is gone."""
+    if not isinstance(name, str) or not re.fullmatch(rf"{PREFIX}[0-9a-f]{{32}}", name):
+        return None
+    folder = _root() / name
+    return folder if folder.is_dir() else None
 
 
 def keep(paths: Iterable[str | os.PathLike[str] | None], shown: bool = False) -> None:

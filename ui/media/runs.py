@@ -52,6 +52,8 @@ class FinishedEdit:
     caption: str = ""
     credit: str = ""
     """The author of the clip and its licence."""
+    parent: Path | None = None
+    """The folder of the run whose result this edit was made from."""
 
     @classmethod
     def load(cls, folder: Path, title: str = "", caption: str = "", credit: str = "") -> FinishedEdit:

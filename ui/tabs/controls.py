@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,13 +40,39 @@ class PageState:
 
 @dataclass(frozen=True)
 class Controls:
-    """The components of a tab that say where its job is."""
+    """The components of a tab that say where its job is. halts: what stops the job beside the button.
+
+    A tab whose `progress` is no place for words overrides `waits` and `ends`.
+    """
 
     where: gr.State
     progress: gr.HTML
     problem: gr.HTML
     go: gr.Button
     stop: gr.Button
+    halts: tuple[Callable[..., Any], ...] = ()
+
+    @property
+    def inputs(self) -> set[Any]:
+        """The components whose values `refuses` and `waits` need."""
+        return set()
+
+    @property
+    def said(self) -> list[Any]:
+        """The components that `waits` and `ends` change."""
+        return [self.progress]
+
+    def refuses(self, _values: Mapping[Any, Any]) -> str:
+        """A sentence for what cannot be run, "" for none. It takes no place in the line."""
+        return ""
+
+    def waits(self, _values: Mapping[Any, Any]) -> Updates:
+        """What the tab shows from the click on, until the job's turn comes."""
+        return {self.progress: notice(text.WAITING)}
+
+    def ends(self, said: str = "", outcome: str = "") -> Updates:  # noqa: ARG002
+        """What the tab shows of a job that ended early. said: a sentence. outcome: "stopped", or ""."""
+        return {self.progress: notice(said)}
 
     @property
     def idle(self) -> Updates:
@@ -53,25 +80,44 @@ class Controls:
         return {self.go: gr.Button(visible=True), self.stop: gr.Button("Stop", visible=False, interactive=True)}
 
 
-def wire_start(triggers: list[Any], controls: Controls) -> Any:
-    """Wire what happens at the click, before the job's turn: the page says that it waits and shows Stop.
+class Start:
+    """The event that a job follows on: a click that was accepted.
 
-    Returns the event that the job follows on.
+    Its ticket is a component, because gradio tells nobody of a State that an event outside the queue has changed.
     """
 
-    def wait(at: Where | None) -> Updates:
-        if at is not None and not at.ended.is_set():
-            raise gr.Error(text.ONE_AT_A_TIME, print_exception=False)
-        return {controls.where: Where(), controls.progress: notice(text.WAITING), controls.problem: "",
-                controls.go: gr.Button(visible=False), controls.stop: gr.Button(visible=True)}  # fmt: skip
+    def __init__(self) -> None:
+        self.ticket = gr.HTML(
+            0, html_template="", js_on_load="watch('value', () => trigger('accepted'))", elem_classes="unseen"
+        )
+        self.success = self.ticket.accepted
 
-    queued = gr.on(
-        triggers, wait, controls.where,
-        [controls.where, controls.progress, controls.problem, controls.go, controls.stop],
+
+def wire_start(triggers: list[Any], controls: Controls) -> Start:
+    """Wire what happens at the click, before the job's turn: it is refused, or the page says that it waits.
+
+    A refusal takes no place in the line, and is no error of the page: it changes no ticket, and only a new ticket
+    starts the job.
+    """
+    start = Start()
+    ticket = start.ticket
+
+    def wait(values: Mapping[Any, Any]) -> Updates:
+        at = values[controls.where]
+        problem = text.ONE_AT_A_TIME if at is not None and not at.ended.is_set() else controls.refuses(values)
+        if problem:
+            return {controls.problem: alert(problem)}
+        return controls.waits(values) | {
+            controls.where: Where(), controls.problem: "", ticket: int(values[ticket] or 0) + 1,
+            controls.go: gr.Button(visible=False), controls.stop: gr.Button(visible=True),
+        }  # fmt: skip
+
+    gr.on(
+        triggers, wait, controls.inputs | {controls.where, ticket},
+        [controls.where, controls.problem, controls.go, controls.stop, ticket, *controls.said],
         trigger_mode="once", **_PRIVATE,
     )  # fmt: skip
-    queued.failure(lambda: alert(text.ONE_AT_A_TIME), None, controls.problem, **_PRIVATE)
-    return queued
+    return start
 
 
 def wire_end(job: Any, controls: Controls, places: int) -> None:
@@ -87,7 +133,7 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
             return {controls.problem: gr.skip()}  # gradio takes an empty dict for a missing answer
         if at is not None:
             at.ended.set()
-        return controls.idle | {controls.progress: "", controls.problem: alert(text.line_full(places, None))}
+        return controls.idle | controls.ends() | {controls.problem: alert(text.line_full(places, None))}
 
     def stopping(at: Where | None) -> gr.Button:
         if at is not None:
@@ -100,10 +146,11 @@ def wire_end(job: Any, controls: Controls, places: int) -> None:
         elif at is not None:
             at.ended.set()  # it never left the queue
         words = text.stopped(at.step, at.steps) if at else text.stopped(0, 0)
-        return controls.idle | {controls.progress: notice(words)}
+        return controls.idle | controls.ends(words, outcome="stopped")
 
-    shown = [controls.progress, controls.problem, controls.go, controls.stop]
+    shown = [*controls.said, controls.problem, controls.go, controls.stop]
     job.failure(refused, controls.where, shown, **_PRIVATE)
-    controls.stop.click(stopping, controls.where, controls.stop, **_PRIVATE)
-    left = controls.stop.click(None, cancels=[job], **_PRIVATE)  # not chained: a chained event cancels nothing
-    left.then(stopped, controls.where, [controls.progress, controls.go, controls.stop], **_PRIVATE)
+    for press in (controls.stop.click, *controls.halts):  # one by one: gr.on takes no event of a gr.HTML's own
+        press(stopping, controls.where, controls.stop, **_PRIVATE)
+        left = press(None, cancels=[job], **_PRIVATE)  # not chained: a chained event cancels nothing
+        left.then(stopped, controls.where, [*controls.said, controls.go, controls.stop], **_PRIVATE)

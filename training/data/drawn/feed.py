@@ -25,7 +25,7 @@ from training.core.guard import Guard
 from training.core.randomness import derived_seed
 from training.data.drawn.group_cache import GroupCache
 from training.data.drawn.latents import LatentStore
-from training.data.drawn.scenes import GroupedPairs, RenderedGroups, stream
+from training.data.drawn.scenes import ALL_TASKS, GroupedPairs, RenderedGroups, stream
 from training.data.encoders import CLIPS_AT_ONCE, Encoders
 from training.data.sizes import tiny_buckets
 from training.errors import ConfigError, NotFiniteError
@@ -47,9 +47,11 @@ class RenderedFeed:
             raise ConfigError(
                 "processes that share sequences must hold the same scenes: set data.rendered.groups, not encode_minutes"
             )
-        for task in config.data.rendered.task_weights:
-            if task not in TASKS:
-                raise ConfigError(f"data.rendered.task_weights: there is no task {task!r}: {hint(task, TASKS)}")
+        named = {"data.rendered.task_weights": config.data.rendered.task_weights}
+        for key, tasks in {**named, "distill.truth_tasks": config.distill.truth_tasks}.items():
+            for task in tasks:
+                if task not in TASKS:
+                    raise ConfigError(f"{key}: there is no task {task!r}: {hint(task, TASKS)}")
         self.config, self.encoders, self.data_rank = config, encoders, data_rank
         self.data = config.data.rendered
         self.buckets = tiny_buckets()
@@ -61,6 +63,8 @@ class RenderedFeed:
         self.guard = Guard(config.guard)
         """Counts clips whose encoding is not finite, by the number of their scene."""
         self._random = torch.Generator(data_rank.device)
+        truths = [ALL_TASKS.index(task) for task in config.distill.truth_tasks]
+        self._exact_tasks = torch.tensor(truths, dtype=torch.long, device=data_rank.device)
 
     def batches(self) -> Iterator[EncodedBatch]:
         """Fill the store, then draw from it; `refresh_per_step` new groups are encoded before each batch. Clips that do
@@ -127,7 +131,9 @@ class RenderedFeed:
         chance = torch.rand(len(drawn.token_ids), 1, generator=self._random, device=self.data_rank.device)
         token_ids = torch.where(chance < config.data.text_dropout, encoders.bare_ids, drawn.token_ids)
         anchors = encoders.anchors(drawn.pictures) if config.objective.semantic_weight else None
-        batch, _ = without_broken_rows(EncodedBatch(drawn.source, drawn.target, encoders.states_of(token_ids), anchors))
+        exact = torch.isin(drawn.tasks, self._exact_tasks) if config.distill.truth_weight else None
+        text = encoders.states_of(token_ids)
+        batch, _ = without_broken_rows(EncodedBatch(drawn.source, drawn.target, text, anchors, exact))
         return batch
 
     def _kind_of(self, batch: int) -> tuple[int, bool, float]:

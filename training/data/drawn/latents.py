@@ -34,13 +34,14 @@ class DrawnRows:
     """Rows of one bucket, on the device.
 
     source, target: (B, C, F, H, W) normalised latents; pictures: (B, 3, 128, 128) uint8, the targets' first frames;
-    token_ids: (B, L) of the instructions.
+    token_ids: (B, L) of the instructions. tasks: (B,), numbers in `ALL_TASKS`.
     """
 
     source: Tensor
     target: Tensor
     pictures: Tensor
     token_ids: Tensor
+    tasks: Tensor
 
 
 @dataclass
@@ -139,7 +140,7 @@ class LatentStore:
             ]
         )
         slot = rows // MAX_PAIRS
-        source, target, _ = shelf.pairs.view(-1, 3)[rows].long().unbind(1)
+        source, target, tasks = shelf.pairs.view(-1, 3)[rows].long().unbind(1)
         wordings = shelf.tokens.shape[2]
         wording = torch.randint(wordings, (size,), generator=self._random, device=self.device)
         return DrawnRows(
@@ -147,6 +148,7 @@ class LatentStore:
             shelf.latents[slot, target],
             shelf.pictures[slot, target],
             shelf.tokens.flatten(0, 1)[rows, wording].long(),
+            tasks,
         )
 
     def _empty(self, group: Mapping[str, Any], latents: Tensor) -> _Shelf:

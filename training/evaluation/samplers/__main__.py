@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sama.files import whole_file
+from sama.presets import own_few_steps
 from training.errors import PackError
 from training.evaluation.held_out.scoring import Scorer
 from training.evaluation.samplers.page import page_text
@@ -64,12 +65,15 @@ def _measured(options: argparse.Namespace, known: Results | None, raw: Path) -> 
     require_pack(options.pack)
     device = resolve_device(options.device)
     pipeline = load_editor(TINY_FOLDER, device).pipeline
+    samplers = [variant for variant in options.samplers if options.few_steps or not variant.few_steps]
+    if options.few_steps:
+        pipeline.load_lora_weights(options.few_steps)
     scorer = Scorer(Pack.load(options.pack))
     results = Results(_about(device, scorer.ocr, options))
     if known is not None:
         results.join(known)
     keys = options.share.of(case_keys(options.per_task, options.frames, options.tasks))
-    missing = [variant for variant in options.samplers if results.lacks(variant, (key.id for key in keys))]
+    missing = [variant for variant in samplers if results.lacks(variant, (key.id for key in keys))]
     if not missing:
         return results
     comparison = Comparison(pipeline, options.batch or (16 if device.startswith("cuda") else 2), options.timed)
@@ -130,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--per-task", type=argument(Count), default=4, help="pairs of each kind of edit (4)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="kinds of edits; all if left out")
     parser.add_argument("--samplers", nargs="+", type=_sampler, default=VARIANTS, help='such as "Euler 10"')
+    parser.add_argument(
+        "--few-steps", type=Path, default=own_few_steps("tiny"), metavar="FILE",
+        help="the LoRA for few steps; that of the embedded model if left out",
+    )  # fmt: skip
     parser.add_argument("--frames", type=argument(Frames), default=17)
     parser.add_argument("--share", type=Shard.parse, default=WHOLE, help="part of the pairs, such as 0/4")
     parser.add_argument("--add", type=Path, nargs="+", default=[], help="results.json of other shares")

@@ -84,7 +84,7 @@ def page_text(results: Results, command: str) -> str:
         timed=about["timed"],
         exact=EXACT.name,
         table=markdown_table(heads, rows),
-        unread="" if about["ocr"] else _UNREAD,
+        unread=("" if about["ocr"] else _UNREAD) + "".join(f"\n{note}" for note in about.get("notes", ())),
         allowed=ALLOWED_LOSS,
         caches=_CACHES,
         fidelity=_by_task(results, lambda measured, task: _mean(measured, lambda score: score.exact, task).told()),
@@ -95,7 +95,7 @@ def page_text(results: Results, command: str) -> str:
 
 def used_by() -> dict[str, Variant]:
     """The way of sampling behind each quality of the embedded model."""
-    from sama.presets import PRESETS, saved_settings
+    from sama.presets import PRESETS, own_few_steps, saved_settings
 
     preset = PRESETS["tiny"]
     assert preset.folder is not None
@@ -104,7 +104,8 @@ def used_by() -> dict[str, Variant]:
     for name, sampling in preset.qualities.items():
         guidance = defaults["default_guidance"] if sampling.guidance is None else sampling.guidance
         steps = defaults["default_steps"] if sampling.steps is None else sampling.steps
-        found[name] = Variant(sampling.scheduler, steps, guidance != 1, sampling.guidance_interval)
+        few_steps = sampling.few_steps and own_few_steps("tiny") is not None
+        found[name] = Variant(sampling.scheduler, steps, guidance != 1, sampling.guidance_interval, None, few_steps)
     return found
 
 
@@ -163,13 +164,16 @@ standard errors over the pairs. Raw results: [results.json](samplers/results.jso
   it is than that of {exact}, pair by pair; negative where it is higher. PSNR likes what is smooth: a result of few
   steps is an average of what could be, so that it may gain here and yet look soft.
 - **followed**: the share of instructions that were followed, by the benchmark's rule.
+- **LoRA for few steps**: guidance and steps distilled into an adapter that the embedded model carries
+  ([how](training.md#few-steps-without-guidance)).
 
 ## In use
 `--quality fast`, `balanced` and `best` of `python -m sama edit`, of the page and of the API name rows of this table for
 the embedded model (`TINY_QUALITIES` in `sama/presets.py`). Nothing that loses more than {allowed} dB, inside or
-outside, is in use other than in Fast, and a test compares this. The presets `14b` and `1.3b` sample with guidance 5
-and 50 steps, as Wan is published, unless they are asked for less; their Fast and Balanced are named samplers that
-nobody has tried on real weights, and the page says so.
+outside, is in use, and a test compares this. An edit that names no quality and says nothing else of how to sample is
+Fast; with `--steps`, `--guidance`, a negative prompt or a LoRA it is Balanced. The presets `14b` and `1.3b` sample with
+guidance 5 and 50 steps, as Wan is published, unless they are asked for less; their Fast and Balanced are named samplers
+that nobody has tried on real weights, and the page says so.
 
 - `--guidance-interval LOW HIGH`: guidance acts between two noise levels, 1 being noise; elsewhere a step is one
   evaluation instead of two.

@@ -21,7 +21,8 @@ class ResultsError(ValueError):
 class Results:
     """What was measured.
 
-    about: weights, device, versions, frames. measured: by the way of sampling, in the order of `VARIANTS`.
+    about: weights, device, versions, frames; `notes`, sentences for the page, if there is something to say.
+    measured: by the way of sampling, in the order of `VARIANTS`.
     """
 
     about: Mapping[str, Any]
@@ -45,7 +46,7 @@ class Results:
 
     def join(self, other: Results) -> None:
         """Add the results of another share. Raises ResultsError where something else was measured."""
-        if other.about != self.about:
+        if _measured_with(other.about) != _measured_with(self.about):
             raise ResultsError("these results are of other weights, another device or another version: start anew")
         for variant, measured in other.measured.items():
             self.add(variant, measured)
@@ -54,6 +55,10 @@ class Results:
     def ids(self) -> list[str]:
         """The cases of the first way of sampling."""
         return list(next(iter(self.measured.values())).scores) if self.measured else []
+
+
+def _measured_with(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in about.items() if name != "notes"}
 
 
 def read_results(path: Path) -> Results:
@@ -65,7 +70,7 @@ def read_results(path: Path) -> Results:
             interval = row["interval"]
             variant = Variant(
                 row["scheduler"], row["steps"], row["guided"], None if interval is None else tuple(interval),
-                row["cache"],
+                row["cache"], row.get("few_steps", False),
             )  # fmt: skip
             scores = {name: CaseScore(*score) for name, score in row["scores"].items()}
             results.measured[variant] = Measured(row["evaluations"], row["seconds"], scores)
@@ -85,6 +90,7 @@ def write_results(results: Results, path: Path) -> None:
             "guided": variant.guided,
             "interval": variant.interval,
             "cache": variant.cache,
+            **({"few_steps": True} if variant.few_steps else {}),
             "evaluations": measured.evaluations,
             "seconds": measured.seconds,
             "scores": measured.scores,

@@ -119,12 +119,13 @@ def _pack(folder: Path) -> Pack:
 class Comparison:
     """Held-out pairs, each encoded once, on which ways of sampling are compared.
 
-    batch: cases of one size that are sampled together. timed: runs of one clip alone whose median is the time.
+    pipeline: with its LoRA for few steps, if it has one. batch: cases of one size that are sampled together. timed:
+    runs of one clip alone whose median is the time.
     """
 
     def __init__(self, pipeline: SamaPipeline, batch: int, timed: int) -> None:
         self.pipeline, self.batch, self.timed = pipeline, batch, timed
-        self.negative = pipeline.encode_prompt([""])
+        self.negative = pipeline.encode_text([""])
         self.cases: list[Prepared] = []
         self._exact: dict[str, np.ndarray] = {}
         self._threads: Executor = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -132,7 +133,7 @@ class Comparison:
     def add(self, key: CaseKey, case: DrawnCase, words: str, scorer: Scorer) -> None:
         """Encode a case and keep it."""
         clip = torch.from_numpy(case.source)[None].float() / 255
-        source, text = self.pipeline.encode_video(clip), self.pipeline.encode_prompt([words])
+        source, text = self.pipeline.encode_video(clip), self.pipeline.encode_text([words])
         self.cases.append(Prepared(key, scorer.case(case), source, text))
 
     def measure(self, variant: Variant) -> Measured:
@@ -168,6 +169,10 @@ class Comparison:
         return clips
 
     def _run(self, variant: Variant, cases: Sequence[Prepared]) -> list[np.ndarray]:
+        if getattr(self.pipeline.transformer, "peft_config", {}):
+            (self.pipeline.enable_lora if variant.few_steps else self.pipeline.disable_lora)()
+        elif variant.few_steps:
+            raise ValueError("the pipeline has no LoRA for few steps")
         out: Any = self.pipeline(
             source_latents=torch.cat([case.source for case in cases]),
             prompt_embeds=torch.cat([case.text for case in cases]),

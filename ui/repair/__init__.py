@@ -1,0 +1,1 @@
+"""Repairs: a clip is damaged as a motion pretext task does it, the model repairs it; both are measured and shown."""
