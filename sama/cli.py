@@ -1,4 +1,4 @@
-"""`python -m sama edit | batch | info | doctor | convert | bundle`.
+"""`python -m sama edit | batch | info | doctor | convert | bundle | space`.
 
 Exit status: 0 done, 2 bad input, 1 a failure of ours, 130 cancelled. Heavy libraries are imported where they are
 needed: help and refusals are quick.
@@ -225,6 +225,24 @@ def _convert(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _space(arguments: argparse.Namespace) -> int:
+    from sama.space import plan_space, upload_space
+
+    space = plan_space(arguments.repo, arguments.hardware, arguments.preset)
+    total = sum(file.size for file in space.files)
+    if arguments.dry_run:
+        for file in space.files:
+            print(f"{file.size:>12,}  {file.path}")
+        print(f"{total:>12,}  bytes in {len(space.files)} files for {space.repo} on {space.hardware}\n")
+        print(f"---\n{space.front_matter}---")
+        return OK
+    from huggingface_hub import HfApi
+
+    _say(f"Uploading {len(space.files)} files, {total / 1e6:.0f} MB, to {space.repo}")
+    print(upload_space(space, HfApi(), arguments.private))
+    return OK
+
+
 def _bundle(arguments: argparse.Namespace) -> int:
     from sama.bundle import write_code
 
@@ -365,8 +383,8 @@ def _parser() -> argparse.ArgumentParser:
     command = "sama" if Path(sys.argv[0]).stem == "sama" else "python -m sama"
     parser = _Parser(prog=command, description="Change a video by telling it what to change.")
     parser.add_argument("--version", action="version", version=f"sama {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="edit | batch | info | doctor | convert | bundle")
-    for add in (_add_edit, _add_batch, _add_info, _add_doctor, _add_convert, _add_bundle):
+    commands = parser.add_subparsers(required=True, metavar="edit | batch | info | doctor | convert | bundle | space")
+    for add in (_add_edit, _add_batch, _add_info, _add_doctor, _add_convert, _add_bundle, _add_space):
         add(commands, common)
     return parser
 
@@ -481,6 +499,20 @@ def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     convert.set_defaults(run=_convert)
+
+
+def _add_space(commands: Any, common: argparse.ArgumentParser) -> None:
+    space = commands.add_parser(
+        "space", parents=[common], help="put the app on a Hugging Face Space",
+        description="Create a Hugging Face Space with this app, or replace what it holds, without git. Log in first: "
+        "hf auth login.",
+    )  # fmt: skip
+    space.add_argument("--repo", required=True, metavar="USER/NAME", help="the Space")
+    space.add_argument("--hardware", choices=("zero", "cpu", "gpu"), default="zero", help="cpu and gpu are paid (zero)")
+    space.add_argument("--preset", choices=("tiny", "14b"), default="tiny", help="the model there (tiny)")
+    space.add_argument("--private", action="store_true", help="only for you")
+    space.add_argument("--dry-run", action="store_true", help="list the files and settings; upload nothing")
+    space.set_defaults(run=_space)
 
 
 def _add_bundle(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ PAGES = [
     Path("README.md"),
     Path("CONTRIBUTING.md"),
     Path("assets/sama-tiny/README.md"),
+    Path("integrations/comfyui/README.md"),
     *sorted(Path("docs").rglob("*.md")),
 ]
 BENCH = Path("docs/performance/results.json")

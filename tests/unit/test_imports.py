@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = {
-    "sama": {"ui", "training", "gradio", "spaces", "wandb"},
-    "ui": {"training"},
-    "training": {"ui", "gradio", "spaces"},
+    "sama": {"ui", "training", "gradio", "spaces", "wandb", "integrations"},
+    "ui": {"training", "integrations"},
+    "training": {"ui", "gradio", "spaces", "integrations"},
+    "integrations": {"ui", "training", "gradio", "spaces", "tests"},
 }
 
 
@@ -129,8 +130,8 @@ def test_packages_import_only_downwards(package):
         assert not crossing, f"{file.relative_to(ROOT)} imports {', '.join(sorted(crossing))}"
 
 
-def test_training_uses_only_public_names_of_sama():
-    for file in (ROOT / "training").rglob("*.py"):
+def test_only_public_names_of_sama_are_used():
+    for file in [*(ROOT / "training").rglob("*.py"), *(ROOT / "integrations").rglob("*.py")]:
         for node in ast.walk(parsed(file)):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sama":
                 private = [alias.name for alias in node.names if alias.name.startswith("_")]
@@ -138,7 +139,7 @@ def test_training_uses_only_public_names_of_sama():
 
 
 def test_nothing_prints_in_libraries():
-    for file in [*(ROOT / "sama").rglob("*.py"), *(ROOT / "ui").rglob("*.py")]:
+    for file in [file for package in ("sama", "ui", "integrations") for file in (ROOT / package).rglob("*.py")]:
         if file.name in ("cli.py", "__main__.py"):
             continue
         calls = [
