@@ -142,7 +142,7 @@ NODES = (
         "SAMA Load Model",
         "A SAMA model: embedded, from the Hub, or from your files. It is read when it is first used.",
         (
-            Field("preset", "COMBO", "tiny runs anywhere; 14b needs a GPU and about 40 GB from the Hub.", "tiny",
+            Field("preset", "COMBO", "tiny runs anywhere; 14b needs a GPU and about 50 GB from the Hub.", "tiny",
                   choices=lambda: list(PRESETS)),
             Field("weights", "COMBO", "The preset's own, or a SAMA transformer in models/diffusion_models.", RELEASED,
                   choices=lambda: [RELEASED, *host.weight_names()]),
