@@ -1,18 +1,18 @@
-# The app and the command line in a container, with the embedded model. For CPUs:
+# The app and the command line in a container, with the embedded model:
 #   docker build -t sama .
-# for NVIDIA GPUs (run it with --gpus all):
-#   docker build -t sama:cuda --build-arg DEVICE=cuda .
+# This serves CPUs and NVIDIA GPUs (run it with --gpus all). An image for CPUs alone is a tenth of the size:
+#   docker build -t sama --build-arg TORCH_INDEX=ADDRESS .
+# where ADDRESS is the index that PyTorch's installation page names for CPUs.
 FROM python:3.12-slim
 
-# "cpu" installs the build of PyTorch without CUDA, which is a tenth of the size.
-ARG DEVICE=cpu
+ARG TORCH_INDEX=
 
 RUN useradd --create-home --uid 1000 sama && install -d -o sama -g sama /weights /data
 
 WORKDIR /app
 COPY requirements.txt ./
-RUN if [ "$DEVICE" = cpu ]; then \
-      pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$(sed -n 's/^\(torch[<>=][^ ]*\).*/\1/p' requirements.txt)"; \
+RUN if [ -n "$TORCH_INDEX" ]; then \
+      pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(sed -n 's/^\(torch[<>=][^ ]*\).*/\1/p' requirements.txt)"; \
     fi \
  && pip install --no-cache-dir -r requirements.txt
 
