@@ -49,7 +49,8 @@ def test_an_edit_exits_0_names_its_result_and_says_nothing_else(clip, model):
     assert json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))["instruction"] == "Make it snowy"
     lines = done.stderr.splitlines()
     assert lines[-1].startswith("Saved in put ü-edited.mp4 (1 frames in ")
-    assert all(line.startswith(("Reading", "Loading", "Planning", "Painting", "Saving", "Saved")) for line in lines)
+    phases = ("Reading", "Loading", "Planning", "Painting", "Decoding", "Saving", "Saved")
+    assert all(line.startswith(phases) for line in lines)
 
 
 def test_settings_fill_what_is_not_given(clip, model, tmp_path):
