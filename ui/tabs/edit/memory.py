@@ -42,8 +42,15 @@ class Memory:
             [field.change for field in fields], self.note_words, fields, self.words,
             trigger_mode="always_last", **_PRIVATE, queue=False,
         )  # fmt: skip
+        # A field that a visitor has emptied stays empty after a reload, and so do words that an edit has used up.
+        form.instruction.input(
+            lambda *now: list(now), fields, self.words, trigger_mode="always_last", **_PRIVATE, queue=False
+        )
         for event in events:
-            event.then(self.note, [self.session.clip, self.session.runs], self.own, **_PRIVATE, queue=False)
+            event.then(
+                self.note_all, [self.session.clip, self.session.runs, *fields], [self.own, self.words],
+                **_PRIVATE, queue=False,
+            )  # fmt: skip
         # Not at the load itself: gradio reads what the browser kept only then.
         recalled = page.load(None, js="() => {}", **_PRIVATE, queue=False).then(
             lambda kept, *now: kept if isinstance(kept, list) and len(kept) == len(now) else [gr.skip()] * len(now),
@@ -66,6 +73,12 @@ class Memory:
             "clip": [clip.path.parent.name, clip.path.name, made_by] if own and clip is not None else None,
             "runs": [[run.folder.name, run.parent.name if run.parent else None] for run in runs[:_MOST]],
         }
+
+    def note_all(
+        self, clip: PageClip | None, runs: list[FinishedEdit], *values: Any
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """What the browser is to keep of clip and edits, and of the form, without words, too."""
+        return self.note(clip, runs), list(values)
 
     def recall(self, noted: Any) -> Updates:
         """The clip and the edits that a browser kept, as far as they are still here."""
