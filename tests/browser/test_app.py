@@ -48,6 +48,8 @@ def test_a_mask_limits_the_edit(page, tmp_path):
     page.get_by_label("Never").first.check()  # all that the model painted, where the mask lets it
     ask(page)
     done(page)
+    expect(page.locator("#viewer .viewer")).to_have_attribute("data-panels", "Original|Edited")
+    page.wait_for_function("document.querySelector('#viewer video').readyState >= 2")
     choose(page, "Edited")
     edited = picture(page)
     choose(page, "Original")

@@ -39,16 +39,16 @@ class Memory:
         """Wire the notes. events: those after which clip or edits are others."""
         form, fields = self.form, self.form.remembered
         gr.on(
-            [field.change for field in fields], self.note_words, fields, self.words,
+            [field.change for field in fields], self.note_words, [self.words, *fields], self.words,
             trigger_mode="always_last", **_PRIVATE, queue=False,
         )  # fmt: skip
         # A field that a visitor has emptied stays empty after a reload, and so do words that an edit has used up.
         form.instruction.input(
-            lambda *now: list(now), fields, self.words, trigger_mode="always_last", **_PRIVATE, queue=False
+            self.note_form, [self.words, *fields], self.words, trigger_mode="always_last", **_PRIVATE, queue=False
         )
         for event in events:
             event.then(
-                self.note_all, [self.session.clip, self.session.runs, *fields], [self.own, self.words],
+                self.note_all, [self.session.clip, self.session.runs, self.words, *fields], [self.own, self.words],
                 **_PRIVATE, queue=False,
             )  # fmt: skip
         # Not at the load itself: gradio reads what the browser kept only then.
@@ -61,9 +61,13 @@ class Memory:
         )  # fmt: skip
         form.then_tell(recalled)
 
-    def note_words(self, *values: Any) -> Any:
+    def note_words(self, kept: Any, *values: Any) -> Any:
         """What the browser is to keep of the form; nothing without words: a form that opens empty changes, too."""
-        return list(values) if str(values[0]).strip() else gr.skip()
+        return self.note_form(kept, *values) if str(values[0]).strip() else gr.skip()
+
+    def note_form(self, kept: Any, *values: Any) -> Any:
+        """What the browser is to keep of the form, with words or without."""
+        return gr.skip() if kept == list(values) else list(values)
 
     def note(self, clip: PageClip | None, runs: list[FinishedEdit]) -> dict[str, Any]:
         """What the browser is to keep of clip and edits."""
@@ -75,10 +79,10 @@ class Memory:
         }
 
     def note_all(
-        self, clip: PageClip | None, runs: list[FinishedEdit], *values: Any
-    ) -> tuple[dict[str, Any], list[Any]]:
-        """What the browser is to keep of clip and edits, and of the form, without words, too."""
-        return self.note(clip, runs), list(values)
+        self, clip: PageClip | None, runs: list[FinishedEdit], kept: Any, *values: Any
+    ) -> tuple[dict[str, Any], Any]:
+        """What the browser is to keep of clip and edits, and of the form."""
+        return self.note(clip, runs), self.note_form(kept, *values)
 
     def recall(self, noted: Any) -> Updates:
         """The clip and the edits that a browser kept, as far as they are still here."""
