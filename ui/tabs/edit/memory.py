@@ -34,18 +34,17 @@ class Memory:
         self.form, self.stage, self.session, self.opening = form, stage, session, opening
         self.words = gr.BrowserState(None, storage_key="sama-form", secret="sama-form")
         self.own = gr.BrowserState(None, storage_key="sama-own", secret="sama-own")
+        # No State: its value would be the server's at that moment, not the page's when the field changed.
+        self.opened = gr.HTML("", html_template="", elem_classes="unseen")
+        """Not empty from the moment on that the fields hold what the browser kept."""
 
     def wire(self, page: gr.Blocks, events: list[Any]) -> None:
         """Wire the notes. events: those after which clip or edits are others."""
         form, fields = self.form, self.form.remembered
         gr.on(
-            [field.change for field in fields], self.note_words, [self.words, *fields], self.words,
+            [field.change for field in fields], self.note_words, [self.opened, self.words, *fields], self.words,
             trigger_mode="always_last", **_PRIVATE, queue=False,
         )  # fmt: skip
-        # A field that a visitor has emptied stays empty after a reload, and so do words that an edit has used up.
-        form.instruction.input(
-            self.note_form, [self.words, *fields], self.words, trigger_mode="always_last", **_PRIVATE, queue=False
-        )
         for event in events:
             event.then(
                 self.note_all, [self.session.clip, self.session.runs, self.words, *fields], [self.own, self.words],
@@ -53,20 +52,23 @@ class Memory:
             )  # fmt: skip
         # Not at the load itself: gradio reads what the browser kept only then.
         recalled = page.load(None, js="() => {}", **_PRIVATE, queue=False).then(
-            lambda kept, *now: kept if isinstance(kept, list) and len(kept) == len(now) else [gr.skip()] * len(now),
-            [self.words, *fields], fields, **_PRIVATE, queue=False,
+            self.recall_words, [self.words, *fields], [self.opened, *fields], **_PRIVATE, queue=False,
         ).then(  # in the queue: a State that changes outside it is told to nobody, and other tabs show the runs, too
             self.recall, self.own,
             [*form.of_clip, *self.stage.outputs, self.session.runs, self.opening.own, self.opening.row], **_PRIVATE,
         )  # fmt: skip
         form.then_tell(recalled)
 
-    def note_words(self, kept: Any, *values: Any) -> Any:
-        """What the browser is to keep of the form; nothing without words: a form that opens empty changes, too."""
-        return self.note_form(kept, *values) if str(values[0]).strip() else gr.skip()
+    def recall_words(self, kept: Any, *now: Any) -> list[Any]:
+        """The fields as the browser kept them, after a word for `opened`."""
+        return ["yes", *(kept if isinstance(kept, list) and len(kept) == len(now) else [gr.skip()] * len(now))]
+
+    def note_words(self, opened: str, kept: Any, *values: Any) -> Any:
+        """What the browser is to keep of the form; nothing at first: a form that opens empty changes, too."""
+        return self.note_form(kept, *values) if opened else gr.skip()
 
     def note_form(self, kept: Any, *values: Any) -> Any:
-        """What the browser is to keep of the form, with words or without."""
+        """What the browser is to keep of the form."""
         return gr.skip() if kept == list(values) else list(values)
 
     def note(self, clip: PageClip | None, runs: list[FinishedEdit]) -> dict[str, Any]:
