@@ -21,6 +21,13 @@ _PIXELS = """(element) => {
   return [canvas.width, canvas.height, ...pen.getImageData(0, 0, canvas.width, canvas.height).data];
 }"""
 
+# The comparison of another edit than before is on the stage.
+_COMPARED = """(before) => {
+  const root = document.querySelector("#viewer .viewer"), video = root.querySelector("video"), src = video.src;
+  return src.endsWith("packed.mp4") && video.getAttribute("src") !== before && video.readyState >= 2 &&
+    root.dataset.panels === "Original|Edited" && root.querySelector(".stage > canvas").width * 2 === video.videoWidth;
+}"""
+
 
 def picture(page: Page, viewer: str = "#viewer") -> np.ndarray:
     """What the viewer's canvas shows, (H, W, 3)."""
@@ -46,10 +53,10 @@ def test_a_mask_limits_the_edit(page, tmp_path):
     expect(note).to_contain_text("The source stays where your clip is dark here.")
     set_steps(page, 1)
     page.get_by_label("Never").first.check()  # all that the model painted, where the mask lets it
+    before = page.locator("#viewer video").get_attribute("src")
     ask(page)
     done(page)
-    expect(page.locator("#viewer .viewer")).to_have_attribute("data-panels", "Original|Edited")
-    page.wait_for_function("document.querySelector('#viewer video').readyState >= 2")
+    page.wait_for_function(_COMPARED, arg=before)
     choose(page, "Edited")
     edited = picture(page)
     choose(page, "Original")
@@ -97,17 +104,15 @@ def test_a_look_at_the_plan(page):
     page.get_by_role("tab", name="Plan").click()
     plan, readout = page.locator("#plan .plan"), page.locator("#plan .readout")
     expect(plan).to_have_attribute("data-step", "3")
-    told = page.evaluate("() => document.querySelector('#plan .told').textContent")
-    assert told.startswith("The plan ")
+    expect(page.locator("#plan .told")).to_have_text(re.compile(r"^\s*The plan "))
     cells = page.get_by_role("gridcell")
     expect(cells).to_have_count(64)
+    page.wait_for_function("[...document.querySelectorAll('#plan img')].every((image) => image.complete)")
     box = page.locator("#plan .large").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 2.5 / 8, box["y"] + box["height"] * 1.5 / 8)
     expect(readout).to_contain_text("Row 2, column 3:")
-    outlined = page.locator("#plan .side .mark").evaluate_all(
-        "(marks) => marks.filter((mark) => mark.offsetParent).map((mark) => [mark.style.left, mark.style.top])"
-    )
-    assert len(outlined) == 3 and all(place == ["25%", "12.5%"] for place in outlined)
+    marks = "(marks) => marks.filter((mark) => mark.offsetParent).map((mark) => [mark.style.left, mark.style.top])"
+    until(lambda: page.locator("#plan .side .mark").evaluate_all(marks) == [["25%", "12.5%"]] * 3)
     cells.nth(10).focus()
     page.keyboard.press("ArrowRight")
     expect(cells.nth(11)).to_be_focused()
