@@ -11,7 +11,7 @@ from playwright.sync_api import Download, Page, expect
 
 FRAMES = 17
 STEPS = 4
-"""Of an edit at the quality that the page opens with."""
+"""Of an edit whose steps are looked at one by one."""
 LONG = 50
 """Steps of an edit that is still at work when a test has looked at it: a test stops it."""
 
