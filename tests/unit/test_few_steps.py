@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from sama import fingerprint, loading
 from sama.edit import edit_video, load_pipeline
+from sama.edit.editor import extent_of
 from sama.edit.request import EditRequest, check_request, few_steps_of, loras_of, sampled
 from sama.edit.settings_file import load_settings
 from sama.errors import EditError
@@ -109,7 +110,8 @@ def test_an_edit_wears_it_repeats_it_and_joins_it_with_a_users_lora(preset, tmp_
 
     both = edited("both", quality="fast", lora=(f"{neon}@0.5",))[1]
     assert min(np.abs(both - fast).mean(), np.abs(both - off).mean()) > 2
-    pipeline = on_workers._load(request(clip, tmp_path / "w.mp4", quality="fast", lora=(f"{neon}@0.5",)), "cpu")
+    wearing = request(clip, tmp_path / "w.mp4", quality="fast", lora=(f"{neon}@0.5",))
+    pipeline = on_workers._load(wearing, extent_of(check_request(wearing)), "cpu", leads=True)
     assert pipeline.get_active_adapters() == ["lora_0", "lora_1"]
     given = request(clip, tmp_path / "g.mp4", quality="fast", few_steps="own", lora=(f"{neon}@0.5",))
     result = list(edit_video(given, pipeline))[-1].result

@@ -213,10 +213,10 @@ def uploaded(server, clip) -> tuple[httpx.Client, dict]:
 
 
 BAD_VALUES = {
-    "an unknown task": ("corrupt_clip", ["nonsense", 0, 0], "choose one of cube, speed, tube"),
-    "a start before the clip": ("corrupt_clip", ["cube", -1, 0], "start is -1; give a number from 0"),
-    "a seed that is none": ("corrupt_clip", ["cube", 0, "DROP TABLE"], "seed is no number"),
-    "a fraction of a step": ("restore_clip", ["cube", "", 0, 0, 2.5], "steps is 2.5; give a whole number"),
+    "an unknown task": ("corrupt_clip", ["nonsense", 0, 0, 0], "choose one of cube, speed, tube"),
+    "a start before the clip": ("corrupt_clip", ["cube", -1, 0, 0], "start is -1; give a number from 0"),
+    "a seed that is none": ("corrupt_clip", ["cube", 0, "DROP TABLE", 0], "seed is no number"),
+    "a fraction of a step": ("restore_clip", ["cube", "", 0, 0, 2.5, 0], "steps is 2.5; give a whole number"),
     "a start after the clip": ("plan_of", ["Make it snowy", None, 99, 0, 0, 0], "frame"),
     "no words": ("plan_of", ["", None, 0, 0, 0, 0], "Say what should change"),
     "too many words": ("plan_of", ["snow " * 500, None, 0, 0, 0, 0], "shorten it"),
@@ -266,7 +266,7 @@ def test_jobs_of_one_address_are_bounded_whatever_sessions_it_invents(server, up
     threads, words, order = [], {}, []
 
     def run(name: str, client: httpx.Client, video: dict) -> None:
-        words[name] = ended(client, "restore_clip", [video, "cube", "", 0, 0, 1])
+        words[name] = ended(client, "restore_clip", [video, "cube", "", 0, 0, 1, 0])
         order.append(name)
 
     def start(name: str, client: httpx.Client, video: dict) -> None:
@@ -288,7 +288,7 @@ def test_jobs_of_one_address_are_bounded_whatever_sessions_it_invents(server, up
     until(lambda: counts() == (1, 0))
     start("second", script, video)
     until(lambda: counts() == (1, 1))
-    assert "2 runs of yours" in ended(script, "restore_clip", [video, "cube", "", 0, 0, 1])
+    assert "2 runs of yours" in ended(script, "restore_clip", [video, "cube", "", 0, 0, 1, 0])
     other = server.client()
     (path,) = other.post("/gradio_api/upload", files={"files": ("clip.mp4", clip.read_bytes())}).json()
     start("other", other, file_at(path))
