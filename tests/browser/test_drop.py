@@ -74,8 +74,12 @@ def test_a_clip_is_taken_and_a_part_of_it_is_edited(page, tmp_path):
     words.press("Enter")
     expect(page.locator("#job .job")).to_be_visible()
     done(page)
-    download(page, "Edited clip").save_as(tmp_path / "edited.mp4")
-    assert probe(tmp_path / "edited.mp4").frames == 4
+    expect(page.locator("#title h2")).to_have_text("Replace the pattern with a cat")
+    saved = download(page, "Edited clip")
+    assert saved.suggested_filename == "replace-the-pattern-with-a-cat.mp4"
+    saved.save_as(tmp_path / "edited.mp4")
+    info = probe(tmp_path / "edited.mp4")
+    assert (info.frames, info.fps, info.has_audio) == (4, 24, True)
 
     slot(page).get_by_role("button", name="Remove").click()
     expect(slot(page)).to_contain_text("No clip yet")

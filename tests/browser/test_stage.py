@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.watching import ask, done, download, painting, press, watch
+from tests.browser.watching import LONG, ask, done, download, jobs, painting, press, set_steps, until, watch
 from tests.media import make_clip
 
 WORDS = "What should change?"
@@ -52,18 +52,23 @@ def test_picture_words_and_button_are_in_the_first_screen(browser, app, size, sc
     seen = watch(page, app.url)
     page.goto(app.url)
     expect(page.locator("#viewer .viewer[data-frame]")).to_be_visible()
-    page.wait_for_timeout(300)
     for name in ("#title h2", "#viewer .stage", "#viewer .play", "#instruction textarea", "#go"):
-        assert inside(page, name), name
-    assert page.locator("#viewer .stage").bounding_box()["height"] >= picture * size[1]
+        until(lambda name=name: inside(page, name))
+    until(lambda: page.locator("#viewer .stage").bounding_box()["height"] >= picture * size[1])
+    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
     assert accessible(page) == []
+    if size[0] < 1280:
+        for tab in ("Repair", "Plan", "Edit"):
+            page.get_by_role("tab", name=tab).click()
+            expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0], tab
     if size[0] == 1280:
         page.locator("#header summary").click()
         expect(page.get_by_role("row", name="weather 10 of 10")).to_be_visible()
         expect(page.get_by_role("row", name="move an object 2 of 10")).to_be_visible()
         expect(page.locator("#header .large")).to_contain_text("It is off:")
     context.close()
-    assert seen.errors == []
+    assert seen.errors == [] and seen.foreign == []
 
 
 def test_nothing_that_is_typed_or_chosen_is_lost(page, tmp_path):
@@ -90,18 +95,24 @@ def test_nothing_that_is_typed_or_chosen_is_lost(page, tmp_path):
     page.reload()
     expect(words).to_have_value("Make it sepia")
     expect(page.locator("#clip")).to_contain_text("128 × 96")  # noqa: RUF001
+    kept = page.evaluate("localStorage.getItem('sama-form')")
+    words.fill("")
+    page.wait_for_function("(kept) => localStorage.getItem('sama-form') !== kept", arg=kept)
+    page.reload()
+    expect(page.locator("#clip")).to_contain_text("128 × 96")  # noqa: RUF001
+    expect(words).to_have_value("")
     page.locator("#examples .card").first.click()
     page.get_by_role("button", name="Try on this clip").click()
     expect(words).to_have_value("Make it snowy")
     expect(page.locator("#clip")).to_contain_text("Example clip")
 
 
-def test_the_stage_is_the_job(page):
+def test_the_stage_is_the_job(page, app):
     words, stop = page.get_by_label(WORDS), page.get_by_role("button", name="Stop", exact=True)
     words.fill("Make it sepia")
-    page.wait_for_timeout(500)
-    height = page.locator("#stage").bounding_box()["height"]
+    set_steps(page, LONG)
     page.locator("#go").focus()
+    height = page.locator("#stage").bounding_box()["height"]
     page.keyboard.press("Enter")
     expect(page.locator("#job .clip video")).to_be_visible()
     expect(stop).to_be_focused()
@@ -116,13 +127,18 @@ def test_the_stage_is_the_job(page):
     expect(page.locator("#title h2")).to_be_visible()
     page.get_by_role("button", name="Show my edit").click()
     expect(page.locator("#job .forming")).to_be_visible()
-    page.get_by_role("tab", name="Pretext").click()
-    page.get_by_role("button", name="Restore", exact=True).click()
+    page.get_by_role("tab", name="Repair").click()
+    page.get_by_role("button", name="Repair it again", exact=True).click()
     expect(page.get_by_role("alert").filter(has_text="Your last run is still going")).to_be_visible()
     page.get_by_role("tab", name="Edit").click()
+    painting(page, 2)
     stop.focus()
+    before = len(app.steps)
     page.keyboard.press("Enter")
-    expect(page.locator("#note")).to_contain_text("Stopped")
+    expect(page.locator("#note")).to_contain_text("Stopped at")
+    assert len(app.steps) - before <= 2  # the step at work, and one that ended before the key arrived
+    assert jobs(app.url, "running") == 0
+    assert page.locator("#stage").bounding_box()["height"] == height
     expect(page.locator("#go")).to_be_focused()
     expect(words).to_have_value("Make it sepia")
 
@@ -153,9 +169,12 @@ def test_an_edit_has_versions_a_chain_and_a_place_in_the_session(page, tmp_path)
     expect(cards).to_have_count(3)
     expect(title.locator("h2")).to_have_text("Make it foggy")
     page.locator("#settings > button").click()
-    (tmp_path / "notes.json").write_text('{"instruction": 5}')
-    load(page, tmp_path / "notes.json")
-    expect(page.get_by_role("alert").filter(has_text="not a file of settings")).to_be_visible()
+    for name in ("notes.txt", "notes.json"):
+        (tmp_path / name).write_text('{"instruction": 5}' if name.endswith("json") else "\x00no JSON")
+        load(page, tmp_path / name)
+        expect(page.get_by_role("alert").filter(has_text="not a file of settings")).to_be_visible()
+        page.locator("#examples .card").first.click()  # the sentence goes
+        expect(page.get_by_role("alert").filter(has_text="not a file of settings")).to_have_count(0)
     told = json.loads((tmp_path / "settings.json").read_text())
     (tmp_path / "other.json").write_text(json.dumps(told | {"seed": 77, "steps": 3}))
     load(page, tmp_path / "other.json")
@@ -164,9 +183,9 @@ def test_an_edit_has_versions_a_chain_and_a_place_in_the_session(page, tmp_path)
 
 
 def test_a_tab_is_in_the_address(page, app):
-    page.goto(f"{app.url}/?tab=pretext")
-    expect(page.get_by_role("tab", name="Pretext")).to_have_attribute("aria-selected", "true")
+    page.goto(f"{app.url}/?tab=repair")
+    expect(page.get_by_role("tab", name="Repair")).to_have_attribute("aria-selected", "true")
     page.get_by_role("tab", name="Edit").click()
     expect(page).to_have_url(f"{app.url}/")
     page.go_back()
-    expect(page.get_by_role("tab", name="Pretext")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Repair")).to_have_attribute("aria-selected", "true")

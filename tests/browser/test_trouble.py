@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sama.video import probe
-from tests.browser.watching import FRAMES, ask, done, download, painting, until, waiting, watch
+from tests.browser.watching import FRAMES, ask, done, download, jobs, painting, until, watch
 from tests.tiny import tiny_pipeline
 from ui.media.folders import PREFIX
 
@@ -69,11 +69,11 @@ def press(page: Page, name: str) -> None:
 def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
     with visitor(browser, small.url) as first, visitor(browser, small.url) as second:
         with visitor(browser, small.url) as third:
-            until(lambda: waiting(small.url) == 0)  # what pages ask for when they open
+            until(lambda: jobs(small.url, "waiting") == 0)  # what pages ask for when they open
             ask(first)
             painting(first)
             ask(second)
-            until(lambda: waiting(small.url) == 1)
+            until(lambda: jobs(small.url, "waiting") == 1)
             third.get_by_label("What should change?").fill("Make it sepia")
             press(third, "Make this edit")
             expect(third.get_by_role("alert").filter(has_text="The queue is full: 1 run")).to_be_visible()
@@ -82,7 +82,7 @@ def test_a_full_line_is_told_and_the_form_comes_back(browser, small):
             expect(third.locator("#job .job")).to_be_hidden()
             press(second, "Stop")
             expect(second.locator("#note")).to_contain_text("Stopped")
-            until(lambda: waiting(small.url) == 0)
+            until(lambda: jobs(small.url, "waiting") == 0)
             ask(third)  # there is a place again
             expect(third.locator("#job")).to_contain_text("1 ahead of you")
             expect(third.get_by_role("alert").filter(has_text="The queue is full")).to_have_count(0)

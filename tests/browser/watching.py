@@ -10,6 +10,10 @@ import httpx
 from playwright.sync_api import Download, Page, expect
 
 FRAMES = 17
+STEPS = 4
+"""Of an edit whose steps are looked at one by one."""
+LONG = 50
+"""Steps of an edit that is still at work when a test has looked at it: a test stops it."""
 
 
 @dataclass
@@ -29,9 +33,9 @@ def watch(page, url: str) -> Seen:
     return seen
 
 
-def waiting(url: str) -> int:
-    """How many jobs wait in the app's line."""
-    return httpx.get(f"{url}/healthz").json()["waiting"]
+def jobs(url: str, which: str) -> int:
+    """How many jobs of the app are "waiting" or "running", or were "done" or "stopped"."""
+    return httpx.get(f"{url}/healthz").json()[which]
 
 
 def until(holds: Callable[[], bool], seconds: float = 15) -> None:
@@ -47,10 +51,21 @@ def press(page: Page) -> None:
     page.locator("#go").click()
 
 
-def ask(page: Page, words: str | None = "Make it sepia") -> None:
-    """Ask for an edit, and wait until the stage shows it. words: None leaves what is in the field."""
+def set_steps(page: Page, steps: int) -> None:
+    """Choose how many steps an edit takes."""
+    field = page.locator("#steps input[type=number]")
+    if not field.is_visible():
+        page.locator("#settings > button").click()
+    field.fill(str(steps))
+    field.blur()
+
+
+def ask(page: Page, words: str | None = "Make it sepia", steps: int | None = None) -> None:
+    """Ask for an edit, and wait until the stage shows it. None leaves what is in the field."""
     if words is not None:
         page.get_by_label("What should change?").fill(words)
+    if steps is not None:
+        set_steps(page, steps)
     press(page)
     expect(page.locator("#job .job")).not_to_have_attribute("data-state", "idle")
 

@@ -30,7 +30,8 @@ works.addEventListener("keydown", (event) => {
 
 // ?tab= opens a tab; a chosen tab is in the address, and Back goes to the one before.
 const slug = (tab) => tab.textContent.trim().toLowerCase().replace(/[^a-z]+/g, "-");
-const tabs = () => [...document.querySelectorAll(".tabs > .tab-wrapper [role=tab], .tabs > .tab-wrapper button")];
+// gradio has each name twice: the unseen buttons, by which it measures, have no role and open nothing.
+const tabs = () => [...document.querySelectorAll(".tabs > .tab-wrapper [role=tab]")];
 const wanted = () => new URL(location.href).searchParams.get("tab");
 const open = () => {
   const all = tabs(), name = wanted();

@@ -1,6 +1,7 @@
 """The finished examples: loads them from a manifest, and makes them with the real pipeline.
 
 python -m ui.tabs.examples build --source clip.mp4 --name snowy-swan --instruction "Make it snowy"
+python -m ui.tabs.examples measure    # notes how much an example changed where an older version did not
 
 `assets/examples/manifest.json` is a list of {"name", "title", "caption", "credit"}; each name is a folder beside it,
 as `ui.media.runs` describes.
@@ -18,9 +19,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from sama.edit.request import EditRequest
 from sama.files import whole_file
-from sama.video import normalise_upload
+from sama.video import FrameReader, normalise_upload
 from ui.errors import sentence
 from ui.jobs.jobs import Edited, Jobs
 from ui.media.runs import FinishedEdit, compose_film, finish, pack, write_poster
@@ -82,6 +85,35 @@ def build_example(
     return FinishedEdit.load(target, entry["title"], entry.get("caption", ""), entry.get("credit", ""))
 
 
+def measure_change(edit: FinishedEdit) -> float:
+    """The share of the picture that an edit changed, 0 to 1, from its two files at the model's size: near what
+    `sama.edit` measures while it paints."""
+    from sama.edit.composing.change import changed_share, shown_change
+    from sama.edit.composing.compose import differences
+
+    size = tuple(edit.settings["bucket"])
+    with (
+        FrameReader(edit.source, edit.start, edit.frames, size=size) as before,
+        FrameReader(edit.result, size=size) as after,
+    ):
+        source, result = (np.stack([frame.image for frame in frames]) for frames in (before, after))
+    change = shown_change(differences(result, source), None)
+    return float(np.mean([changed_share(frame) for frame in change]))
+
+
+def note_changes(folder: Path) -> list[str]:
+    """Write what they changed into the settings of the examples that do not say it; returns a line for each."""
+    lines = []
+    for edit in load_examples(folder):
+        if "changed" in edit.settings:
+            continue
+        told = edit.settings | {"changed": round(measure_change(edit), 4)}
+        with whole_file(edit.settings_file) as part:
+            part.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        lines.append(f"{edit.folder.name}: {told['changed']}")
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ui.tabs.examples", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -101,7 +133,12 @@ def main(arguments: list[str] | None = None) -> int:
     build.add_argument("--keep-source", default="auto", choices=["auto", "on", "off"])
     build.add_argument("--detail", default="auto", choices=["auto", "on", "off"])
     build.add_argument("--folder", type=Path, default=ASSETS / "examples")
+    measure = commands.add_parser("measure", help="note how much an example changed where its settings do not say it")
+    measure.add_argument("--folder", type=Path, default=ASSETS / "examples")
     args = parser.parse_args(arguments)
+    if args.command == "measure":
+        sys.stdout.write("".join(line + "\n" for line in note_changes(args.folder)))
+        return 0
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", args.name):
         parser.error("a name has small letters, digits and hyphens")
     request = EditRequest(

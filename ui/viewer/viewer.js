@@ -48,8 +48,7 @@ function show(value) {
   sound.hidden = !data.sound;
   find(".swap").hidden = hold.hidden = data.panels.length < 2;
   hold.textContent = `Hold: ${data.panels[data.compare[0]].toLowerCase()}`;
-  buildModes();
-  if (same) return draw();
+  if (same) return buildModes();
   video.muted = true;
   mute();
   wanted = !calm.matches;
@@ -62,6 +61,7 @@ function show(value) {
   pen.clearRect(0, 0, canvas.width, canvas.height);
   video.src = data.video.url;
   video.defaultPlaybackRate = video.playbackRate = Number(speed.value);
+  buildModes(); // not before: it would draw the last video as if it had this one's panels
   seen(0);
 }
 

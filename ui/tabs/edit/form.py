@@ -58,8 +58,9 @@ class Form:
                 )  # fmt: skip
                 self.go = gr.Button(text.GO, variant="primary", elem_id="go")
                 self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
-        self.problem = gr.HTML("", elem_classes="field-note", elem_id="problem")
-        self.note = gr.HTML("", elem_classes="field-note", elem_id="note")
+        with gr.Column(elem_id="answer", min_width=0):
+            self.problem = gr.HTML("", elem_classes="field-note", elem_id="problem")
+            self.note = gr.HTML("", elem_classes="field-note", elem_id="note")
 
     def build_settings(self) -> None:
         """Build what is seldom needed, where it is to stand."""
@@ -85,9 +86,8 @@ class Form:
             with gr.Column(min_width=260):
                 self.mask_file = gr.File(label=text.MASK, height=110, elem_id="mask")
                 self.mask_note = gr.HTML("", elem_classes="field-note", elem_id="mask-note")
-                self.load = gr.UploadButton(
-                    text.LOAD_SETTINGS, size="sm", file_types=[".json"], elem_id="load-settings"
-                )
+                # No file types: gradio would refuse another file in its own words, and as an error of the page.
+                self.load = gr.UploadButton(text.LOAD_SETTINGS, size="sm", elem_id="load-settings")
 
     def _build_lora(self) -> None:
         """The choice of a LoRA; visible only where the app was started with one."""

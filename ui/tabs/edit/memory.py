@@ -34,29 +34,42 @@ class Memory:
         self.form, self.stage, self.session, self.opening = form, stage, session, opening
         self.words = gr.BrowserState(None, storage_key="sama-form", secret="sama-form")
         self.own = gr.BrowserState(None, storage_key="sama-own", secret="sama-own")
+        # No State: its value would be the server's at that moment, not the page's when the field changed.
+        self.opened = gr.HTML("", html_template="", elem_classes="unseen")
+        """Not empty from the moment on that the fields hold what the browser kept."""
 
     def wire(self, page: gr.Blocks, events: list[Any]) -> None:
         """Wire the notes. events: those after which clip or edits are others."""
         form, fields = self.form, self.form.remembered
         gr.on(
-            [field.change for field in fields], self.note_words, fields, self.words,
+            [field.change for field in fields], self.note_words, [self.opened, self.words, *fields], self.words,
             trigger_mode="always_last", **_PRIVATE, queue=False,
         )  # fmt: skip
         for event in events:
-            event.then(self.note, [self.session.clip, self.session.runs], self.own, **_PRIVATE, queue=False)
+            event.then(
+                self.note_all, [self.session.clip, self.session.runs, self.words, *fields], [self.own, self.words],
+                **_PRIVATE, queue=False,
+            )  # fmt: skip
         # Not at the load itself: gradio reads what the browser kept only then.
         recalled = page.load(None, js="() => {}", **_PRIVATE, queue=False).then(
-            lambda kept, *now: kept if isinstance(kept, list) and len(kept) == len(now) else [gr.skip()] * len(now),
-            [self.words, *fields], fields, **_PRIVATE, queue=False,
+            self.recall_words, [self.words, *fields], [self.opened, *fields], **_PRIVATE, queue=False,
         ).then(  # in the queue: a State that changes outside it is told to nobody, and other tabs show the runs, too
             self.recall, self.own,
             [*form.of_clip, *self.stage.outputs, self.session.runs, self.opening.own, self.opening.row], **_PRIVATE,
         )  # fmt: skip
         form.then_tell(recalled)
 
-    def note_words(self, *values: Any) -> Any:
-        """What the browser is to keep of the form; nothing without words: a form that opens empty changes, too."""
-        return list(values) if str(values[0]).strip() else gr.skip()
+    def recall_words(self, kept: Any, *now: Any) -> list[Any]:
+        """The fields as the browser kept them, after a word for `opened`."""
+        return ["yes", *(kept if isinstance(kept, list) and len(kept) == len(now) else [gr.skip()] * len(now))]
+
+    def note_words(self, opened: str, kept: Any, *values: Any) -> Any:
+        """What the browser is to keep of the form; nothing at first: a form that opens empty changes, too."""
+        return self.note_form(kept, *values) if opened else gr.skip()
+
+    def note_form(self, kept: Any, *values: Any) -> Any:
+        """What the browser is to keep of the form."""
+        return gr.skip() if kept == list(values) else list(values)
 
     def note(self, clip: PageClip | None, runs: list[FinishedEdit]) -> dict[str, Any]:
         """What the browser is to keep of clip and edits."""
@@ -66,6 +79,12 @@ class Memory:
             "clip": [clip.path.parent.name, clip.path.name, made_by] if own and clip is not None else None,
             "runs": [[run.folder.name, run.parent.name if run.parent else None] for run in runs[:_MOST]],
         }
+
+    def note_all(
+        self, clip: PageClip | None, runs: list[FinishedEdit], kept: Any, *values: Any
+    ) -> tuple[dict[str, Any], Any]:
+        """What the browser is to keep of clip and edits, and of the form."""
+        return self.note(clip, runs), self.note_form(kept, *values)
 
     def recall(self, noted: Any) -> Updates:
         """The clip and the edits that a browser kept, as far as they are still here."""
