@@ -8,7 +8,7 @@ app: .venv/app-installed          ## set up and open the app
 
 test: .venv/dev-installed chromium  ## set up and run every test that this machine can run, the browser's alone
 	$(BIN)/python -m pytest tests/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --ignore tests/browser
 
 lint: .venv/dev-installed         ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

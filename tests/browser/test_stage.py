@@ -145,6 +145,7 @@ def test_the_stage_is_the_job(page, app):
 
 def test_an_edit_has_versions_a_chain_and_a_place_in_the_session(page, tmp_path):
     title, cards = page.locator("#title"), page.locator("#session .card")
+    set_steps(page, 2)
     ask(page, "Make it sepia")
     done(page)
     expect(title).to_contain_text(re.compile(r"Changed (less than )?\d+ % of the picture"))
