@@ -47,3 +47,17 @@ def write_results(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as part:
         part.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+
+
+def join_run(wanted: str, rank: int, count: int, folder: str) -> torch.device:
+    """Device of process `rank` of `count`; "cuda" is one GPU each. Several become a group that meets in `folder`."""
+    import torch
+    import torch.distributed as dist
+
+    device = torch.device(wanted, rank) if wanted == "cuda" else torch.device(wanted)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if count > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting{count}", rank=rank, world_size=count)
+    return device

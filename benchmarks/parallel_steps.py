@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measuring import now
+from benchmarks.measuring import join_run, now
 
 if TYPE_CHECKING:
     import torch
@@ -85,17 +85,11 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _process(rank: int, count: int, sweep: Sweep, folder: str) -> None:
-    import torch
     import torch.distributed as dist
 
     from sama.model.processes import OneProcess, Processes
 
-    device = torch.device(sweep.device, rank) if sweep.device == "cuda" else torch.device(sweep.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if count > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/meeting{count}", rank=rank, world_size=count)
+    device = join_run(sweep.device, rank, count, folder)
     model = preset_of_random_weights(sweep.preset, device)
     for mode in sweep.modes:
         if mode == "compiled":

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measuring import now
+from benchmarks.measuring import join_run, now
 
 if TYPE_CHECKING:
     import torch
@@ -77,12 +77,7 @@ def _process(rank: int, count: int, clip: Clip, folder: str) -> None:
 
     from sama.model import vae_parallel, vae_stripes
 
-    device = torch.device(clip.device, rank) if clip.device == "cuda" else torch.device(clip.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if count > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/meeting{count}", rank=rank, world_size=count)
+    device = join_run(clip.device, rank, count, folder)
     torch.manual_seed(0)
     vae = AutoencoderKLWan().to(device).eval()
     random = torch.Generator().manual_seed(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import torch
@@ -170,3 +171,17 @@ class Copier:
         if self._box is not None and latents is not self._latents:
             out[(slice(None), slice(None), *self._box)] = torch.tensor([1.0, 0.0, 0.0])
         return out
+
+
+def held_pipeline(go_on: threading.Event, steps: int) -> SamaPipeline:
+    """A pipeline that stops after every step until `go_on` is set, or for two minutes."""
+    pipeline = tiny_pipeline(default_steps=steps)
+    stream = pipeline.stream
+
+    def held(*args, **kwargs):
+        for item in stream(*args, **kwargs):
+            yield item
+            go_on.wait(120)
+
+    pipeline.stream = held
+    return pipeline

@@ -63,11 +63,6 @@ def quality_choice(name: str, seconds: float | None) -> str:
     return "\n".join([name.capitalize(), *([duration(seconds)] if seconds else [])])
 
 
-def quality_info(said: Mapping[str, str]) -> str:
-    """What is known about the qualities, "Fast leaves more undone."; said: by name, "" for nothing."""
-    return " ".join(f"{name.capitalize()}: {words}." for name, words in said.items() if words)
-
-
 PHASES = {
     "waiting": "Waiting",
     "loading": "Loading the model",

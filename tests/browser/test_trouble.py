@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from sama.video import probe
 from tests.browser.watching import FRAMES, ask, done, download, jobs, painting, until, watch
-from tests.tiny import tiny_pipeline
+from tests.tiny import held_pipeline
 from ui.media.folders import PREFIX
 
 
@@ -44,21 +45,9 @@ def small(app, serve) -> Iterator[Small]:
     """Its open pages say often that they are there."""
     go_on = threading.Event()
 
-    def held_pipeline():
-        pipeline = tiny_pipeline(default_steps=3)
-        stream = pipeline.stream
-
-        def held(*args, **kwargs):
-            for item in stream(*args, **kwargs):
-                yield item
-                go_on.wait(120)
-
-        pipeline.stream = held
-        return pipeline
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ui.app.KEEP_SECONDS", 1)
-        yield Small(serve(replace(app.settings, queue_size=1, pipeline_loader=held_pipeline)), go_on)
+        yield Small(serve(replace(app.settings, queue_size=1, pipeline_loader=partial(held_pipeline, go_on, 3))), go_on)
         go_on.set()
 
 

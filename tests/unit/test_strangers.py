@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from tests.media import make_clip
-from tests.tiny import tiny_pipeline
+from tests.tiny import held_pipeline
 from ui.settings import Settings, VisitorLimits
 from ui.web.fetching import FetchError, fetch
 from ui.web.visitors import Visitors, visitor_of
@@ -54,22 +55,10 @@ def server(tmp_path_factory) -> Iterator[Server]:
 
     cache, go_on = tmp_path_factory.mktemp("strangers") / "gradio", threading.Event()
 
-    def held_pipeline():
-        pipeline = tiny_pipeline(default_steps=2)
-        stream = pipeline.stream
-
-        def held(*args, **kwargs):
-            for item in stream(*args, **kwargs):
-                yield item
-                go_on.wait(60)
-
-        pipeline.stream = held
-        return pipeline
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(cache))
         settings = Settings(
-            pipeline_loader=held_pipeline, warm=False, proxies=1, limits=LIMITS, queue_size=3,
+            pipeline_loader=partial(held_pipeline, go_on, 2), warm=False, proxies=1, limits=LIMITS, queue_size=3,
             examples=tmp_path_factory.mktemp("none"),
         )  # fmt: skip
         jobs = Jobs(settings)
